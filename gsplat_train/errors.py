@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that the user can do something about.
 
-Each message is one line: what was given, what is allowed, what to do. The command line prints it without a traceback and
-exits with the class's `exit_code`; any other exception is a bug and keeps its traceback.
+Each message is one line: what was given, what is allowed, what to do. The command line prints it without a
+traceback and exits with the class's `exit_code`; any other exception is a bug and keeps its traceback.
 """
 
 
