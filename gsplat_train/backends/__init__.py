@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backends: modules of functions that compute the same thing on different machines, and how to get one.
+
+Notation: N Gaussians, M intersections of a splat with a tile, tiles of 16x16 pixels in rows, pixel centres at +0.5.
+This module imports no MLX, so that a missing or doubled MLX can be said in one line (`check_mlx`).
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import import_module, metadata, util
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from ..errors import BackendUnavailable, UserError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+    import numpy as np
+
+    from ..gaussians import Gaussians
+
+NAMES = ("metal", "cuda", "cpp", "python")  # in the order in which `auto` tries them
+NEEDS = {
+    "metal": "Apple silicon and macOS 14, and is not part of this version",
+    "cuda": "an NVIDIA GPU with MLX for CUDA, and is not part of this version",
+    "cpp": "its compiled module gsplat_train._csrc",
+    "python": "MLX",
+}
+MLX_BUILDS = ("mlx-cpu", "mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")  # each installs the same libmlx.so
+
+
+class Projected(NamedTuple):
+    """The Gaussians on the screen. Rows of culled ones have radii 0 and are never read."""
+
+    means2d: mx.array  # [N, 2] px
+    conics: mx.array  # [N, 3] (xx, xy, yy) of the inverse 2D covariance, 1/px^2
+    depths: mx.array  # [N] camera-space z
+    radii: mx.array  # [N, 2] int32 px; 0 = culled
+    colors: mx.array  # [N, 3]
+    opacities: mx.array  # [N] activated; compensated in the antialiased mode
+
+
+class Tiles(NamedTuple):
+    """Which splats touch which tile."""
+
+    ids: mx.array  # [M] int32: the splat of each intersection, tile by tile, front to back in each
+    offsets: mx.array  # [tiles + 1] int32: where a tile's ids begin; the last is M
+
+
+class Backend(Protocol):
+    """What a backend module defines. A module may also bring a fused `train_step` (see train_step.py)."""
+
+    def project(
+        self,
+        gaussians: Gaussians,
+        viewmat: np.ndarray,
+        K: np.ndarray,
+        width: int,
+        height: int,
+        *,
+        sh_degree: int,
+        antialiased: bool,
+    ) -> Projected:
+        """Gaussians -> ellipses with colours; differentiable with respect to `gaussians`."""
+        ...
+
+    def isect_tiles(self, projected: Projected, width: int, height: int) -> Tiles:
+        """The splats of each tile, by depth, then index; no gradient passes."""
+        ...
+
+    def rasterize(
+        self,
+        projected: Projected,
+        tiles: Tiles,
+        background: mx.array,
+        width: int,
+        height: int,
+        *,
+        absgrad_probe: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """Ellipses -> image [H, W, 3], alpha [H, W, 1]; differentiable in `projected`'s float leaves and `background`.
+
+        The VJP of absgrad_probe [N, 2] is defined as the sum over pixels of |dL/dmeans2d|.
+        """
+        ...
+
+    def photometric_loss(
+        self, image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """(loss, l1, ssim), scalars; loss = (1 - lambda) l1 + lambda (1 - ssim). See losses.photometric_loss."""
+        ...
+
+    def adam(
+        self,
+        params: Gaussians,
+        grads: Gaussians,
+        m: Gaussians,
+        v: Gaussians,
+        lrs: dict[str, float],
+        step: int,
+    ) -> tuple[Gaussians, Gaussians, Gaussians]:
+        """One step of Adam (beta 0.9, 0.999, eps 1e-15, bias-corrected; `step` counts from 1): (params, m, v)."""
+        ...
+
+
+def load(name: str = "auto") -> Backend:
+    """The backend module `name`, or with "auto" the one that `choose` names.
+
+    UserError for an unknown name, BackendUnavailable with the reason where it cannot run here.
+    """
+    return _import(choose(name))
+
+
+def choose(name: str = "auto") -> str:
+    """`name` itself if it is a backend's; for "auto" the first of NAMES that runs here. For the log."""
+    if name == "auto":
+        return next(name for name, reason in available().items() if reason is None)
+    if name not in NAMES:
+        raise UserError(f"backend must be auto, {', '.join(NAMES)}, got {name}")
+    return name
+
+
+def available() -> dict[str, str | None]:
+    """For each backend None if it runs here, else the sentence that says why not. UserError without a working MLX."""
+    check_mlx()
+    reasons: dict[str, str | None] = {}
+    for name in NAMES:
+        try:
+            _import(name)
+            reasons[name] = None
+        except BackendUnavailable as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def check_mlx() -> None:
+    """UserError in one line if MLX is missing, or if several of its builds lie over each other. Imports nothing big."""
+    if util.find_spec("mlx") is None or util.find_spec("mlx.core") is None:
+        extra = "" if platform.system() == "Darwin" else "[cpu] (or [cuda12], [cuda13])"
+        raise UserError(f"MLX is not installed; run: pip install gsplat-train{extra}")
+    builds = [name for name in MLX_BUILDS if _installed(name)]
+    if len(builds) > 1:
+        raise UserError(
+            f"{' and '.join(builds)} are installed together and overwrite each other's files; keep one: "
+            f"pip uninstall -y {' '.join(builds)}, then pip install --force-reinstall one of them"
+        )
+    if platform.system() == "Linux" and not builds:
+        try:
+            import_module("mlx.core")
+        except ImportError as error:  # plain mlx on Linux brings no libmlx.so; a build of one's own does
+            raise UserError(
+                f"MLX does not load ({error}); on Linux run: pip install gsplat-train[cpu] (or [cuda12], [cuda13])"
+            ) from error
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _import(name: str) -> Backend:
+    """The module; BackendUnavailable if it, or the compiled module that it needs, is not here. Bugs in it come through."""
+    path = f"{__name__}.{name}"
+    compiled = f"{__package__.rpartition('.')[0]}._csrc"
+    why = "" if util.find_spec(path) and (name != "cpp" or util.find_spec(compiled)) else "absent"
+    if not why:
+        try:
+            return cast(Backend, import_module(path))
+        except ImportError as error:
+            if error.name != compiled:
+                raise
+            why = str(error)
+    others = "cpp or python" if name in ("metal", "cuda") else "python"
+    detail = "" if why == "absent" else f": {why}"
+    raise BackendUnavailable(
+        f"{name} needs {NEEDS[name]}; this is {platform.system()} {platform.machine()}{detail}. Try --backend {others}."
+    )
