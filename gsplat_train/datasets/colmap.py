@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A COLMAP sparse model and its photos -> Scene.
+
+Enters: a folder with photos and the model, binary or text, in sparse/N, sparse, colmap/sparse/N or itself.
+Leaves: pinhole views in the model's frame, for COLMAP's axes and pixels are ours, and the model's points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..scene import Camera, Scene
+from . import colmap_binary, colmap_text
+from .colmap_records import ImageRecord, Points, intrinsics, rotation_matrix
+from .files import find_image_folder, match_files
+from .images import Photo, load_views
+
+FILES = ("cameras", "images", "points3D")
+MAX_COORDINATE = 1e12  # scene units; squares of more would leave float32
+
+
+def find_models(root: Path) -> list[Path]:
+    """The folders below `root` that hold a COLMAP model or a part of one."""
+    for sparse in (root / "sparse", root / "colmap" / "sparse"):
+        inside = sorted(path for path in sparse.glob("*") if path.is_dir())
+        if models := [folder for folder in [*inside, sparse] if _holds_model(folder)]:
+            return models
+    return [root] if _holds_model(root) else []
+
+
+def load_colmap(
+    root: Path,
+    *,
+    images: str | None = None,
+    max_size: int = 1600,
+    undistort: bool = True,
+    log: Callable[[str], None] = lambda line: None,
+    cache: bool = True,
+) -> Scene:
+    """The scene in `root`; of several models the one with most images. UserError where it is broken."""
+    candidates = [(folder, read_file(folder, "images")) for folder in find_models(root)]
+    if not candidates:
+        raise UserError(f"{root} holds no COLMAP model; looked for sparse/N/cameras.bin or .txt")
+    model, records = max(candidates, key=lambda candidate: len(candidate[1]))  # the first of equals
+    if len(candidates) > 1:
+        sizes = ", ".join(f"{folder.name}: {len(found)} images" for folder, found in candidates)
+        log(f"COLMAP: took {model}, the largest of {len(candidates)} models ({sizes})")
+    if not records:
+        raise UserError(f"{model} is an empty model: it has no images; reconstruct the scene again")
+    points = _checked_points(read_file(model, "points3D"), model)
+    photos = _photos(records, model, find_image_folder(root, images), log)
+    views, undistorted = load_views(
+        photos, max_size=max_size, undistorted=undistort, log=log, use_cache=cache
+    )
+    return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted)
+
+
+def read_file(model: Path, name: str) -> Any:
+    """One of FILES of a model: binary where there is one, as COLMAP itself prefers, else text."""
+    for suffix, reader in ((".bin", colmap_binary), (".txt", colmap_text)):
+        path = model / f"{name}{suffix}"
+        if path.is_file():
+            read = {
+                "cameras": reader.read_cameras,
+                "images": reader.read_images,
+                "points3D": reader.read_points,
+            }
+            return read[name](path)  # type: ignore[operator]
+    raise UserError(f"{model} has no {name}.bin or {name}.txt; a COLMAP model needs {', '.join(FILES)}")
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / f"{name}{suffix}").is_file() for name in FILES for suffix in (".bin", ".txt"))
+
+
+def _photos(records: list[ImageRecord], model: Path, folder: Path, log: Callable[[str], None]) -> list[Photo]:
+    """Check every image of the model and find its file."""
+    cameras = read_file(model, "cameras")
+    if not cameras:
+        raise UserError(f"{model} has no cameras; reconstruct the scene again")
+    photos: dict[str, Photo] = {}
+    for record in records:
+        _check_image(record, model)
+        if record.name in photos:
+            raise UserError(f"{model}: two images have the name {record.name!r}; names must differ")
+        if record.camera_id not in cameras:
+            raise UserError(
+                f"{model}: image {record.name!r} needs the camera {record.camera_id}, which is not there"
+            )
+        camera = cameras[record.camera_id]
+        K, distortion = intrinsics(camera, f"camera {record.camera_id} of {model}")
+        viewmat = np.eye(4)
+        viewmat[:3, :3] = rotation_matrix(record.quat)
+        viewmat[:3, 3] = record.translation
+        pinhole = Camera(viewmat, K, camera.width, camera.height)
+        photos[record.name] = Photo(record.name, Path(), pinhole, distortion)
+    found = match_files(photos, folder, log)
+    return [photos[name]._replace(path=path) for name, path in found.items()]
+
+
+def _check_image(record: ImageRecord, model: Path) -> None:
+    pose = (*record.quat, *record.translation)
+    if not np.isfinite(pose).all() or np.abs(pose).max() > MAX_COORDINATE or not any(record.quat):
+        raise UserError(
+            f"{model}: image {record.name!r} has no usable pose: {pose}; reconstruct the scene again"
+        )
+    # The name becomes a path below the folder of photos, and below the folder of renders.
+    path = PurePosixPath(record.name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{model}: image name {record.name!r} leads outside the folder of photos; rename it")
+
+
+def _checked_points(points: Points, model: Path) -> Points:
+    if not len(points.positions):
+        raise UserError(f"{model} is an empty model: it has no points; reconstruct the scene again")
+    bad = ~(np.abs(points.positions) <= MAX_COORDINATE).all(axis=1)  # so that NaN is bad
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise UserError(
+            f"{model}: {bad.sum():,} of {len(bad):,} points are not finite, the first, number {first + 1}, "
+            f"is at {points.positions[first].tolist()}; reconstruct the scene again"
+        )
+    return points

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COLMAP's binary model files, little endian: cameras.bin, images.bin, points3D.bin.
+
+No count in a file is believed before it is compared with the file's size, and files are mapped, not read: a
+count of 2^60 costs nothing, and the 2D points of images.bin, nearly all of it, are stepped over.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .colmap_records import CAMERA_MODELS, CameraRecord, ImageRecord, Points
+
+COUNT = struct.Struct("<Q")
+CAMERA = struct.Struct("<iiQQ")  # id, model id, width, height, then the parameters
+IMAGE = struct.Struct("<i4d3di")  # id, quaternion wxyz, translation, camera id, then the name and a zero byte
+OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point_id", "<i8")])
+POINT = np.dtype(
+    [("id", "<u8"), ("position", "<f8", 3), ("color", "u1", 3), ("error", "<f8"), ("track_length", "<u8")]
+)
+TRACK_ENTRY = np.dtype([("image_id", "<i4"), ("observation", "<i4")])
+MAX_NAME = 4096  # bytes; longer than any path
+
+
+class _File:
+    """A mapped file with a position; every read past its end is a UserError."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path, self.data, self.at = path, data, 0
+
+    def unpack(self, layout: struct.Struct) -> tuple:
+        self.need(layout.size)
+        values = layout.unpack_from(self.data, self.at)
+        self.at += layout.size
+        return values
+
+    def need(self, size: int) -> None:
+        if self.at + size > len(self.data):
+            raise self.cut_off()
+
+    def cut_off(self) -> UserError:
+        size = len(self.data)
+        return UserError(f"{self.path} ends too early, at byte {size}; it is cut off or not COLMAP's")
+
+    def count(self, what: str, smallest: int) -> int:
+        """A count of records of at least `smallest` bytes each."""
+        (n,) = self.unpack(COUNT)
+        room = (len(self.data) - self.at) // smallest
+        if n > room:
+            raise UserError(
+                f"{self.path} claims {n:,} {what} but has room for {room:,} at most; "
+                "it is cut off or not COLMAP's"
+            )
+        return n
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_File]:
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield _File(path, data)
+    except ValueError as error:  # an empty file cannot be mapped
+        raise UserError(f"{path} is empty") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_cameras(path: Path) -> dict[int, CameraRecord]:
+    """cameras.bin by camera id."""
+    cameras = {}
+    with _opened(path) as file:
+        for _ in range(file.count("cameras", CAMERA.size)):
+            camera_id, model_id, width, height = file.unpack(CAMERA)
+            if not 0 <= model_id < len(CAMERA_MODELS):
+                raise UserError(
+                    f"{path}: camera {camera_id} has the model id {model_id}; 0 to 4 are supported "
+                    "(SIMPLE_PINHOLE to OPENCV): run COLMAP's image_undistorter on it first"
+                )
+            model, n_params = list(CAMERA_MODELS.items())[model_id]
+            params = file.unpack(struct.Struct(f"<{n_params}d"))
+            cameras[camera_id] = CameraRecord(model, width, height, params)
+    return cameras
+
+
+def read_images(path: Path) -> list[ImageRecord]:
+    """images.bin, in the order of the file, without the 2D points."""
+    images: list[ImageRecord] = []
+    with _opened(path) as file:
+        for _ in range(file.count("images", IMAGE.size + 1 + COUNT.size)):
+            _, *pose, camera_id = file.unpack(IMAGE)
+            end = file.data.find(b"\0", file.at, file.at + MAX_NAME)
+            if end < 0:
+                raise UserError(f"{path}: image {len(images) + 1} has no readable name; the file is broken")
+            name = os.fsdecode(file.data[file.at : end])
+            file.at = end + 1
+            n_observations = file.count("2D points", OBSERVATION.itemsize)
+            file.at += n_observations * OBSERVATION.itemsize
+            images.append(ImageRecord(name, camera_id, tuple(pose[:4]), tuple(pose[4:])))
+    return images
+
+
+def read_points(path: Path) -> Points:
+    """points3D.bin, without the tracks."""
+    starts = []
+    with _opened(path) as file:
+        n = file.count("points", POINT.itemsize)
+        position, size = file.at, len(file.data)
+        track_length = POINT.itemsize - COUNT.size  # where it lies in the record
+        for _ in range(n):  # each start depends on the length of the track before it
+            starts.append(position)
+            if position + POINT.itemsize > size:
+                break
+            (length,) = COUNT.unpack_from(file.data, position + track_length)
+            position += POINT.itemsize + length * TRACK_ENTRY.itemsize
+        if position > size or len(starts) < n:
+            raise file.cut_off()
+        # A window of bytes at every start, then as records: one gather, whatever the tracks' lengths.
+        windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(file.data, np.uint8), POINT.itemsize)
+        records = windows[np.array(starts, np.int64)].view(POINT).reshape(n)
+        del windows  # else the map stays exported and cannot be closed
+    return Points(records["position"].copy(), records["color"].copy())

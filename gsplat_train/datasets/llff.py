@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An LLFF scene, poses_bounds.npy and photos without a COLMAP model -> Scene.
+
+Each row of poses_bounds.npy is a [3, 5] matrix, row by row, then near and far depth (Mildenhall et al. 2019,
+https://github.com/fyusion/llff): columns 0-2 are the camera's down, right and back axes in the world, column
+3 its position, column 4 height, width and focal length in pixels of the full-size photo. There is no
+distortion, the principal point is the centre, and row k is the k-th photo in sorted order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..scene import Camera, Scene, View
+from .files import find_image_folder, list_pictures
+from .images import Photo, load_views
+
+POSES_FILE = "poses_bounds.npy"
+N_POINTS = 10_000  # as many as COLMAP finds in such a scene (Fern: 10,091)
+SEED = 0
+
+
+def load_llff(
+    root: Path,
+    *,
+    images: str | None = None,
+    max_size: int = 1600,
+    log: Callable[[str], None] = lambda line: None,
+) -> Scene:
+    """The scene in `root`, its points drawn between the near and far bounds. UserError where it is broken."""
+    cameras, bounds = read_poses(root / POSES_FILE)
+    folder = find_image_folder(root, images)
+    names = list_pictures(folder)
+    if len(names) != len(cameras):
+        raise UserError(
+            f"{root / POSES_FILE} has {len(cameras)} poses but {folder} has {len(names)} pictures; "
+            "they must be as many"
+        )
+    photos = [Photo(name, folder / name, camera) for name, camera in zip(names, cameras, strict=True)]
+    views, _ = load_views(photos, max_size=max_size, log=log)
+    points, colors = draw_points(views, bounds, N_POINTS)
+    log(f"LLFF: {len(points):,} points drawn between the near and far bounds, as there is no COLMAP model")
+    return Scene(root.resolve().name, tuple(views), points, colors)
+
+
+def read_poses(path: Path) -> tuple[list[Camera], np.ndarray]:
+    """The cameras of the full-size photos and their near and far depths [V, 2]."""
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
+        rows = np.array(rows, np.float64)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as a NumPy array: {error}") from error
+    if rows.ndim != 2 or rows.shape[1] != 17 or not len(rows):
+        raise UserError(f"{path} must be [views, 17] numbers, got shape {rows.shape}")
+    if bad := np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist():
+        raise UserError(f"{path}: row {bad[0]} of {len(rows)} holds NaN or infinity")
+    cameras = []
+    for i, row in enumerate(rows):
+        pose, (near, far) = row[:15].reshape(3, 5), row[15:]
+        if not 0 < near < far:
+            raise UserError(f"{path}: row {i} must have 0 < near < far, got {near} and {far}")
+        height, width, focal = pose[:, 4]
+        down, right, back = pose[:, :3].T
+        viewmat = np.eye(4)
+        viewmat[:3, :3] = [right, down, -back]
+        viewmat[:3, 3] = -viewmat[:3, :3] @ pose[:, 3]
+        K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        try:
+            cameras.append(Camera(viewmat, K, width, height))
+        except UserError as error:
+            raise UserError(f"{path}: row {i} holds no camera: {error}") from error
+    return cameras, rows[:, 15:]
+
+
+def draw_points(views: list[View], bounds: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """`n` points [n, 3] and colors [n, 3], drawn with a fixed seed: a view, a pixel of it, a depth.
+
+    Inverse depth is uniform between the bounds: the points spread evenly over the parallax they cause.
+    """
+    random = np.random.default_rng(SEED)
+    points, colors = [], []
+    for share, view, (near, far) in zip(_shares(n, len(views)), views, bounds, strict=True):
+        u, v = random.uniform(0, view.camera.width, share), random.uniform(0, view.camera.height, share)
+        z = 1 / random.uniform(1 / far, 1 / near, share)
+        rays = np.linalg.solve(view.camera.K, np.stack([u, v, np.ones(share)]))
+        points.append((z * rays).T @ view.camera.camtoworld[:3, :3].T + view.camera.position)
+        assert view.image is not None  # read from a file
+        colors.append(view.image[v.astype(int), u.astype(int)])
+    return np.concatenate(points), np.concatenate(colors)
+
+
+def _shares(n: int, parts: int) -> list[int]:
+    return [n * (i + 1) // parts - n * i // parts for i in range(parts)]
