@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arrays in, arrays out, no mathematics. Every array is NumPy's (a view of MLX's memory, see backends/cpp.py), C-contiguous,
+// of the exact type: nothing is converted or copied here. Outputs are filled in place.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+
+#include "cpu/parallel.h"
+#include "cpu/pipeline.h"
+
+namespace nb = nanobind;
+using namespace gs;
+
+namespace {
+
+template <class T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+std::string shape_of(size_t ndim, const int64_t* shape) {
+    std::string s = "(";
+    for (size_t i = 0; i < ndim; ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
+    return s + ")";
+}
+
+// Raises ValueError unless the array has `size` elements.
+template <class A>
+auto data(const A& array, size_t size, const char* name) {
+    if (array.size() != size)
+        throw nb::value_error((std::string(name) + " must hold " + std::to_string(size) + " elements, got shape " +
+                               shape_of(array.ndim(), array.shape_ptr())).c_str());
+    return array.data();
+}
+template <class A>
+auto data(const std::optional<A>& array, size_t size, const char* name) -> decltype(array->data()) {
+    return array ? data(*array, size, name) : nullptr;
+}
+
+struct Tree {
+    Params params;
+    long n;
+    int sh_stride;
+};
+
+// The six arrays of a parameter tree. Inputs are cast from const where nothing writes them.
+template <class Array>
+Tree tree(const nb::sequence& leaves, const char* name) {
+    static const char* names[6] = {"means", "quats", "log_scales", "logit_opacities", "sh0", "shN"};
+    if (nb::len(leaves) != 6) throw nb::value_error((std::string(name) + " must be the six arrays of Gaussians").c_str());
+    Array arrays[6];
+    for (int i = 0; i < 6; ++i)
+        if (!nb::try_cast(leaves[i], arrays[i], false))
+            throw nb::type_error((std::string(name) + "." + names[i] + " must be a C-contiguous float32 NumPy array").c_str());
+    const size_t n = arrays[3].size();
+    if (arrays[5].ndim() != 3) throw nb::value_error((std::string(name) + ".shN must be [N, K-1, 3]").c_str());
+    const size_t stride = arrays[5].shape(1), columns[6] = {3, 4, 3, 1, 3, 3 * stride};
+    if (stride != 0 && stride != 3 && stride != 8 && stride != 15)
+        throw nb::value_error((std::string(name) + ".shN must have 0, 3, 8 or 15 rows, got " + std::to_string(stride)).c_str());
+    float* p[6];
+    for (int i = 0; i < 6; ++i)
+        p[i] = const_cast<float*>(data(arrays[i], n * columns[i], (std::string(name) + "." + names[i]).c_str()));
+    return {{p[0], p[1], p[2], p[3], p[4], p[5]}, long(n), int(stride)};
+}
+
+CameraParams camera_from(const In<float>& viewmat, const In<float>& K, int width, int height) {
+    const float *m = data(viewmat, 16, "viewmat"), *k = data(K, 9, "K");
+    if (width < 1 || height < 1 || width > 65535 * 16 || height > 65535 * 16) throw nb::value_error("width and height must be positive");
+    CameraParams c;
+    for (int i = 0; i < 3; ++i) {
+        for (int j = 0; j < 3; ++j) c.r[3 * i + j] = m[4 * i + j];
+        c.t[i] = m[4 * i + 3];
+    }
+    for (int j = 0; j < 3; ++j) c.position[j] = -(c.r[j] * c.t[0] + c.r[3 + j] * c.t[1] + c.r[6 + j] * c.t[2]);
+    c.fx = k[0], c.fy = k[4], c.cx = k[2], c.cy = k[5];
+    c.width = width, c.height = height;
+    return c;
+}
+
+int checked_degree(int degree, int stride) {
+    if (degree < 0 || degree > 3 || (degree + 1) * (degree + 1) - 1 > stride)
+        throw nb::value_error(("sh_degree " + std::to_string(degree) + " needs more rows than shN's " + std::to_string(stride)).c_str());
+    return degree;
+}
+
+// Planes [C][rows][stride] <-> an image [H, W, C].
+void interleave(const Pipeline& p, const float* planes, int channels, float* image) {
+    const PlaneArgs& a = p.planes();
+    parallel_for(a.height, [&](int y) {
+        for (int c = 0; c < channels; ++c) {
+            const float* row = planes + size_t(c) * p.plane_size() + size_t(y) * a.stride;
+            for (int x = 0; x < a.width; ++x) image[(size_t(y) * a.width + x) * channels + c] = row[x];
+        }
+    });
+}
+void deinterleave(const Pipeline& p, const float* image, int channels, float* planes) {
+    const PlaneArgs& a = p.planes();
+    parallel_for(a.rows, [&](int y) {
+        for (int c = 0; c < channels; ++c) {
+            float* row = planes + size_t(c) * p.plane_size() + size_t(y) * a.stride;
+            for (int x = 0; x < a.stride; ++x)
+                row[x] = x < a.width && y < a.height ? image[(size_t(y) * a.width + x) * channels + c] : 0.0f;
+        }
+    });
+}
+
+void project(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> K, int width, int height, int sh_degree,
+             bool antialiased, Out<float> means2d, Out<float> conics, Out<float> depths, Out<int32_t> radii, Out<float> colors,
+             Out<float> opacities) {
+    const Tree t = tree<In<float>>(params, "gaussians");
+    const CameraParams camera = camera_from(viewmat, K, width, height);
+    checked_degree(sh_degree, t.sh_stride);
+    const size_t n = t.n;
+    ProjectArgs out = {};
+    out.out_means2d = data(means2d, 2 * n, "means2d");
+    out.out_conics = data(conics, 3 * n, "conics");
+    out.out_depths = data(depths, n, "depths");
+    out.out_radii = data(radii, 2 * n, "radii");
+    out.out_colors = data(colors, 3 * n, "colors");
+    out.out_opacities = data(opacities, n, "opacities");
+    nb::gil_scoped_release release;
+    p.project(t.params, t.n, sh_degree, t.sh_stride, camera, antialiased, &out);
+}
+
+void project_vjp(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> K, int width, int height, int sh_degree,
+                 bool antialiased, In<float> v_means2d, In<float> v_conics, In<float> v_depths, In<float> v_colors,
+                 In<float> v_opacities, nb::sequence grads) {
+    const Tree t = tree<In<float>>(params, "gaussians"), g = tree<Out<float>>(grads, "grads");
+    const CameraParams camera = camera_from(viewmat, K, width, height);
+    checked_degree(sh_degree, t.sh_stride);
+    const size_t n = t.n;
+    if (g.n != t.n || g.sh_stride != t.sh_stride) throw nb::value_error("grads must have the shapes of the parameters");
+    const float *m = data(v_means2d, 2 * n, "v_means2d"), *c = data(v_conics, 3 * n, "v_conics"), *d = data(v_depths, n, "v_depths");
+    const float *rgb = data(v_colors, 3 * n, "v_colors"), *o = data(v_opacities, n, "v_opacities");
+    nb::gil_scoped_release release;
+    p.project(t.params, t.n, sh_degree, t.sh_stride, camera, antialiased);
+    p.project_vjp(t.params, g.params, sh_degree, t.sh_stride, camera, antialiased, m, c, d, rgb, o);
+}
+
+void load_splats(Pipeline& p, int width, int height, In<float> means2d, In<float> conics, In<float> depths, In<int32_t> radii,
+                 In<float> colors, In<float> opacities) {
+    const size_t n = opacities.size();
+    const float *m = data(means2d, 2 * n, "means2d"), *c = data(conics, 3 * n, "conics"), *d = data(depths, n, "depths");
+    const int32_t* r = data(radii, 2 * n, "radii");
+    const float* rgb = data(colors, 3 * n, "colors");
+    const float* o = opacities.data();
+    nb::gil_scoped_release release;
+    p.load_splats(long(n), width, height, m, c, d, r, rgb, o);
+}
+
+size_t bin(Pipeline& p) {
+    nb::gil_scoped_release release;
+    return p.bin();
+}
+
+size_t tile_count(const Pipeline& p) { return size_t(p.planes().tiles_x) * p.planes().tiles_y; }
+
+void store_tiles(Pipeline& p, Out<int32_t> ids, Out<int32_t> offsets) {
+    int32_t *i = data(ids, p.intersections(), "ids"), *o = data(offsets, tile_count(p) + 1, "offsets");
+    for (size_t k = 0; k < p.intersections(); ++k) i[k] = int32_t(p.tiles()[k].id);
+    for (size_t k = 0; k <= tile_count(p); ++k) o[k] = int32_t(p.offsets()[k]);
+}
+
+void load_tiles(Pipeline& p, In<int32_t> ids, In<int32_t> offsets, size_t n) {
+    const int32_t* o = data(offsets, tile_count(p) + 1, "offsets");
+    const size_t count = ids.size();
+    for (size_t k = 0; k < tile_count(p); ++k)
+        if (o[k] < 0 || o[k + 1] < o[k]) throw nb::value_error("tiles.offsets must rise from 0");
+    if (size_t(o[tile_count(p)]) != count) throw nb::value_error("tiles.offsets must end at the number of tiles.ids");
+    for (size_t k = 0; k < count; ++k)
+        if (ids.data()[k] < 0 || size_t(ids.data()[k]) >= n) throw nb::value_error("tiles.ids must lie in [0, N)");
+    nb::gil_scoped_release release;
+    p.load_tiles(ids.data(), o, count);
+}
+
+void forward(Pipeline& p, In<float> background, Out<float> image, Out<float> alpha) {
+    const float* bg = data(background, 3, "background");
+    const size_t pixels = size_t(p.width()) * p.height();
+    float *i = data(image, 3 * pixels, "image"), *a = data(alpha, pixels, "alpha");
+    nb::gil_scoped_release release;
+    p.forward(bg);
+    interleave(p, p.planes().image, 3, i);
+    interleave(p, p.planes().transmittance, 1, a);
+    for (size_t k = 0; k < pixels; ++k) a[k] = 1.0f - a[k];
+}
+
+// After forward() of the same splats.
+void backward(Pipeline& p, In<float> v_image, std::optional<In<float>> v_alpha, Out<float> v_means2d, Out<float> v_conics,
+              Out<float> v_colors, Out<float> v_opacities, std::optional<Out<float>> v_abs) {
+    const size_t pixels = size_t(p.width()) * p.height(), n = v_opacities.size();
+    const float *vi = data(v_image, 3 * pixels, "v_image"), *va = data(v_alpha, pixels, "v_alpha");
+    float *m = data(v_means2d, 2 * n, "v_means2d"), *c = data(v_conics, 3 * n, "v_conics");
+    float *rgb = data(v_colors, 3 * n, "v_colors"), *abs = data(v_abs, 2 * n, "v_abs");
+    nb::gil_scoped_release release;
+    deinterleave(p, vi, 3, p.v_image());
+    if (va) deinterleave(p, va, 1, p.v_alpha());
+    p.backward(va != nullptr, abs != nullptr);
+    p.splat_gradients(m, c, rgb, v_opacities.data(), abs);
+}
+
+nb::tuple loss(Pipeline& p, In<float> image, In<uint8_t> target, float ssim_lambda, Out<float> v_image) {
+    if (image.ndim() != 3 || image.shape(2) != 3) throw nb::value_error("image must be [H, W, 3]");
+    const int height = int(image.shape(0)), width = int(image.shape(1));
+    LossValue value;
+    p.set_image(width, height);
+    const uint8_t* t = data(target, 3 * p.plane_size(), "target");
+    float* v = data(v_image, image.size(), "v_image");
+    {
+        nb::gil_scoped_release release;
+        deinterleave(p, image.data(), 3, p.planes().image);
+        value = p.loss(t, ssim_lambda);
+        interleave(p, p.v_image(), 3, v);
+    }
+    return nb::make_tuple(value.loss, value.l1, value.ssim);
+}
+
+// The whole step in place: (loss, l1, ssim, updated). A loss that is not finite updates nothing.
+nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, In<float> viewmat, In<float> K, int width,
+                     int height, In<uint8_t> target, In<float> background, In<float> lrs, int sh_degree, float ssim_lambda,
+                     bool antialiased, int step, float opacity_reg, float scale_reg, float noise_scale, uint32_t noise_seed,
+                     bool absgrad, std::optional<Out<float>> stat_norm, std::optional<Out<float>> stat_abs,
+                     std::optional<Out<float>> stat_count) {
+    const Tree t = tree<Out<float>>(params, "gaussians"), tm = tree<Out<float>>(m, "m"), tv = tree<Out<float>>(v, "v");
+    if (tm.n != t.n || tv.n != t.n || tm.sh_stride != t.sh_stride || tv.sh_stride != t.sh_stride)
+        throw nb::value_error("moments must have the shapes of the parameters");
+    const CameraParams camera = camera_from(viewmat, K, width, height);
+    checked_degree(sh_degree, t.sh_stride);
+    StepSettings s = {};
+    for (int i = 0; i < 6; ++i) s.lr[i] = data(lrs, 6, "lrs")[i];
+    s.step = step;
+    s.opacity_reg = opacity_reg, s.scale_reg = scale_reg;
+    s.noise_scale = noise_scale, s.noise_seed = noise_seed;
+    s.absgrad = absgrad;
+    s.stat_norm = data(stat_norm, t.n, "stats.means2d_norm");
+    s.stat_abs = data(stat_abs, t.n, "stats.absgrad_norm");
+    s.stat_count = data(stat_count, t.n, "stats.count");
+    const float* bg = data(background, 3, "background");
+    const size_t padded = size_t((width + 15) / 16 * 16) * ((height + 15) / 16 * 16);
+    const uint8_t* photo = data(target, 3 * padded, "target");
+    LossValue value;
+    bool updated = false;
+    {
+        nb::gil_scoped_release release;
+        p.project(t.params, t.n, sh_degree, t.sh_stride, camera, antialiased);
+        p.bin();
+        p.forward(bg);
+        value = p.loss(photo, ssim_lambda);
+        if (std::isfinite(value.loss)) {
+            p.backward(false, absgrad);
+            updated = p.update(t.params, {tm.params, tv.params}, sh_degree, t.sh_stride, camera, antialiased, s);
+        }
+    }
+    return nb::make_tuple(value.loss, value.l1, value.ssim, updated);
+}
+
+void adam(Out<float> p, Out<float> m, Out<float> v, In<float> g, float lr, int step) {
+    const size_t n = p.size();
+    data(m, n, "m"), data(v, n, "v"), data(g, n, "g");
+    const float rate = float(lr / (1.0 - std::pow(0.9, step))), correction = float(1.0 / (1.0 - std::pow(0.999, step)));
+    nb::gil_scoped_release release;
+    constexpr size_t kShare = 1 << 16;
+    parallel_for(int((n + kShare - 1) / kShare), [&](int i) {
+        const size_t at = i * kShare, count = std::min(kShare, n - at);
+        kernels().adam(p.data() + at, m.data() + at, v.data() + at, g.data() + at, long(count), rate, correction);
+    });
+}
+
+nb::dict statistics(Pipeline& p, bool reset) {
+    static const char* stages[6] = {"project", "tiles", "forward", "loss", "backward", "update"};
+    nb::dict d;
+    for (int i = 0; i < 6; ++i) d[stages[i]] = p.stage_seconds[i];
+    d["evaluations"] = p.forward_evaluations;
+    d["intersections"] = p.intersections();
+    d["workspace_bytes"] = p.bytes();
+    if (reset) {
+        std::fill_n(p.stage_seconds, 6, 0.0);
+        p.forward_evaluations = 0;
+    }
+    return d;
+}
+
+}  // namespace
+
+NB_MODULE(_csrc, m) {
+    m.doc() = "The stages of gsplat_train on CPU threads with SIMD. Arrays are NumPy's; see gsplat_train/backends/cpp.py.";
+    m.def("simd", [] { return std::string(kernels().name); }, "The instruction set in use.");
+    m.def("instruction_sets", [] {
+        nb::list names;
+        for (const char* s : instruction_sets()) names.append(s);
+        return names;
+    }, "The instruction sets that can be chosen here with GS_SIMD, best first.");
+    m.def("threads", &thread_count);
+    m.def("set_threads", &set_thread_count);
+    m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),
+          nb::arg("lr"), nb::arg("step"));
+    nb::class_<Pipeline>(m, "Pipeline")
+        .def(nb::init<>())
+        .def("project", &project)
+        .def("project_vjp", &project_vjp)
+        .def("load_splats", &load_splats)
+        .def("bin", &bin)
+        .def("store_tiles", &store_tiles)
+        .def("load_tiles", &load_tiles)
+        .def("forward", &forward)
+        .def("backward", &backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
+        .def("loss", &loss)
+        .def("train_step", &train_step, nb::arg("params"), nb::arg("m"), nb::arg("v"), nb::arg("viewmat"), nb::arg("K"),
+             nb::arg("width"), nb::arg("height"), nb::arg("target"), nb::arg("background"), nb::arg("lrs"), nb::arg("sh_degree"),
+             nb::arg("ssim_lambda"), nb::arg("antialiased"), nb::arg("step"), nb::arg("opacity_reg"), nb::arg("scale_reg"),
+             nb::arg("noise_scale"), nb::arg("noise_seed"), nb::arg("absgrad"), nb::arg("stat_norm").none(),
+             nb::arg("stat_abs").none(), nb::arg("stat_count").none())
+        .def("statistics", &statistics, nb::arg("reset") = false);
+}

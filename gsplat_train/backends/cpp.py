@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages on CPU threads with SIMD, through the nanobind module `_csrc`.
+
+Every stage is a native pass over NumPy views of MLX's memory: np.asarray of an evaluated array shares its buffer, so nothing is
+copied, and the module never sees an mx.array (on a Mac MLX's DLPack capsule names the GPU). Differentiable stages are
+mx.custom_functions; their VJPs run the stage again and then backwards, so that nothing is kept between calls.
+`train_step` is the whole step in one native call that updates the parameters in place.
+
+Notation as in backends: N Gaussians, M intersections, images [H, W, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from .. import _csrc
+from ..gaussians import Gaussians
+from ..losses import photometric_loss as _reference_loss
+from . import Projected, Tiles
+
+if TYPE_CHECKING:
+    from ..scene import View
+
+_pipeline = _csrc.Pipeline()  # owns the buffers that pass between stages
+_photos: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # id(photo) -> (photo, its planes); bounded below
+_PHOTO_BYTES = 4 << 30
+
+
+def describe() -> str:
+    """What runs: the instruction set and the number of threads, for the log."""
+    return f"cpp ({_csrc.simd()}, {_csrc.threads()} threads)"
+
+
+def project(
+    gaussians: Gaussians, viewmat: np.ndarray, K: np.ndarray, width: int, height: int, *, sh_degree: int, antialiased: bool
+) -> Projected:
+    """See Backend.project."""
+    means2d, conics, depths, radii, colors, opacities = _project_function(
+        _key(viewmat), _key(K), width, height, sh_degree, antialiased
+    )(*gaussians)
+    return Projected(means2d, conics, depths, radii, colors, opacities)
+
+
+@lru_cache(maxsize=64)
+def _project_function(
+    viewmat_key: bytes, K_key: bytes, width: int, height: int, sh_degree: int, antialiased: bool
+) -> Callable[..., Any]:
+    """The projection for one camera as a function of the six parameter arrays, with its VJP."""
+    viewmat = np.frombuffer(viewmat_key, np.float32)
+    K = np.frombuffer(K_key, np.float32)
+    camera = (viewmat, K, width, height, sh_degree, antialiased)
+
+    @mx.custom_function
+    def forward(*params: mx.array) -> tuple[mx.array, ...]:
+        n = params[0].shape[0]
+        outputs = _empty((n, 2), (n, 3), (n,), (n, 2, mx.int32), (n, 3), (n,))
+        _pipeline.project(_views(params), *camera, *map(np.asarray, outputs))
+        return tuple(outputs)
+
+    @forward.vjp
+    def vjp(params: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        grads = _empty(*(p.shape for p in params))
+        v_means2d, v_conics, v_depths, _, v_colors, v_opacities = cotangents
+        _pipeline.project_vjp(
+            _views(params), *camera, *_views([v_means2d, v_conics, v_depths, v_colors, v_opacities]), _views(grads)
+        )
+        return tuple(grads)
+
+    return forward
+
+
+def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
+    """See Backend.isect_tiles."""
+    means2d, conics, depths, radii, colors, opacities = projected
+    _pipeline.load_splats(width, height, *_views([means2d, conics, depths, radii, colors, opacities]))
+    count = _pipeline.bin()
+    tiles = -(-width // 16) * -(-height // 16)
+    ids, offsets = _empty((count, mx.int32), (tiles + 1, mx.int32))
+    _pipeline.store_tiles(np.asarray(ids), np.asarray(offsets))
+    return Tiles(ids, offsets)
+
+
+def rasterize(
+    projected: Projected,
+    tiles: Tiles,
+    background: mx.array,
+    width: int,
+    height: int,
+    *,
+    absgrad_probe: mx.array | None = None,
+) -> tuple[mx.array, mx.array]:
+    """See Backend.rasterize."""
+    radii = mx.stop_gradient(projected.radii)
+
+    def run(means2d: mx.array, conics: mx.array, depths: mx.array, colors: mx.array, opacities: mx.array, bg: mx.array) -> Any:
+        splats = _views([means2d, conics, depths, radii, colors, opacities])
+        _pipeline.load_splats(width, height, *splats)
+        _pipeline.load_tiles(*_views(tiles), splats[0].shape[0])
+        image, alpha = _empty((height, width, 3), (height, width, 1))
+        _pipeline.forward(*_views([bg]), np.asarray(image), np.asarray(alpha))
+        return image, alpha
+
+    @mx.custom_function
+    def forward(*args: mx.array) -> tuple[mx.array, mx.array]:
+        return run(*args[:6])
+
+    @forward.vjp
+    def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        run(*primals[:6])  # the pipeline's buffers may hold another image by now
+        means2d, conics, depths, colors, opacities, bg = primals[:6]
+        grads = _empty(means2d.shape, conics.shape, colors.shape, opacities.shape)
+        v_abs = _empty(primals[6].shape)[0] if len(primals) > 6 else None
+        v_image, v_alpha = _views(cotangents)
+        _pipeline.backward(v_image, v_alpha, *map(np.asarray, grads), None if v_abs is None else np.asarray(v_abs))
+        v_background = ((1.0 - outputs[1]) * cotangents[0]).sum(axis=(0, 1))
+        v = (grads[0], grads[1], mx.zeros_like(depths), grads[2], grads[3], v_background)
+        return v if v_abs is None else (*v, v_abs)
+
+    args = (projected.means2d, projected.conics, projected.depths, projected.colors, projected.opacities, background)
+    image, alpha = forward(*args) if absgrad_probe is None else forward(*args, absgrad_probe)
+    return image, alpha
+
+
+def photometric_loss(
+    image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
+) -> tuple[mx.array, mx.array, mx.array]:
+    """See Backend.photometric_loss. With a mask or a target that is not uint8: the reference's."""
+    if mask is not None or target.dtype != mx.uint8:
+        return _reference_loss(image, target, ssim_lambda, mask)
+    planes = _planes(*_views([target]))
+
+    # The value and its gradient come from one native pass; l1 and ssim are for the log and pass no gradient.
+    @mx.custom_function
+    def loss(image: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        (v_image,) = _empty(image.shape)
+        values = _pipeline.loss(*_views([image]), planes, ssim_lambda, np.asarray(v_image))
+        return (*map(mx.array, values), v_image)
+
+    @loss.vjp
+    def vjp(image: Any, cotangents: Any, outputs: Any) -> mx.array:
+        return outputs[3] * cotangents[0]
+
+    value, l1, ssim, _ = loss(image)
+    return value, l1, ssim
+
+
+def adam(
+    params: Gaussians, grads: Gaussians, m: Gaussians, v: Gaussians, lrs: dict[str, float], step: int
+) -> tuple[Gaussians, Gaussians, Gaussians]:
+    """See Backend.adam."""
+    leaves = []
+    for name, p, g, first, second in zip(Gaussians._fields, params, grads, m, v, strict=True):
+        new = [p + 0, first + 0, second + 0]  # copies; the caller's arrays stay as they are
+        _csrc.adam(*(view.reshape(-1) for view in _views([*new, g])), lrs[name], step)
+        leaves.append(new)
+    return Gaussians(*(x[0] for x in leaves)), Gaussians(*(x[1] for x in leaves)), Gaussians(*(x[2] for x in leaves))
+
+
+def train_step(
+    state: Any,
+    view: View,
+    *,
+    lrs: dict[str, float],
+    sh_degree: int,
+    ssim_lambda: float,
+    background: Any,
+    antialiased: bool,
+    regularizers: Any,
+    noise: Any,
+    stats: Any,
+    absgrad: bool,
+) -> tuple[float, float, float]:
+    """The step of train_step.py fused: render, loss, backward, Adam and noise, in place on `state`; (loss, l1, ssim).
+
+    If the loss or a gradient is not finite, the loss returned is not finite and `state.step` stays as it was.
+    """
+    camera = view.camera
+    loss, l1, ssim, updated = _pipeline.train_step(
+        _views(state.gaussians),
+        _views(state.m),
+        _views(state.v),
+        np.ascontiguousarray(camera.viewmat, np.float32),
+        np.ascontiguousarray(camera.K, np.float32),
+        camera.width,
+        camera.height,
+        _planes(view.image),
+        np.ascontiguousarray(background, np.float32),
+        np.array([lrs[name] for name in Gaussians._fields], np.float32),
+        sh_degree,
+        ssim_lambda,
+        antialiased,
+        state.step + 1,
+        regularizers.opacity,
+        regularizers.scale,
+        noise.scale,
+        noise.seed & 0xFFFFFFFF,
+        absgrad,
+        None if stats is None else stats.means2d_norm,
+        None if stats is None else stats.absgrad_norm,
+        None if stats is None else stats.count,
+    )
+    if not updated:
+        return float("nan"), l1, ssim
+    state.step += 1
+    return loss, l1, ssim
+
+
+def statistics(reset: bool = False) -> dict[str, float]:
+    """Seconds in each stage of train_step since the last reset, and counts of the last step."""
+    return _pipeline.statistics(reset)
+
+
+def _key(matrix: Any) -> bytes:
+    return np.ascontiguousarray(matrix, np.float32).tobytes()
+
+
+def _empty(*shapes: Any) -> list[mx.array]:
+    """Evaluated arrays to be filled through np.asarray; a shape may end in a dtype."""
+    arrays = []
+    for shape in shapes:
+        dtype = shape[-1] if isinstance(shape[-1], mx.Dtype) else mx.float32
+        arrays.append(mx.zeros([s for s in shape if not isinstance(s, mx.Dtype)], dtype))
+    mx.eval(arrays)
+    return arrays
+
+
+def _views(arrays: Any) -> list[np.ndarray]:
+    """NumPy views of MLX arrays, evaluated and made contiguous (a cotangent may be a broadcast)."""
+    contiguous = [mx.contiguous(a) for a in arrays]
+    mx.eval(contiguous)
+    return [np.asarray(a) for a in contiguous]
+
+
+def _planes(photo: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> [3, rows, stride], padded with zeros to whole tiles; kept for the next step of the same photo."""
+    known = _photos.get(id(photo))
+    if known is not None:
+        return known[1]
+    height, width, _ = photo.shape
+    planes = np.zeros((3, -(-height // 16) * 16, -(-width // 16) * 16), np.uint8)
+    planes[:, :height, :width] = photo.transpose(2, 0, 1)
+    if sum(p.nbytes for _, p in _photos.values()) + planes.nbytes > _PHOTO_BYTES:
+        _photos.clear()
+    _photos[id(photo)] = (photo, planes)
+    return planes
