@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells while it works: a bar, plain lines, or the log's lines for another program.
+
+Standard output carries results only; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+MODES = ("bar", "plain", "jsonl")
+PLAIN_SECONDS = 10.0  # at most so often a plain line
+
+
+class Progress:
+    """mode: bar (tqdm), plain (a line now and then), jsonl (log lines on standard output); None: bar on a
+    terminal.
+    """
+
+    def __init__(self, mode: str | None = None, quiet: bool = False) -> None:
+        self.mode = mode or ("bar" if sys.stderr.isatty() else "plain")
+        self.quiet = quiet
+        self.bar: tqdm | None = None
+        self.total = 0
+        self.spoken = -PLAIN_SECONDS
+        self.test_psnr: float | None = None
+
+    def message(self, line: str) -> None:
+        """A line on standard error; of a quiet run only its warnings."""
+        if not self.quiet or line.startswith("warning"):
+            if self.bar is not None:
+                self.bar.clear()
+            print(line, file=sys.stderr, flush=True)
+
+    def open(self, step: int, total: int) -> None:
+        """The loop begins after `step` of `total` steps."""
+        self.total = total
+        if self.mode == "bar" and not self.quiet:
+            self.bar = tqdm(total=total, initial=step, unit="it", dynamic_ncols=True, smoothing=0.1)
+
+    def step(self) -> None:
+        """A step is done."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def record(self, record: dict[str, Any], line: str) -> None:
+        """A record of the log, and as it is written there."""
+        if record.get("test"):
+            self.test_psnr = record["test"]["psnr"]
+        score = "" if self.test_psnr is None else f", test {self.test_psnr:.2f} dB"
+        state = f"{record['n_splats']:,} splats, loss {record['loss']:.4f}{score}"
+        if self.mode == "jsonl":
+            write_result(line)
+        elif self.bar is not None:
+            self.bar.set_postfix_str(state, refresh=False)
+        elif not self.quiet and (time.monotonic() - self.spoken > PLAIN_SECONDS or "test" in record):
+            self.spoken = time.monotonic()
+            rate = record["it_per_s"]
+            left = (self.total - record["step"]) / rate if rate else 0
+            print(
+                f"step {record['step']}/{self.total}, {rate:.1f} it/s, {left:.0f} s left, {state}",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def write_result(line: str) -> None:
+    """A line on standard output. A reader that has gone away does not end the run."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

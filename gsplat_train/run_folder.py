@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run: where its files are, and how its records are written.
+
+config.toml, metrics.json, log.jsonl, point_cloud.ply, checkpoints/, previews/. Everything but the log is
+written all or nothing; of the log a resumed run drops what came after its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from . import config as config_module
+from .config import Config
+from .storage import atomic_write, storage
+
+
+class RunFolder:
+    """Paths and records of the run in `root`, which need not exist yet."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.toml"
+        self.metrics = root / "metrics.json"
+        self.log = root / "log.jsonl"
+        self.ply = root / "point_cloud.ply"
+        self.checkpoints = root / "checkpoints"
+        self.previews = root / "previews"
+
+    def holds_run(self) -> bool:
+        """Whether anything of a run is there."""
+        return any(
+            path.exists() for path in (self.config, self.metrics, self.log, self.ply, self.checkpoints)
+        )
+
+    def clear(self) -> None:
+        """Removes the files of a run, and no others."""
+        with storage(self.root):
+            for path in (self.config, self.metrics, self.log, self.ply):
+                path.unlink(missing_ok=True)
+            for folder, pattern in ((self.checkpoints, "step_*"), (self.previews, "*.png")):
+                for path in folder.glob(pattern):
+                    path.unlink(missing_ok=True)
+
+    def write_config(self, config: Config) -> None:
+        with atomic_write(self.config) as file:
+            file.write(config_module.to_toml(config).encode())
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        with atomic_write(self.metrics) as file:
+            file.write(to_json(metrics, indent=1).encode() + b"\n")
+
+    def append_log(self, line: str) -> None:
+        with storage(self.log), open(self.log, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def truncate_log(self, step: int) -> None:
+        """Drops the lines after `step`, and one that was cut off while written."""
+        if not self.log.is_file():
+            return
+        kept = []
+        for line in self.log.read_text("utf-8", errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        with atomic_write(self.log) as file:
+            file.write("".join(kept).encode())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON, in which a number that is not finite is null."""
+    return json.dumps(_finite(value), indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process in 10^6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in kilobytes
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+@cache
+def origin() -> dict[str, str | None]:
+    """The version of this program, and the commit of the checkout that it runs from (None where it is
+    installed).
+    """
+    return {"version": __version__, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
