@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gs-render: a model in, pictures of a scene's views and their metrics out."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from .. import config as config_module
+from ..config import Config
+from ..errors import UserError
+from . import SET_HELP, configure, given_settings, make_app, open_scene, run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..scene import View
+
+
+def render(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a .ply.")],
+    scene: Annotated[
+        str | None, typer.Option(help="The scene whose views to render; else the run's.")
+    ] = None,
+    split: Annotated[Literal["test", "train", "all"], typer.Option(help="Which views.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; else renders/ beside the model.")
+    ] = None,
+    backend: Annotated[
+        Literal["auto", "metal", "cuda", "cpp", "python"] | None,
+        typer.Option(help="Where to compute; auto takes the first that runs here.", metavar="NAME"),
+    ] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of the photos inside the scene's.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA, ./data.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+) -> None:
+    """Render a scene's views as PNG, with PSNR and SSIM where there are photos."""
+    from .. import backends
+
+    backends.check_mlx()
+    from ..evaluate import measure, open_model, write_png
+    from ..progress import write_result
+    from ..run_folder import to_json
+    from ..storage import atomic_write
+
+    found = open_model(model, _say)
+    options = {
+        "backend": backend,
+        "images": images,
+        "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
+    }
+    settings = _settings(scene, found.run, options, set_ or [])
+    chosen = backends.choose("auto" if backend is None else backend)
+    stages = backends.load(chosen)
+    _say(f"backend: {chosen}")
+    data = open_scene(settings, _say)
+    train, test = data.split(settings.test_every if settings.eval else 0)
+    views = {"train": train, "test": test, "all": data.views}[split]
+    if not views:
+        raise UserError(f"{data.name} has no views in the split {split}; choose another with --split")
+    folder = out.expanduser() if out else (found.run or model.expanduser().parent) / "renders"
+    names = _file_names(views)
+
+    def write(view: View, picture: np.ndarray) -> None:
+        write_png(folder / names[view.name], picture)
+
+    background, antialiased = settings.background, found.antialiased
+    metrics = measure(
+        found.gaussians, views, stages, background=background, antialiased=antialiased, each=write
+    )
+    if metrics["views"]:
+        with atomic_write(folder / "metrics.json") as file:
+            file.write(to_json(metrics, indent=1).encode() + b"\n")
+        write_result(to_json({name: metrics[name] for name in ("psnr", "ssim")}))
+    _say(f"{len(views)} views in {folder}")
+
+
+def _settings(scene: str | None, run: Path | None, options: dict[str, Any], assignments: list[str]) -> Config:
+    """Those of the scene if one is named, else of the run that the model lies in; then what the command line
+    says.
+    """
+    given = given_settings(scene or "", None, options, assignments)
+    if scene is not None:
+        return configure(scene, given)
+    if run is None:
+        raise UserError("the model lies in no run folder; name the scene whose views to render with --scene")
+    return config_module.load([run / "config.toml"], given)
+
+
+def _file_names(views: tuple[View, ...]) -> dict[str, str]:
+    """A PNG's path for each view: its name with the extension replaced; kept where two would be the same."""
+    stems = {view.name: str(PurePosixPath(view.name).with_suffix("")) for view in views}
+    uses = Counter(stems.values())
+    names = {name: f"{stem if uses[stem] == 1 else name}.png" for name, stem in stems.items()}
+    for name in names.values():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"view {name} would be written outside the folder; rename it in the scene")
+    return names
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def main() -> NoReturn:
+    run(make_app(render), "gs-render")
+
+
+if __name__ == "__main__":
+    main()

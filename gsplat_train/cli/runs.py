@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which folder a training command works in, and with which settings it goes on there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import config as config_module
+from ..config import FREE_ON_RESUME, Config
+from ..errors import UserError
+from ..run_folder import RunFolder
+from . import scene_name
+
+ROOT = Path("runs")
+
+
+def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
+    """The folder of a new run, `out` or runs/SCENE/<date-time>; UserError if it holds a run that may not be
+    replaced.
+    """
+    if out is None:
+        parent, name = ROOT / scene_name(config), time.strftime("%Y%m%d-%H%M%S")
+        folder = parent / name
+        for i in range(2, 1000):
+            if not folder.exists():
+                break
+            folder = parent / f"{name}-{i}"
+        return RunFolder(folder)
+    run = RunFolder(out.expanduser())
+    if run.root.exists() and not run.root.is_dir():
+        raise UserError(f"--out {out} is a file; give a folder")
+    if run.holds_run() and not overwrite:
+        raise UserError(
+            f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or give another --out"
+        )
+    return run
+
+
+def resumed_run(config: Config, out: Path | None, given: Mapping[str, Any]) -> tuple[RunFolder, Config]:
+    """The run in `out`, or the newest of the scene, and its settings; `given` may raise `steps` and change
+    what is shown.
+
+    UserError if there is none, if it is of another scene, or if `given` would change what is trained.
+    """
+    run = RunFolder(out.expanduser()) if out is not None else _newest(config)
+    if not run.config.is_file():
+        raise UserError(
+            f"{run.root} holds no run to resume: it has no config.toml; leave out --resume to start one"
+        )
+    stored = config_module.load([run.config])
+    if stored.scene != config.scene:
+        raise UserError(
+            f"{run.root} is a run of {stored.scene}, not of {config.scene}; name that scene or another --out"
+        )
+    changes = {key: value for key, value in given.items() if value != getattr(stored, key)}
+    if changes.get("backend") == "auto":
+        del changes["backend"]
+    if changes.get("steps", stored.steps) < stored.steps:
+        raise UserError(
+            f"a resumed run can only be prolonged: --steps {changes['steps']} is below its {stored.steps}"
+        )
+    if fixed := sorted(changes.keys() - FREE_ON_RESUME - {"steps"}):
+        key = fixed[0]
+        raise UserError(
+            f"a resumed run keeps its settings: {key} is {getattr(stored, key)} in {run.config}, "
+            f"{changes[key]} was given; leave it out, or start a new run"
+        )
+    return run, replace(stored, **changes)
+
+
+def _newest(config: Config) -> RunFolder:
+    folders = sorted((ROOT / scene_name(config)).glob("*/config.toml"), reverse=True)
+    for path in folders:
+        if config_module.load([path]).scene == config.scene:
+            return RunFolder(path.parent)
+    raise UserError(
+        f"no run of {config.scene} in {ROOT / scene_name(config)} to resume; name its folder with --out"
+    )

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gs-train: a scene in, a trained model out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from .. import __version__
+from ..config import Config
+from ..errors import UserError
+from . import SET_HELP, configure, given_settings, is_builtin, make_app, open_scene, run, scene_folder
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..run_folder import RunFolder
+
+VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: https://superspl.at/editor"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"gsplat_train {__version__}")
+        raise typer.Exit
+
+
+def train(
+    scene: Annotated[
+        str, typer.Argument(metavar="SCENE", help="A folder (COLMAP or LLFF), or a built-in: demo, fern.")
+    ],
+    backend: Annotated[
+        Literal["auto", "metal", "cuda", "cpp", "python"] | None,
+        typer.Option(help="Where to compute; auto takes the first that runs here.", metavar="NAME"),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="A configuration, as fast, or a TOML file.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,
+    max_splats: Annotated[int | None, typer.Option(help="Never more Gaussians than this.")] = None,
+    max_size: Annotated[
+        int | None, typer.Option(help="Longest side of a photo in pixels, 0 for any.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is random.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; else runs/SCENE/<date-time>.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of the photos inside the scene's.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA, ./data.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or the newest.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    eval_: Annotated[
+        bool | None,
+        typer.Option("--eval/--no-eval", help="Hold every 8th view out and measure on it, or train on all."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the result.")] = False,
+    progress: Annotated[
+        Literal["bar", "plain", "jsonl"] | None,
+        typer.Option(help="bar, plain lines, or the log as JSON lines."),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the scene demo there as a COLMAP folder, and stop.")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train Gaussian splats from photos with known cameras."""
+    started = time.monotonic()
+    options: dict[str, Any] = {
+        "backend": backend,
+        "steps": steps,
+        "max_splats": max_splats,
+        "max_size": max_size,
+        "seed": seed,
+        "images": images,
+        "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
+        "eval": eval_,
+    }
+    given = given_settings(scene, config, options, set_ or [])
+    settings = configure(scene, given)
+    if write is not None:
+        _write_demo(settings, write)
+        return
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
+
+    from .. import backends
+    from .runs import new_run, resumed_run
+
+    backends.check_mlx()
+    if resume:
+        folder, settings = resumed_run(settings, out, given)
+    else:
+        folder = new_run(settings, out, overwrite)
+        settings = replace(settings, schedule_steps=settings.horizon)
+    _train(settings, folder, resume, _progress(progress, quiet), started)
+
+
+def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, started: float) -> None:
+    from .. import backends, checkpoint
+    from ..trainer import Trainer
+
+    chosen = backends.choose(settings.backend)
+    backends.load(chosen)  # or say why not, before the photos are loaded
+    report.message(f"backend: {chosen}" + (" (auto)" if settings.backend == "auto" else ""))
+    settings = replace(settings, backend=chosen)
+    if settings.scene != "demo" and is_builtin(settings.scene):
+        settings = replace(settings, data_root=str(scene_folder(settings).parent.resolve()))
+    found = checkpoint.newest(folder.checkpoints, report.message) if resume else None
+    trainer = Trainer(settings, open_scene(settings, report.message), folder, report, found, started)
+    how = "new run" if not resume else f"resuming at step {trainer.state.step}"
+    train, test = len(trainer.train_views), len(trainer.test_views)
+    report.message(f"{train} views to train on, {test} held out, {trainer.state.n_splats:,} splats")
+    report.message(f"{how} in {folder.root}")
+    if not resume:
+        folder.clear()
+    folder.write_config(settings)
+    folder.truncate_log(trainer.state.step)
+    _report(trainer.train(), folder, report)
+
+
+def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
+    """The result on standard output, and where the model is."""
+    from ..progress import write_result
+    from ..run_folder import to_json
+
+    if test := metrics["test"]:
+        views = len(test["views"])
+        report.message(f"held-out PSNR {test['psnr']:.2f} dB, SSIM {test['ssim']:.4f}, mean of {views} views")
+    report.message(f"{metrics['n_splats']:,} splats, {metrics['steps']} steps in {metrics['seconds']:.1f} s")
+    if report.mode != "jsonl":
+        scores = {
+            split: metrics[split] and {k: metrics[split][k] for k in ("psnr", "ssim")}
+            for split in ("test", "train")
+        }
+        write_result(to_json(metrics | scores))
+    report.message(f"model: {folder.ply}; {VIEWER}")
+
+
+def _progress(mode: str | None, quiet: bool) -> Progress:
+    from ..progress import Progress
+
+    return Progress(mode, quiet)
+
+
+def _write_demo(settings: Config, directory: Path) -> None:
+    """`gs-train demo --write DIR`."""
+    from ..datasets.demo import make_demo, write_demo
+
+    directory = directory.expanduser()
+    if settings.scene != "demo":
+        raise UserError(f"--write writes the built-in scene: gs-train demo --write {directory}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"--write {directory} is not an empty folder; give a new one")
+    scene = make_demo()
+    write_demo(directory, scene)
+    print(f"{len(scene.views)} views in {directory}; train on it with: gs-train {directory}", file=sys.stderr)
+
+
+def main() -> NoReturn:
+    run(make_app(train), "gs-train")
+
+
+if __name__ == "__main__":
+    main()
