@@ -49,7 +49,8 @@ class Gaussians(NamedTuple):
 
 
 def as_gaussians(value: Gaussians | Mapping[str, mx.array]) -> Gaussians:
-    """`value`, a Gaussians or a mapping of its names, with types and shapes checked; UserError says what is wrong.
+    """`value`, a Gaussians or a mapping of its names, with types and shapes checked; UserError says what is
+    wrong.
 
     Values are not looked at: that would wait for the graph, and the renderer survives any.
     """
@@ -88,8 +89,9 @@ def gaussians_from_points(
 ) -> Gaussians:
     """One round Gaussian a point: `points` [P, 3], `colors` [P, 3] uint8; the same colour from all sides.
 
-    Its scale is `init_scale` times the root mean square distance to its 3 nearest neighbours (fewer where there are fewer
-    points), as gsplat does. UserError where there is no point, a point is not finite, or a number is out of its range.
+    Its scale is `init_scale` times the root mean square distance to its 3 nearest neighbours (fewer where
+    there are fewer points), as gsplat does. UserError where there is no point, a point is not finite, or a
+    number is out of its range.
     """
     points, colors = np.asarray(points, np.float64), np.asarray(colors)
     n = len(points)
@@ -110,7 +112,7 @@ def gaussians_from_points(
     log_scales = np.log(init_scale * _spacing(points))
     return Gaussians(
         means=mx.array(points.astype(np.float32)),
-        quats=mx.array(np.tile(np.float32([1, 0, 0, 0]), (n, 1))),
+        quats=mx.array(np.tile(np.array([1, 0, 0, 0], np.float32), (n, 1))),
         log_scales=mx.array(np.tile(log_scales[:, None], (1, 3)).astype(np.float32)),
         logit_opacities=mx.full((n,), float(np.log(init_opacity / (1 - init_opacity)))),
         sh0=mx.array(sh.rgb_to_sh0(colors / 255.0).astype(np.float32)[:, None, :]),

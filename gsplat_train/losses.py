@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a render is from its photo: the training loss in plain MLX, PSNR and SSIM as metrics in float64 NumPy.
+"""How far a render is from its photo: the training loss in plain MLX, PSNR and SSIM as metrics in NumPy
+float64.
 
-Images are [H, W, 3] with values around [0, 1], or uint8; a mask [H, W] says which pixels count. SSIM (Wang et al. 2004),
-per channel: Gaussian window of 11x11, sigma 1.5, zero padding ("same"), population variance, K1 0.01, K2 0.03, range 1.
+Images are [H, W, 3] with values around [0, 1], or uint8; a mask [H, W] says which pixels count. SSIM (Wang et
+al. 2004), per channel: Gaussian window of 11x11, sigma 1.5, zero padding ("same"), population variance, K1
+0.01, K2 0.03, data range 1.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -29,9 +31,11 @@ def photometric_loss(
     ssim_lambda: float,
     mask: mx.array | np.ndarray | None = None,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """(loss, l1, ssim), scalars: loss = (1 - lambda) l1 + lambda (1 - ssim), as 3DGS; differentiable in `image`.
+    """(loss, l1, ssim), scalars: loss = (1 - lambda) l1 + lambda (1 - ssim), as 3DGS; differentiable by
+    `image`.
 
-    With a mask, pixels that do not count are 0 in both pictures and in no mean. UserError where shapes differ.
+    With a mask, pixels that do not count are 0 in both pictures and in no mean. UserError if the shapes
+    differ.
     """
     target = _unit_range(target if isinstance(target, mx.array) else mx.array(target))
     if image.shape != target.shape:
@@ -49,8 +53,10 @@ def photometric_loss(
 
 def ssim_map(image: mx.array, target: mx.array) -> mx.array:
     """SSIM [H, W, 3] around each pixel and channel of two float images; differentiable in `image`."""
-    mean_t = _blur(target)
-    blurred = _blur(mx.concatenate([image, image * image + target * target, image * target], axis=-1))
+    mean_t = cast(mx.array, _blur(target))
+    blurred = cast(
+        mx.array, _blur(mx.concatenate([image, image * image + target * target, image * target], axis=-1))
+    )
     mean_i, squares, product = mx.split(blurred, 3, axis=-1)
     return _ssim_of_moments(mean_i, mean_t, squares, product)
 
@@ -65,7 +71,7 @@ def _ssim_of_moments(mean_x: Any, mean_y: Any, squares: Any, product: Any) -> An
 
 @mx.custom_function
 def _blur(maps: mx.array) -> mx.array:
-    """[H, W, C] under the window, zeros outside: rows, then columns, each as one product of the taps with a strided view."""
+    """[H, W, C] under the window, zeros outside: down, then across, each one product with a strided view."""
     height, width, depth = maps.shape
     taps = mx.array(np.concatenate([WINDOW[:0:-1], WINDOW]).astype(np.float32))[None]  # [1, 11]
     border, row = (SSIM_RADIUS, SSIM_RADIUS), width * depth
@@ -79,7 +85,7 @@ def _blur(maps: mx.array) -> mx.array:
 @_blur.vjp
 def _blur_vjp(maps: mx.array, v_blurred: mx.array, blurred: mx.array) -> mx.array:
     """The window is symmetric and pads with zeros, so the blur is its own transpose."""
-    return _blur(v_blurred)
+    return cast(mx.array, _blur(v_blurred))
 
 
 def _unit_range(image: mx.array) -> mx.array:
@@ -93,9 +99,9 @@ def to_uint8(image: mx.array | np.ndarray) -> np.ndarray:
 
 
 def psnr(image: mx.array | np.ndarray, photo: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of a render, rounded to 8 bits, against the uint8 photo; inf if they are equal.
+    """Peak signal-to-noise ratio in dB of a render, rounded to 8 bits, against the uint8 photo; inf if equal.
 
-    The mean square error is over all pixels and channels (those in `mask`); NaN in the render gives NaN.
+    The mean square error is over all pixels (those in `mask`) and channels; NaN in the render gives NaN.
     """
     error = (_as_metric(image, photo) - photo / 255.0) ** 2
     mean = error.mean() if mask is None else error[np.asarray(mask) > 0].mean()
@@ -103,7 +109,7 @@ def psnr(image: mx.array | np.ndarray, photo: np.ndarray, mask: np.ndarray | Non
 
 
 def ssim(image: mx.array | np.ndarray, photo: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Mean SSIM over pixels (those in `mask`) and channels of a render, rounded to 8 bits, against the uint8 photo."""
+    """Mean SSIM over pixels (in `mask`) and channels of a render, in 8 bits, against the uint8 photo."""
     render, target = _as_metric(image, photo), photo / 255.0
     values = np.empty_like(render)
     for channel in range(render.shape[2]):  # one at a time stays in the cache: half the time

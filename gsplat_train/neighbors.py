@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact nearest neighbours of a point cloud in NumPy: a balanced kd-tree, walked by all points at once.
 
-Enters: points [P, 3]. Leaves: squared distances [P, k] to the k nearest others. scipy would do, at 100 MB of wheel.
+Enters: points [P, 3]. Leaves: squared distances [P, k] to the k nearest others. scipy would do, at 100 MB of
+wheel.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def squared_distances_to_nearest(points: np.ndarray, k: int) -> np.ndarray:
 def _build(points: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Halve the cloud along each node's longest side until leaves are small; all nodes of a level at once.
 
-    Returns the leaves [L, B] (indices, -1 in unused places) and for each level from the root the nodes' boxes [n, 2, 3].
+    Returns the leaves [L, B] (indices, -1 in unused places) and for each level from the root the nodes' boxes
+    [n, 2, 3].
     """
     levels = max(0, int(np.ceil(np.log2(len(points) / LEAF))))
     size = -(-len(points) // 2**levels) * 2**levels
@@ -67,7 +69,7 @@ def _walk(
     bound: np.ndarray,
     k: int,
 ) -> np.ndarray:
-    """[len(batch), k]: go down the tree with every (point, node) pair whose box is nearer than the point's `bound`."""
+    """[len(batch), k]: go down the tree with each (point, node) whose box is nearer than `bound`."""
     query, node = np.arange(len(batch)), np.zeros(len(batch), np.int64)
     for level, box in enumerate(boxes):
         if level:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The renderer: Gaussians and a camera in, an image out, on any backend. All of it is differentiable with mx.grad.
+"""The renderer: Gaussians and a camera in, an image out, on any backend; differentiable with mx.grad.
 
     project       each Gaussian -> an ellipse on the screen, with a depth, a colour and an opacity
     isect_tiles   which ellipses touch which 16x16 tile, front to back
@@ -43,18 +43,22 @@ def render(
 ) -> RenderOutput:
     """Render `gaussians` (N = 0 is legal) as `camera` sees them, over `background` [3] (black without one).
 
-    backend: a name of `backends.NAMES`, "auto", or a backend itself. sh_degree: the colour bands to use, all without one.
-    antialiased: a splat smaller than a pixel fades instead of growing (Yu et al. 2024, Mip-Splatting's 2D filter).
-    means2d_probe [N, 2]: zeros whose gradient is dL/dmeans2d, in pixels, for density control. absgrad_probe [N, 2]: zeros
-    whose gradient is *defined* as the sum over pixels of |dL/dmeans2d| (Ye et al. 2024, AbsGS).
-    UserError where an argument is wrong, BackendUnavailable where the backend cannot run here.
+    backend: a name of `backends.NAMES`, "auto", or a backend itself. sh_degree: the colour bands to use, all
+    without one. antialiased: a splat smaller than a pixel fades instead of growing (Yu et al. 2024,
+    Mip-Splatting's 2D filter). means2d_probe [N, 2]: zeros whose gradient is dL/dmeans2d, in pixels, for
+    density control. absgrad_probe [N, 2]: zeros whose gradient is *defined* as the sum over pixels of
+    |dL/dmeans2d| (Ye et al. 2024, AbsGS). UserError where an argument is wrong, BackendUnavailable where the
+    backend cannot run here.
     """
     stages = backends.load(backend) if isinstance(backend, str) else backend
     gaussians = as_gaussians(gaussians)
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     if not 0 <= degree <= gaussians.sh_degree:
         raise UserError(f"sh_degree must be 0 to {gaussians.sh_degree} (what shN holds), got {sh_degree}")
-    background = mx.zeros(3) if background is None else mx.array(background, mx.float32)
+    if background is None:
+        background = mx.zeros(3)
+    elif not isinstance(background, mx.array):
+        background = mx.array([float(value) for value in background])
     if background.shape != (3,):
         raise UserError(f"background must be [3], got {background.shape}")
     width, height = camera.width, camera.height

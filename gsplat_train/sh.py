@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real spherical harmonics up to degree 3: what a Gaussian's colour is in a direction.
 
-Notation: K = (degree + 1)^2 coefficients a channel; sh0 [N, 1, 3] is the constant one, shN [N, K-1, 3] the rest, band by
-band, m = -l..l. The signs are those of the usual table of real harmonics with the Condon-Shortley phase (Sloan 2013,
-"Efficient Spherical Harmonic Evaluation"), as in 3DGS files. A colour is max(sum + 0.5, 0) (Kerbl et al. 2023).
+Notation: K = (degree + 1)^2 coefficients a channel; sh0 [N, 1, 3] is the constant one, shN [N, K-1, 3] the
+rest, band by band, m = -l..l. The signs are those of the usual table of real harmonics with the
+Condon-Shortley phase (Sloan 2013, "Efficient Spherical Harmonic Evaluation"), as in 3DGS files. A colour is
+max(sum + 0.5, 0) (Kerbl et al. 2023).
 """
 
 from __future__ import annotations

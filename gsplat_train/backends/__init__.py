@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backends: modules of functions that compute the same thing on different machines, and how to get one.
 
-Notation: N Gaussians, M intersections of a splat with a tile, tiles of 16x16 pixels in rows, pixel centres at +0.5.
-This module imports no MLX, so that a missing or doubled MLX can be said in one line (`check_mlx`).
+Notation: N Gaussians, M intersections of a splat with a tile, tiles of 16x16 pixels in rows, pixel centres at
++0.5. This module imports no MLX, so that a missing or doubled MLX can be said in one line (`check_mlx`).
 """
 
 from __future__ import annotations
@@ -78,16 +78,17 @@ class Backend(Protocol):
         *,
         absgrad_probe: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """Ellipses -> image [H, W, 3], alpha [H, W, 1]; differentiable in `projected`'s float leaves and `background`.
+        """Ellipses -> image [H, W, 3], alpha [H, W, 1].
 
-        The VJP of absgrad_probe [N, 2] is defined as the sum over pixels of |dL/dmeans2d|.
+        Differentiable with respect to `projected`'s float leaves and `background`. The VJP of absgrad_probe
+        [N, 2] is defined as the sum over pixels of |dL/dmeans2d|.
         """
         ...
 
     def photometric_loss(
         self, image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """(loss, l1, ssim), scalars; loss = (1 - lambda) l1 + lambda (1 - ssim). See losses.photometric_loss."""
+        """(loss, l1, ssim) as losses.photometric_loss; differentiable with respect to `image`."""
         ...
 
     def adam(
@@ -99,7 +100,7 @@ class Backend(Protocol):
         lrs: dict[str, float],
         step: int,
     ) -> tuple[Gaussians, Gaussians, Gaussians]:
-        """One step of Adam (beta 0.9, 0.999, eps 1e-15, bias-corrected; `step` counts from 1): (params, m, v)."""
+        """(params, m, v) after step number `step` (from 1) of Adam: betas 0.9, 0.999, eps 1e-15."""
         ...
 
 
@@ -121,7 +122,7 @@ def choose(name: str = "auto") -> str:
 
 
 def available() -> dict[str, str | None]:
-    """For each backend None if it runs here, else the sentence that says why not. UserError without a working MLX."""
+    """For each backend None if it runs here, else the sentence that says why not; UserError without MLX."""
     check_mlx()
     reasons: dict[str, str | None] = {}
     for name in NAMES:
@@ -134,7 +135,7 @@ def available() -> dict[str, str | None]:
 
 
 def check_mlx() -> None:
-    """UserError in one line if MLX is missing, or if several of its builds lie over each other. Imports nothing big."""
+    """UserError in one line if MLX is missing or several of its builds lie over each other."""
     if util.find_spec("mlx") is None or util.find_spec("mlx.core") is None:
         extra = "" if platform.system() == "Darwin" else "[cpu] (or [cuda12], [cuda13])"
         raise UserError(f"MLX is not installed; run: pip install gsplat-train{extra}")
@@ -149,7 +150,7 @@ def check_mlx() -> None:
             import_module("mlx.core")
         except ImportError as error:  # plain mlx on Linux brings no libmlx.so; a build of one's own does
             raise UserError(
-                f"MLX does not load ({error}); on Linux run: pip install gsplat-train[cpu] (or [cuda12], [cuda13])"
+                f"MLX does not load ({error}); run: pip install gsplat-train[cpu] (or [cuda12], [cuda13])"
             ) from error
 
 
@@ -162,7 +163,7 @@ def _installed(distribution: str) -> bool:
 
 
 def _import(name: str) -> Backend:
-    """The module; BackendUnavailable if it, or the compiled module that it needs, is not here. Bugs in it come through."""
+    """The module; BackendUnavailable if it or its compiled module is not here. Bugs in it come through."""
     path = f"{__name__}.{name}"
     compiled = f"{__package__.rpartition('.')[0]}._csrc"
     why = "" if util.find_spec(path) and (name != "cpp" or util.find_spec(compiled)) else "absent"
@@ -175,6 +176,7 @@ def _import(name: str) -> Backend:
             why = str(error)
     others = "cpp or python" if name in ("metal", "cuda") else "python"
     detail = "" if why == "absent" else f": {why}"
+    machine = f"{platform.system()} {platform.machine()}"
     raise BackendUnavailable(
-        f"{name} needs {NEEDS[name]}; this is {platform.system()} {platform.machine()}{detail}. Try --backend {others}."
+        f"{name} needs {NEEDS[name]}; this is {machine}{detail}. Try --backend {others}."
     )

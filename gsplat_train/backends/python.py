@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every stage of the renderer in plain MLX, on any device: the reference to read first, and what the others must match.
+"""Every stage of the renderer in plain MLX, on any device: to be read first, and what the others must match.
 
-Mathematics: Kerbl et al. 2023 (3D Gaussian Splatting), Zwicker et al. 2001 (EWA splatting, the projection's Jacobian).
-Notation as in backends/__init__.py. The blending, which needs a VJP of its own, is in python_rasterize.py.
+Mathematics: Kerbl et al. 2023 (3D Gaussian Splatting), Zwicker et al. 2001 (EWA splatting, the projection's
+Jacobian). Notation as in backends/__init__.py. The blending, with a VJP of its own, is in
+python_rasterize.py.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def project(
 ) -> Projected:
     """Gaussians -> ellipses on the screen with depth, colour and opacity; differentiable by MLX itself.
 
-    Two passes: the first only finds what is culled. The second, the differentiable one, sees harmless values in those rows,
-    so that no gradient of theirs can be NaN.
+    Two passes: the first only finds what is culled. The second, the differentiable one, sees harmless values
+    in those rows, so that no gradient of theirs can be NaN.
     """
     radii = mx.stop_gradient(_ellipses(gaussians, viewmat, K, width, height, antialiased)[4])
     visible = radii[:, 0] > 0
@@ -77,7 +78,7 @@ def _ellipses(
     fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
     x, y, depths = mx.split(gaussians.means @ rotation.T + translation, 3, axis=1)  # each [N, 1]
 
-    # The perspective's Jacobian, at a point that is moved to at most 0.3 half images beyond the border: the linear
+    # The perspective's Jacobian, at a point moved to at most 0.3 half images beyond the border: the linear
     # approximation is far off there. What is clamped is a constant ratio.
     def clamped(ratio: mx.array, focal: float, centre: float, side: int) -> mx.array:
         margin = JACOBIAN_MARGIN * 0.5 * side / focal
@@ -146,7 +147,7 @@ def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     last = mx.clip(mx.ceil((means2d + radii) / TILE), 0, limits).astype(mx.int32)
     sides = mx.where(radii > 0, last - first, 0)
     ends = mx.cumsum(sides[:, 0] * sides[:, 1])
-    total = int(ends[-1].item()) if n else 0
+    total = int(ends[-1]) if n else 0
     if total == 0:
         return Tiles(mx.zeros(0, dtype=mx.int32), mx.zeros(columns * rows + 1, dtype=mx.int32))
     pair = mx.arange(total)
@@ -159,7 +160,8 @@ def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     low = mx.stack([tile_x, tile_y], axis=1) * TILE + 0.5 - means2d[splat]  # [pairs, 2], relative to the mean
     power = _least_power(conics[splat], low, low + (TILE - 1))
     touches = power <= mx.log(opacities / ALPHA_MIN)[splat] + 1e-3  # a little more: rounding must lose none
-    # Sort by tile, then rank in depth (a positive float's bits rise with it), then index; the others behind the end.
+    # Sort by tile, then depth (a positive float's bits rise with it), then index; what does not touch goes
+    # last.
     bits = mx.where(radii[:, 0] > 0, depths, 0.0).view(mx.uint32).astype(mx.uint64)
     by_depth = mx.sort((bits << 32) | mx.arange(n).astype(mx.uint64)) & 0xFFFFFFFF
     rank = mx.zeros(n, dtype=mx.uint64)
@@ -168,13 +170,14 @@ def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     keys = mx.sort((tile.astype(mx.uint64) << 32) | rank[splat])
     offsets = mx.searchsorted((keys >> 32).astype(mx.int32), mx.arange(columns * rows + 1)).astype(mx.int32)
     ids = by_depth[keys & 0xFFFFFFFF].astype(mx.int32)
-    return Tiles(ids[: int(offsets[-1].item())], offsets)
+    return Tiles(ids[: int(offsets[-1])], offsets)
 
 
 def _least_power(conics: mx.array, low: mx.array, high: mx.array) -> mx.array:
-    """[M] minimum of (A x^2 + 2 B x y + C y^2) / 2 over the rectangles low..high [M, 2] (Radl et al. 2024, StopThePop).
+    """[M] minimum of (A x^2 + 2 B x y + C y^2) / 2 over the rectangles low..high [M, 2].
 
-    The minimum of a convex form lies at 0, or else on one of the two sides that face it.
+    That of a convex form lies at 0, or else on one of the two sides that face it (Radl et al. 2024,
+    StopThePop).
     """
     a, b, c = conics[:, 0], conics[:, 1], conics[:, 2]
     near_x, near_y = (
@@ -196,7 +199,7 @@ def _least_power(conics: mx.array, low: mx.array, high: mx.array) -> mx.array:
 def adam(
     params: Gaussians, grads: Gaussians, m: Gaussians, v: Gaussians, lrs: dict[str, float], step: int
 ) -> tuple[Gaussians, Gaussians, Gaussians]:
-    """One step of Adam (Kingma and Ba 2015) with a learning rate for each name of Gaussians; `step` counts from 1."""
+    """One step of Adam (Kingma and Ba 2015), one learning rate a name of Gaussians; `step` counts from 1."""
     m = Gaussians(*(ADAM_BETA1 * a + (1 - ADAM_BETA1) * g for a, g in zip(m, grads, strict=True)))
     v = Gaussians(*(ADAM_BETA2 * a + (1 - ADAM_BETA2) * g * g for a, g in zip(v, grads, strict=True)))
     unbias_m, unbias_v = 1 / (1 - ADAM_BETA1**step), 1 / (1 - ADAM_BETA2**step)

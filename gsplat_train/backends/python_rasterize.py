@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blending of the `python` backend: every splat of a tile at each of its pixels, in plain MLX, with its VJP.
+"""The blending of the `python` backend: every splat of a tile at each of its pixels, in plain MLX, and its
+VJP.
 
-Enter: splats on the screen, each tile's list of them. Leave: image, alpha. Notation: a batch holds T tiles with chunks of
-C splats and P = 256 pixels; alpha_i = min(0.999, o_i exp(-sigma_i)), T_i = product over j < i of (1 - alpha_j),
-w_i = alpha_i T_i, image = sum of w_i c_i + T background (Kerbl et al. 2023, equation 3; sigma from equation 4).
+Enter: splats on the screen, each tile's list of them. Leave: image, alpha. Notation: a batch holds T tiles
+with chunks of C splats and P = 256 pixels; alpha_i = min(0.999, o_i exp(-sigma_i)), T_i = product over j < i
+of (1 - alpha_j), w_i = alpha_i T_i, image = sum of w_i c_i + T background (Kerbl et al. 2023, equation 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import e, log2
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 import numpy as np
@@ -35,7 +36,8 @@ def rasterize(
 ) -> tuple[mx.array, mx.array]:
     """image [H, W, 3] and alpha [H, W, 1] = 1 - T at the pixel's end; see Backend.rasterize.
 
-    Evaluates batch by batch, and the VJP replays the batch, so memory grows with the longest list only, not with all.
+    Evaluates batch by batch, and the VJP replays each batch: memory grows with the longest list, not with
+    all.
     """
     wants_absgrad = absgrad_probe is not None
     probe = absgrad_probe if wants_absgrad else mx.zeros_like(projected.means2d)
@@ -88,13 +90,12 @@ def rasterize(
         v_background = ((1 - alpha) * v_image).sum(axis=(0, 1))
         return v_means2d, v_conics, v_colors, v_opacities, v_background, absgrad
 
-    return blend(
-        projected.means2d, projected.conics, projected.colors, projected.opacities, background, probe
-    )
+    means2d, conics, _, _, colors, opacities = projected
+    return cast(tuple[mx.array, mx.array], blend(means2d, conics, colors, opacities, background, probe))
 
 
 def _settled(values: mx.array) -> mx.array:
-    """An evaluated copy. `mx.eval` alone would not free what it was made of: MLX keeps that for all it evaluates in a VJP."""
+    """An evaluated copy. In a VJP `mx.eval` alone keeps all that the values were made of: 2.3 GB on Fern."""
     return mx.array(np.asarray(values))
 
 
@@ -151,10 +152,11 @@ def _chunks(records: mx.array, batch: _Batch) -> Iterator[_Chunk]:
 def _alphas(
     chunk: _Chunk, passing: mx.array, running: mx.array
 ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    """alpha [T, C, P], 0 where nothing is blended; T before each splat [T, C, P]; `passing` and `running` behind the chunk.
+    """(alpha [T, C, P], 0 where nothing is blended; T before each splat; `passing` and `running` behind the
+    chunk).
 
-    passing [T, 1, P] is T. running is T as if no pixel ended: it only falls, so a pixel has ended exactly where blending
-    would have brought `running` to 1e-4.
+    passing [T, 1, P] is T. running is T as if no pixel ended: it only falls, so a pixel has ended exactly
+    where blending would have brought `running` to 1e-4.
     """
     a, b, c = (chunk.conics[..., i, None, None] for i in range(3))
     dx, dy = (
@@ -176,7 +178,7 @@ def _alphas(
 def _chunk_vjp(chunk: _Chunk, v_log: mx.array, v_colors: mx.array, wants_absgrad: bool) -> mx.array:
     """[T * C, 11], summed over the tile's pixels: v_means2d, v_conics, v_colors, dL / d ln alpha, absgrad.
 
-    From v_log [T, C, P] = dL / d ln alpha and v_colors [T, C, 3]. d ln alpha = -d sigma, and the mean moves against dx.
+    From v_log [T, C, P] = dL / d ln alpha and v_colors [T, C, 3]. d ln alpha = -d sigma, d mean = -d dx.
     """
     dx, dy = chunk.dx, chunk.dy
     v_log = v_log.reshape(*v_log.shape[:2], TILE, TILE)
