@@ -28,8 +28,8 @@ def load_scene(
     """The scene in a folder: COLMAP where there is a model, else LLFF.
 
     images: the folder of photos in it (None: `images`, or the only `images_*`). max_size: photos with a
-    longer side are reduced to it, 0 for none. undistort: False takes distorted photos as they are. log: gets a
-    line for each thing worth knowing. cache: keep undistorted photos on disk. UserError where it is unusable.
+    longer side are reduced to it, 0 for none. undistort: False takes distorted photos as they are. log: gets
+    a line for each thing worth knowing. cache: keep undistorted photos on disk. UserError: nothing usable.
     """
     root = Path(path).expanduser()
     if reader not in READERS:

@@ -127,3 +127,55 @@ def read_points(path: Path) -> Points:
         records = windows[np.array(starts, np.int64)].view(POINT).reshape(n)
         del windows  # else the map stays exported and cannot be closed
     return Points(records["position"].copy(), records["color"].copy())
+
+
+def write_model(
+    folder: Path,
+    cameras: dict[int, CameraRecord],
+    images: list[ImageRecord],
+    points: Points,
+    seen: list[np.ndarray],
+    positions2d: list[np.ndarray],
+) -> None:
+    """Write the three files; ids of images and points count from 1 in their order here.
+
+    seen: for each image the indices of the points it sees; positions2d: where, [S, 2] pixels. The points'
+    tracks follow from both.
+    """
+    ids = list(CAMERA_MODELS)
+    with open(folder / "cameras.bin", "wb") as file:
+        file.write(COUNT.pack(len(cameras)))
+        for camera_id, camera in cameras.items():
+            file.write(CAMERA.pack(camera_id, ids.index(camera.model), camera.width, camera.height))
+            file.write(np.array(camera.params, "<f8").tobytes())
+    with open(folder / "images.bin", "wb") as file:
+        file.write(COUNT.pack(len(images)))
+        for number, (image, indices, positions) in enumerate(zip(images, seen, positions2d, strict=True), 1):
+            file.write(IMAGE.pack(number, *image.quat, *image.translation, image.camera_id))
+            file.write(os.fsencode(image.name) + b"\0" + COUNT.pack(len(indices)))
+            observations = np.zeros(len(indices), OBSERVATION)
+            observations["x"], observations["y"] = positions.T
+            observations["point_id"] = indices + 1
+            file.write(observations.tobytes())
+    with open(folder / "points3D.bin", "wb") as file:
+        file.write(COUNT.pack(len(points.positions)))
+        entries = np.concatenate([_track_entries(image_id, among) for image_id, among in enumerate(seen, 1)])
+        owners = np.concatenate(seen)
+        order = np.argsort(owners, kind="stable")
+        lengths = np.bincount(owners, minlength=len(points.positions))
+        tracks = np.split(entries[order], np.cumsum(lengths)[:-1])
+        records = np.zeros(len(points.positions), POINT)
+        records["id"] = np.arange(len(records)) + 1
+        records["position"], records["color"], records["track_length"] = (
+            points.positions,
+            points.colors,
+            lengths,
+        )
+        for record, track in zip(records, tracks, strict=True):
+            file.write(record.tobytes() + track.tobytes())
+
+
+def _track_entries(image_id: int, indices: np.ndarray) -> np.ndarray:
+    entries = np.zeros(len(indices), TRACK_ENTRY)
+    entries["image_id"], entries["observation"] = image_id, np.arange(len(indices))
+    return entries

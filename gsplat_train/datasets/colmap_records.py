@@ -91,3 +91,22 @@ def rotation_matrix(quat: tuple[float, float, float, float]) -> np.ndarray:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
+    """wxyz of a rotation matrix [3, 3], w >= 0."""
+    # The four squares of the components, then signs relative to the largest: no division by a small number.
+    diagonal = np.diag(rotation)
+    squares = np.array([1 + diagonal.sum(), *(1 + 2 * diagonal - diagonal.sum())])
+    r = rotation
+    products = np.array(
+        [
+            [squares[0], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], squares[1], r[1, 0] + r[0, 1], r[0, 2] + r[2, 0]],
+            [r[0, 2] - r[2, 0], r[1, 0] + r[0, 1], squares[2], r[2, 1] + r[1, 2]],
+            [r[1, 0] - r[0, 1], r[0, 2] + r[2, 0], r[2, 1] + r[1, 2], squares[3]],
+        ]
+    )
+    quat = products[np.argmax(squares)]
+    quat = quat / np.linalg.norm(quat) * (1 if quat[0] >= 0 else -1)
+    return tuple(quat.tolist())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a photo with lens distortion to the photo a pinhole camera would have taken.
 
-Notation: `distortion` = (k1, k2, p1, p2) of COLMAP's OPENCV model, of which SIMPLE_RADIAL and RADIAL are cases.
-The new camera has the photo's size and principal point; fx and fy grow by the smallest `zoom` >= 1 at which all
-pixel centres of the new border fall inside the photo, so that no pixel has to be invented.
+Notation: `distortion` = (k1, k2, p1, p2) of COLMAP's OPENCV model, of which SIMPLE_RADIAL and RADIAL are
+cases. The new camera has the photo's size and principal point; fx and fy grow by the smallest `zoom` >= 1 at
+which all pixel centres of the new border fall inside the photo, so that no pixel has to be invented.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def find_zoom(K: np.ndarray, width: int, height: int, distortion: Distortion) ->
         low, high = high, high * ZOOM_STEP
         if high > MAX_ZOOM:
             raise UserError(
-                f"the distortion (k1, k2, p1, p2) = {distortion} leaves nothing of the {width}x{height} photo; "
+                f"the distortion k1, k2, p1, p2 = {distortion} leaves nothing of the {width}x{height} photo; "
                 "correct the camera, or set undistort=false"
             )
     for _ in range(40):  # to the last bit of the step
