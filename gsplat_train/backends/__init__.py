@@ -88,7 +88,7 @@ class Backend(Protocol):
     def photometric_loss(
         self, image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """(loss, l1, ssim) as losses.photometric_loss; differentiable with respect to `image`."""
+        """(loss, l1, ssim) as losses.photometric_loss; the gradient of `loss` reaches `image`."""
         ...
 
     def adam(

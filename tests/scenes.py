@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small random scenes for the tests, as dicts of float64 arrays whose values float32 holds exactly."""
+
+import mlx.core as mx
+import numpy as np
+
+from gsplat_train.gaussians import Gaussians
+from gsplat_train.scene import Camera
+
+
+def camera(width=40, height=28, focal=40.0):
+    """A camera that is turned, moved and off centre, so that no sign or transpose can hide."""
+    cos, sin = np.cos(0.3), np.sin(0.3)
+    turn_y = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+    turn_x = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    viewmat = np.eye(4)
+    viewmat[:3, :3] = turn_x @ turn_y
+    viewmat[:3, 3] = [0.2, -0.1, 0.5]
+    K = [[focal, 0, 0.47 * width], [0, 1.1 * focal, 0.55 * height], [0, 0, 1]]
+    return Camera(viewmat, K, width, height)
+
+
+def scene(view, n, seed=0, degree=3, size=3.0, opacity=0.0, spread=1.0, depth=(1.0, 4.0)):
+    """`n` Gaussians before the camera `view`, centres spread over `spread` times the picture, about `size`
+    pixels wide.
+
+    opacity: the mean logit.
+    """
+    rng = np.random.default_rng(seed)
+    z = rng.uniform(*depth, n)
+    corner = np.array([view.width, view.height])
+    pixels = corner * (0.5 + spread * (rng.uniform(size=(n, 2)) - 0.5))
+    on_plane = (pixels - view.K[:2, 2]) / np.diag(view.K)[:2]
+    points = np.concatenate([on_plane * z[:, None], z[:, None]], axis=1)
+    means = (points - view.viewmat[:3, 3]) @ view.viewmat[:3, :3]
+    gaussians = {
+        "means": means,
+        "quats": rng.normal(size=(n, 4)),
+        "log_scales": np.log(size * z / view.K[0, 0])[:, None] + 0.5 * rng.normal(size=(n, 3)),
+        "logit_opacities": opacity + rng.normal(size=n),
+        "sh0": rng.normal(size=(n, 1, 3)) * 0.5 + 0.8,
+        "shN": rng.normal(size=(n, (degree + 1) ** 2 - 1, 3)) * 0.2,
+    }
+    return {name: values.astype(np.float32).astype(np.float64) for name, values in gaussians.items()}
+
+
+def to_mlx(gaussians):
+    """The dict as the Gaussians that the package takes."""
+    return Gaussians(**{name: mx.array(np.asarray(values, np.float32)) for name, values in gaussians.items()})
