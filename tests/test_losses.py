@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The losses and metrics against the definition of SSIM, window by window, and against central differences."""
+"""The losses and metrics against the definition of SSIM, window by window, and central differences."""
 
 import mlx.core as mx
 import numpy as np

@@ -146,13 +146,13 @@ def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     first = mx.clip(mx.floor((means2d - radii) / TILE), 0, limits).astype(mx.int32)
     last = mx.clip(mx.ceil((means2d + radii) / TILE), 0, limits).astype(mx.int32)
     sides = mx.where(radii > 0, last - first, 0)
-    ends = mx.cumsum(sides[:, 0] * sides[:, 1])
+    counts = sides[:, 0] * sides[:, 1]
+    ends = mx.cumsum(counts)
     total = int(ends[-1]) if n else 0
     if total == 0:
         return Tiles(mx.zeros(0, dtype=mx.int32), mx.zeros(columns * rows + 1, dtype=mx.int32))
-    pair = mx.arange(total)
-    splat = mx.searchsorted(ends, pair, side="right")
-    place = pair - (ends - sides[:, 0] * sides[:, 1])[splat]
+    splat = mx.cumsum(mx.zeros(total + 1, dtype=mx.int32).at[ends].add(1))[:total]  # one more behind each end
+    place = mx.arange(total) - (ends - counts)[splat]
     tile_x = first[splat, 0] + place % sides[splat, 0]
     tile_y = first[splat, 1] + place // sides[splat, 0]
 
@@ -168,8 +168,9 @@ def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     rank[by_depth] = mx.arange(n).astype(mx.uint64)
     tile = mx.where(touches, tile_y * columns + tile_x, columns * rows)
     keys = mx.sort((tile.astype(mx.uint64) << 32) | rank[splat])
-    offsets = mx.searchsorted((keys >> 32).astype(mx.int32), mx.arange(columns * rows + 1)).astype(mx.int32)
     ids = by_depth[keys & 0xFFFFFFFF].astype(mx.int32)
+    in_tile = mx.zeros(columns * rows + 1, dtype=mx.int32).at[tile].add(1)
+    offsets = mx.cumsum(in_tile, inclusive=False)
     return Tiles(ids[: int(offsets[-1])], offsets)
 
 
