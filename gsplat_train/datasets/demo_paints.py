@@ -16,7 +16,8 @@ import numpy as np
 Paint = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 FLOOR_RADIUS = 2.5
-BRICK_ROWS = 4.5  # in half the height of the post
+TILE = 0.5
+BRICK_ROWS = 3.5  # in half the height of the post
 AGATE = ("264653", "2a9d8f", "f1faee", "e9c46a", "f4a261", "e76f51", "7d2e4a")
 TURN = 2 * np.pi
 
@@ -99,28 +100,28 @@ def puzzle(p: np.ndarray, normal: np.ndarray) -> np.ndarray:
     stickers = np.concatenate(
         [color(c) for c in ("c41e3a", "0051ba", "ffffff", "ff8c1a", "ffd500", "009e60")], 1
     )
-    return np.where(in_sticker, stickers[:, choice], 0.02)
+    return np.where(in_sticker, stickers[:, choice], 0.05)
 
 
 def bricks(p: np.ndarray, normal: np.ndarray) -> np.ndarray:
     row = np.floor(p[2] * BRICK_ROWS)
-    around = np.arctan2(p[1], p[0]) * (10 / TURN) + 0.5 * (row % 2)
-    brick = np.floor(around) % 10
+    around = np.arctan2(p[1], p[0]) * (8 / TURN) + 0.5 * (row % 2)
+    brick = np.floor(around) % 8
     u, v = around - np.floor(around), p[2] * BRICK_ROWS - row
     mortar = (np.minimum(u, 1 - u) < 0.07) | (np.minimum(v, 1 - v) < 0.1)
     tone = 0.55 + 0.75 * noise_at(brick, row) * noise_at(row + 5, brick + 2)
     top = normal[2] > 0.5
-    return np.where(mortar | top, color("d8cfc0"), color("b5533c") * tone)
+    return np.where(mortar | top, color("c9b9a6"), color("b5533c") * tone)
 
 
 def checks(p: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    longitude = np.floor(np.arctan2(normal[1], normal[0]) * (12 / TURN))
-    latitude = np.floor(np.arccos(np.clip(normal[2], -1, 1)) * (16 / TURN))
+    longitude = np.floor(np.arctan2(normal[1], normal[0]) * (10 / TURN))
+    latitude = np.floor(np.arccos(np.clip(normal[2], -1, 1)) * (12 / TURN))
     return np.where((longitude + latitude) % 2 > 0, color("f4f1de"), color("1d6f8a"))
 
 
 def spiral(p: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    turn = np.arctan2(p[1], p[0]) * (2 / TURN) + 2.2 * p[2]
+    turn = np.arctan2(p[1], p[0]) * (2 / TURN) + 1.8 * p[2]
     return np.where(turn % 2 < 1, color("f7f7f2"), color("d1495b"))
 
 
@@ -131,17 +132,17 @@ def plain(text: str) -> Paint:
 def floor(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Tiles, a mosaic ring and the meadow around them."""
     radius = np.hypot(x, y)
-    i, j = np.floor(x / 0.42), np.floor(y / 0.42)
-    u, v = x / 0.42 - i, y / 0.42 - j
+    i, j = np.floor(x / TILE), np.floor(y / TILE)
+    u, v = x / TILE - i, y / TILE - j
     grout = np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v)) < 0.045
     veins = 0.72 + 0.4 * noise(5 * x + 3 * noise(3 * x, 3 * y), 5 * y)
     tile = np.where((i + j) % 2 > 0, color("e9dcc3"), color("5f7f86")) * (veins + 0.25 * noise_at(i, j + 90))
-    tile = np.where(grout, color("8a8378"), tile)
-    sector = np.floor(np.arctan2(y, x) * (48 / TURN))
+    tile = np.where(grout, color("a39a8c"), tile)
+    sector = np.floor(np.arctan2(y, x) * (36 / TURN))
     mosaic = np.where(sector % 2 > 0, color("e0a458"), color("5b3a4a"))
     mosaic = np.where(np.abs(radius - FLOOR_RADIUS + 0.14) > 0.1, color("efe6d5"), mosaic)
-    patches = noise(1.1 * x + 50, 1.1 * y + 50) * 0.6 + noise(3.1 * x, 3.1 * y) * 0.4
-    meadow = mix(color("3f6b35"), color("9aa84f"), smooth(patches * 1.6 - 0.3))
+    patches = noise(1.1 * x + 50, 1.1 * y + 50) * 0.6 + noise(2.3 * x, 2.3 * y) * 0.4
+    meadow = mix(color("4a7a3a"), color("92a54c"), smooth(patches * 1.2 - 0.1))
     inside = np.where(radius < FLOOR_RADIUS - 0.28, tile, mosaic)
     return np.where(radius < FLOOR_RADIUS, inside, meadow)
 
@@ -155,7 +156,7 @@ def sky(direction: np.ndarray) -> np.ndarray:
     cloud = (
         noise(2.2 * x * scale + 20, 2.2 * y * scale + 20) * 0.7 + noise(5 * x * scale, 5 * y * scale) * 0.3
     )
-    sky = mix(clear, color("f9f9f9"), 0.8 * smooth(cloud * 3 - 1.45) * smooth(height * 6))
+    sky = mix(clear, color("f9f9f9"), 0.7 * smooth(cloud * 2.4 - 1.05) * smooth(height * 6))
     along = np.arctan2(y, x)
     far = 0.10 + 0.035 * np.sin(3 * along + 1) + 0.02 * np.sin(7 * along)
     near = 0.045 + 0.03 * np.sin(4 * along + 4) + 0.012 * np.sin(11 * along + 2)

@@ -21,7 +21,7 @@ SUNLIGHT = np.array([[1.21], [1.09], [0.90]], np.float32)
 SKYLIGHT = np.array([[0.32], [0.38], [0.47]], np.float32)
 SHADOW_REACH = 3.8  # the floor beyond lies in the sun
 FLOOR_GRID = 640  # samples of light along that square's side, one to a pixel of the nearest views
-PENUMBRA = np.float32(0.07)  # half width of a shadow's edge, in units of the chord through the solid
+PENUMBRA = np.float32(0.09)  # half width of a shadow's edge, in units of the chord through the solid
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ MARBLES = ("e63946", "f4a261", "e9c46a", "2a9d8f", "457b9d", "9b5de5", "f15bb5",
 SOLIDS = (
     Solid("ball", (-0.55, 0.35, 0.62), (0.62, 0.62, 0.62), paints.planet),
     Solid("box", (0.75, 0.50, 0.40), (0.40, 0.40, 0.40), paints.crate, yaw=0.5),
-    Solid("box", (0.70, 0.46, 1.02), (0.22, 0.22, 0.22), paints.puzzle, yaw=1.2),
+    Solid("box", (0.70, 0.46, 1.05), (0.25, 0.25, 0.25), paints.puzzle, yaw=1.2),
     Solid("post", (0.05, -0.85, 0.55), (0.27, 0.27, 0.55), paints.bricks),
     Solid("ball", (0.05, -0.85, 1.28), (0.18, 0.18, 0.18), paints.plain("e0a83a"), gloss=0.5),
     Solid("ball", (1.05, -0.55, 0.30), (0.30, 0.30, 0.30), paints.checks, gloss=0.3),
@@ -133,7 +133,7 @@ SOLIDS = (
         Solid("ball", (x, y, 0.11), (0.11, 0.11, 0.11), paints.plain(tint), gloss=0.3)
         for tint, (x, y) in zip(MARBLES, _ring(len(MARBLES), 1.6, 0.3), strict=True)
     ),
-    *(Solid("post", (x, y, 0.38), (0.05, 0.05, 0.38), paints.spiral) for x, y in _ring(10, 2.12, 0.0)),
+    *(Solid("post", (x, y, 0.38), (0.06, 0.06, 0.38), paints.spiral) for x, y in _ring(10, 2.12, 0.0)),
 )
 
 CENTRES = np.array([solid.centre for solid in SOLIDS], np.float32)
@@ -186,9 +186,8 @@ def cast(origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.nda
             own = solid.local(p)
             own_normal = solid.normal(own)
             normal = solid.turned(own_normal, back=True)
-            lit = solid.paint(own / np.array(solid.half, np.float32)[:, None], own_normal) * _lighting(
-                p, normal, solid
-            )
+            albedo = solid.paint(own / np.array(solid.half, np.float32)[:, None], own_normal)
+            lit = albedo * _lighting(p, normal, solid)
             if solid.gloss:
                 view = directions[:, here]
                 mirrored = view - 2 * dot(view, normal) * normal
@@ -214,9 +213,7 @@ def floor_lighting() -> np.ndarray:
     """[3, FLOOR_GRID^2] what falls on the floor in the square +-SHADOW_REACH: the same in all views."""
     block = 40
     blocks = np.empty((3, FLOOR_GRID // block, block, FLOOR_GRID // block, block), np.float32)
-    centres = ((np.arange(FLOOR_GRID, dtype=np.float32) + 0.5) / FLOOR_GRID * 2 - 1) * np.float32(
-        SHADOW_REACH
-    )
+    centres = (np.arange(FLOOR_GRID, dtype=np.float32) + 0.5) * (2 * SHADOW_REACH / FLOOR_GRID) - SHADOW_REACH
     centres = centres.reshape(-1, block)
     for i, rows in enumerate(centres):
         for j, columns in enumerate(centres):
