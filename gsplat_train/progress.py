@@ -15,6 +15,9 @@ from tqdm import tqdm
 
 MODES = ("bar", "plain", "jsonl")
 PLAIN_SECONDS = 10.0  # at most so often a plain line
+HOLD_SECONDS = (
+    2.0  # so long messages wait, so that of a command that fails at once the error is the only line
+)
 
 
 class Progress:
@@ -25,6 +28,8 @@ class Progress:
     def __init__(self, mode: str | None = None, quiet: bool = False) -> None:
         self.mode = mode or ("bar" if sys.stderr.isatty() else "plain")
         self.quiet = quiet
+        self.held: list[str] = []
+        self.hold_until = time.monotonic() + HOLD_SECONDS
         self.bar: tqdm | None = None
         self.total = 0
         self.spoken = -PLAIN_SECONDS
@@ -33,12 +38,22 @@ class Progress:
     def message(self, line: str) -> None:
         """A line on standard error; of a quiet run only its warnings."""
         if not self.quiet or line.startswith("warning"):
-            if self.bar is not None:
-                self.bar.clear()
+            self.held.append(line)
+        if time.monotonic() > self.hold_until:
+            self.release()
+
+    def release(self) -> None:
+        """Prints what was held back; from now on nothing is."""
+        self.hold_until = 0.0
+        if self.bar is not None and self.held:
+            self.bar.clear()
+        for line in self.held:
             print(line, file=sys.stderr, flush=True)
+        self.held.clear()
 
     def open(self, step: int, total: int) -> None:
         """The loop begins after `step` of `total` steps."""
+        self.release()
         self.total = total
         if self.mode == "bar" and not self.quiet:
             self.bar = tqdm(total=total, initial=step, unit="it", dynamic_ncols=True, smoothing=0.1)

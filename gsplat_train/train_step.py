@@ -4,7 +4,7 @@
 `train_step` is the whole step in terms of a backend's stages. A backend may bring a fused `train_step` of the
 same arguments (less `backend`), which then serves instead; a test holds the two together.
 
-    loss = (1 - lambda) L1 + lambda (1 - SSIM) + opacity_reg mean(opacities) + scale_reg mean(scales)
+    minimised: (1 - lambda) L1 + lambda (1 - SSIM) + opacity_reg mean(opacities) + scale_reg mean(scales)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .scene import View
 class StepResult(NamedTuple):
     """What a step measured before it moved anything. A loss that is not finite: nothing was moved."""
 
-    loss: float
+    loss: float  # (1 - lambda) L1 + lambda (1 - SSIM): without the regularizers
     l1: float
     ssim: float
 
@@ -107,15 +107,15 @@ def generic_step(
             means2d_probe=means2d_probe, absgrad_probe=absgrad_probe if absgrad else None,
         )  # fmt: skip
         loss, l1, ssim = backend.photometric_loss(out.image, target, ssim_lambda, mask)
-        loss = loss + regularizers.opacity * gaussians.opacities.mean()
-        loss = loss + regularizers.scale * gaussians.scales.mean()
-        return loss, l1, ssim, out.projected.radii
+        total = loss + regularizers.opacity * gaussians.opacities.mean()
+        total = total + regularizers.scale * gaussians.scales.mean()
+        return total, loss, l1, ssim, out.projected.radii
 
     probe = mx.zeros((state.n_splats, 2))
-    (loss, l1, ssim, radii), (gradients, v_means2d, v_absgrad) = mx.value_and_grad(
+    (total, loss, l1, ssim, radii), (gradients, v_means2d, v_absgrad) = mx.value_and_grad(
         loss_of, argnums=(0, 1, 2)
     )(state.gaussians, probe, probe)
-    finite = mx.isfinite(loss) & mx.stack([mx.isfinite(leaf).all() for leaf in gradients]).all()
+    finite = mx.isfinite(total) & mx.stack([mx.isfinite(leaf).all() for leaf in gradients]).all()
     mx.eval(loss, l1, ssim, radii, gradients, v_means2d, v_absgrad, finite)
     if not finite.item():
         return StepResult(float("nan"), l1.item(), ssim.item())

@@ -140,12 +140,8 @@ class Trainer:
             absgrad=config.absgrad,
         )
         if not math.isfinite(result.loss):
-            if optimizer.is_finite(state):
-                self.save()
-            raise TrainingDiverged(
-                f"training diverged: the loss or a gradient is not finite at step {state.step + 1}; the last "
-                f"good state is in {self.run.checkpoints}; try --set lr_means={config.lr_means / 4:g}"
-            )
+            self.save()
+            raise self._diverged()
         return result
 
     def evaluate(self) -> None:
@@ -202,10 +198,12 @@ class Trainer:
         self.report.record(record, line)
 
     def save(self) -> None:
-        """Writes a checkpoint of this step, unless it is there."""
+        """Writes a checkpoint of this step, unless there is one; TrainingDiverged if it is not finite."""
         if self.saved == self.state.step:
             return
         with self.clock.stopped():
+            if not optimizer.is_finite(self.state):
+                raise self._diverged()
             self.counts |= {"seconds": self.clock.seconds, "wall_seconds": time.monotonic() - self.began}
             checkpoint = checkpoints.Checkpoint(
                 state=self.state,
@@ -232,6 +230,12 @@ class Trainer:
             sh_degree=config.sh_degree,
             init_opacity=config.init_opacity,
             init_scale=config.init_scale,
+        )
+
+    def _diverged(self) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"training diverged: loss, gradient or state not finite at step {self.state.step + 1}; the last "
+            f"good state is in {self.run.checkpoints}; try --set lr_means={self.config.lr_means / 4:g}"
         )
 
     def _due(self, every: int) -> bool:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -45,11 +44,12 @@ def render(
 
     backends.check_mlx()
     from ..evaluate import measure, open_model, write_png
-    from ..progress import write_result
+    from ..progress import Progress, write_result
     from ..run_folder import to_json
     from ..storage import atomic_write
 
-    found = open_model(model, _say)
+    report = Progress()
+    found = open_model(model, report.message)
     options = {
         "backend": backend,
         "images": images,
@@ -58,14 +58,15 @@ def render(
     settings = _settings(scene, found.run, options, set_ or [])
     chosen = backends.choose("auto" if backend is None else backend)
     stages = backends.load(chosen)
-    _say(f"backend: {chosen}")
-    data = open_scene(settings, _say)
+    report.message(f"backend: {chosen}")
+    data = open_scene(settings, report.message)
     train, test = data.split(settings.test_every if settings.eval else 0)
     views = {"train": train, "test": test, "all": data.views}[split]
     if not views:
         raise UserError(f"{data.name} has no views in the split {split}; choose another with --split")
     folder = out.expanduser() if out else (found.run or model.expanduser().parent) / "renders"
     names = _file_names(views)
+    report.release()
 
     def write(view: View, picture: np.ndarray) -> None:
         write_png(folder / names[view.name], picture)
@@ -78,7 +79,7 @@ def render(
         with atomic_write(folder / "metrics.json") as file:
             file.write(to_json(metrics, indent=1).encode() + b"\n")
         write_result(to_json({name: metrics[name] for name in ("psnr", "ssim")}))
-    _say(f"{len(views)} views in {folder}")
+    report.message(f"{len(views)} views in {folder}")
 
 
 def _settings(scene: str | None, run: Path | None, options: dict[str, Any], assignments: list[str]) -> Config:
@@ -102,10 +103,6 @@ def _file_names(views: tuple[View, ...]) -> dict[str, str]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(f"view {name} would be written outside the folder; rename it in the scene")
     return names
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def main() -> NoReturn:

@@ -153,11 +153,8 @@ def _write_demo(settings: Config, directory: Path) -> None:
     """`gs-train demo --write DIR`."""
     from ..datasets.demo import make_demo, write_demo
 
-    directory = directory.expanduser()
     if settings.scene != "demo":
         raise UserError(f"--write writes the built-in scene: gs-train demo --write {directory}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"--write {directory} is not an empty folder; give a new one")
     scene = make_demo()
     write_demo(directory, scene)
     print(f"{len(scene.views)} views in {directory}; train on it with: gs-train {directory}", file=sys.stderr)

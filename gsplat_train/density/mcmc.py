@@ -55,7 +55,7 @@ def relocate(state: TrainState, config: Config, rng: np.random.Generator) -> int
 
 def grow(state: TrainState, config: Config, rng: np.random.Generator) -> int:
     """Appends copies of Gaussians drawn by opacity, as many as the rate and the cap allow; how many."""
-    target = min(config.max_splats, math.ceil((1.0 + config.grow_rate) * state.n_splats))
+    target = min(config.max_splats, state.n_splats + math.ceil(config.grow_rate * state.n_splats))
     n = target - state.n_splats
     if n <= 0:
         return 0

@@ -56,7 +56,8 @@ def write(path: Path, splats: Mapping[str, Any], *, antialiased: bool) -> None:
     """
     means = np.asarray(splats["means"])
     n = len(means)
-    rest = np.asarray(splats["shN"]).transpose(0, 2, 1).reshape(n, -1)
+    rest = np.asarray(splats["shN"])
+    rest = rest.transpose(0, 2, 1).reshape(n, 3 * rest.shape[1])
     names = columns(rest.shape[1])
     opacity = np.asarray(splats["logit_opacities"])[:, None]
     scales, quats = np.asarray(splats["log_scales"]), np.asarray(splats["quats"])
@@ -114,6 +115,8 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
     header = Header("", [], [])
     while file.tell() < MAX_HEADER:
         line = file.readline(MAX_HEADER)
+        if not line.endswith(b"\n"):
+            break
         match line.decode("latin-1").split():
             case ["end_header"]:
                 if header.order not in BYTE_ORDERS:
@@ -131,10 +134,8 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
                 header.elements[-1][2].append((name, TYPES[kind]))
             case ["obj_info", *_]:
                 pass
-            case _ if line:
-                raise UserError(f"{path} has a PLY header with a line that is none: {line[:60]!r}")
             case _:
-                break
+                raise UserError(f"{path} has a PLY header with a line that is none: {line[:60]!r}")
     raise UserError(f"{path} is truncated: its header does not end")
 
 

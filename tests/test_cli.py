@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands, run as a user runs them: what they write, what they print where, how they fail."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import gsplat_train
+from gsplat_train.datasets import load_scene
+from gsplat_train.datasets.demo import write_demo
+from gsplat_train.formats import ply
+
+PACKAGE = Path(gsplat_train.__file__).parent
+STEPS = 40
+SHORT = [
+    "--steps", str(STEPS), "--backend", tiny.BACKEND, "--set", "checkpoint_every=20", "--set", "eval_every=20",
+    "--set", "refine_start=5", "--set", "refine_every=5", "--max-splats", "400",
+]  # fmt: skip
+
+
+def command(program: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", f"gsplat_train.cli.{program}", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(PACKAGE.parent), "GS_DATA": "", "COLUMNS": "100"} | more
+
+
+def call(program: str, *arguments: object, code: int = 0, cwd: Path | None = None, **env: str) -> Any:
+    """Runs a command that shall end with `code`; one that fails says so in one line and nothing else."""
+    done = subprocess.run(
+        command(program, *arguments),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(**env),
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    if code not in (0, 130):
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1 and lines[0].startswith(f"gs-{program}: ") and not done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COLMAP folder of one's own."""
+    path = tmp_path_factory.mktemp("scenes") / "my room"
+    write_demo(path, tiny.scene())
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A finished run, and what the command said."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    return run, call("train", folder, "--out", run, *SHORT)
+
+
+# --- what works
+
+
+@pytest.mark.parametrize("program", ["train", "render", "export"])
+def test_help_is_instant(program: str) -> None:
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        assert "Usage" in call(program, "--help").stdout
+        times.append(time.monotonic() - start)
+    assert min(times) < 0.5
+
+
+def test_help_and_the_public_names_load_no_mlx() -> None:
+    modules = "sys, gsplat_train, gsplat_train.cli.train, gsplat_train.cli.render"
+    code = f"import {modules}; print('mlx.core' in sys.modules)"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], env=environment(), text=True).strip() == "False"
+    )
+
+
+def test_public_names_are_what_they_should_be_whatever_was_imported_before() -> None:
+    code = (
+        "import gsplat_train.render, gsplat_train.evaluate\n"
+        "from gsplat_train import Camera, Gaussians, Scene, load_scene, load_model, render\n"
+        "assert callable(render) and callable(load_model) and callable(load_scene)\n"
+        "from gsplat_train.render import RenderOutput\n"
+        "import gsplat_train\n"
+        "assert gsplat_train.render is render\n"
+        "gsplat_train.nothing\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "AttributeError: module 'gsplat_train' has no attribute 'nothing'"
+
+
+def test_a_run_holds_what_the_interface_says(trained, folder: Path) -> None:
+    run, _ = trained
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["scene"] == "my room" and metrics["steps"] == STEPS and metrics["backend"] == tiny.BACKEND
+    assert (metrics["width"], metrics["height"], metrics["undistort"], metrics["seed"]) == (48, 36, None, 0)
+    for name in ("n_splats", "seconds", "it_per_s", "peak_memory_mb", "wall_seconds"):
+        assert metrics[name] > 0
+    assert {"version", "commit", "test", "train"} <= set(metrics)
+    views = metrics["test"]["views"]
+    assert set(views) == {"view_00.png", "view_08.png"}
+    assert metrics["test"]["psnr"] == pytest.approx(np.mean([view["psnr"] for view in views.values()]))
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    names = {"step", "loss", "l1", "ssim", "n_splats", "it_per_s", "seconds", "peak_memory_mb"}
+    assert all(names <= set(line) for line in lines) and "test" in lines[-1]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        f"step_00000{step}.{end}" for step in (20, 40) for end in ("json", "safetensors")
+    ]
+    preview = Image.open(run / "previews" / "test_view_00_0000040.png")
+    assert preview.size == (3 * 48, 36)
+    assert f'scene = "{folder.resolve()}"' in (run / "config.toml").read_text()
+    assert len(ply.read(run / "point_cloud.ply").arrays["means"]) == metrics["n_splats"]
+
+
+def test_standard_output_is_the_result_and_the_last_message_says_where_it_is(trained) -> None:
+    run, done = trained
+    assert (
+        json.loads(done.stdout)["test"]["psnr"]
+        == json.loads((run / "metrics.json").read_text())["test"]["psnr"]
+    )
+    last = done.stderr.splitlines()[-1]
+    assert str(run / "point_cloud.ply") in last and "SuperSplat" in last
+
+
+def test_the_model_lies_in_the_scenes_own_frame(trained) -> None:
+    means = ply.read(trained[0] / "point_cloud.ply").arrays["means"]
+    points = tiny.scene().points
+    assert (
+        np.abs(np.median(means, axis=0) - np.median(points, axis=0)).max()
+        < 0.1 * np.ptp(points, axis=0).max()
+    )
+
+
+def test_render_writes_every_view_with_metrics(trained, tmp_path: Path) -> None:
+    run, _ = trained
+    done = call("render", run, "--out", tmp_path / "all", "--split", "all")
+    names = sorted(path.name for path in (tmp_path / "all").iterdir())
+    assert names == ["metrics.json", *(f"view_0{i}.png" for i in range(9))]
+    call("render", run / "point_cloud.ply", "--backend", tiny.BACKEND)  # beside the model, its config known
+    assert (run / "renders" / "view_08.png").is_file() and not (run / "renders" / "view_01.png").exists()
+    ours = json.loads((run / "renders" / "metrics.json").read_text())
+    assert ours == json.loads((run / "metrics.json").read_text())["test"]
+    assert json.loads(done.stdout)["psnr"] != ours["psnr"]
+    photo, picture = (
+        np.asarray(tiny.scene().views[0].image),
+        np.asarray(Image.open(run / "renders" / "view_00.png")),
+    )
+    error = np.mean((photo / 255.0 - picture / 255.0) ** 2)
+    assert -10 * np.log10(error) == pytest.approx(ours["views"]["view_00.png"]["psnr"])
+
+
+def test_render_of_a_ply_elsewhere_takes_the_scene(trained, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(trained[0] / "point_cloud.ply", tmp_path / "model.ply")
+    assert "--scene" in call("render", tmp_path / "model.ply", code=2).stderr
+    call("render", tmp_path / "model.ply", "--scene", folder, "--set", "test_every=4")
+    assert sorted(path.name for path in (tmp_path / "renders").glob("*.png")) == [
+        f"view_0{i}.png" for i in (0, 4, 8)
+    ]
+
+
+def test_export_gives_the_same_ply_from_run_checkpoint_and_ply(trained, tmp_path: Path) -> None:
+    run, _ = trained
+    expected = (run / "point_cloud.ply").read_bytes()
+    for model in (run, run / "point_cloud.ply", run / "checkpoints" / "step_0000040.safetensors"):
+        call("export", model, tmp_path / "out.ply")
+        assert (tmp_path / "out.ply").read_bytes() == expected
+
+
+def test_antialiased_travels_with_the_model(folder: Path, tmp_path: Path) -> None:
+    call("train", folder, "--out", tmp_path / "run", *SHORT, "--set", "antialiased=true")
+    for model in (tmp_path / "run", tmp_path / "run" / "point_cloud.ply"):
+        call("export", model, tmp_path / "out.ply")
+        assert ply.read(tmp_path / "out.ply").antialiased
+
+
+def test_jsonl_progress_is_the_log_and_quiet_says_nothing(folder: Path, tmp_path: Path) -> None:
+    done = call("train", folder, "--out", tmp_path, *SHORT, "--progress", "jsonl", "--quiet")
+    assert done.stdout == (tmp_path / "log.jsonl").read_text() and done.stderr == ""
+
+
+def test_runs_are_filed_by_scene_and_the_newest_is_resumed(folder: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        call("train", folder, *SHORT, "--steps", 20, "--quiet", cwd=tmp_path)
+    runs = sorted((tmp_path / "runs" / "my room").iterdir())
+    assert len(runs) == 2
+    before = [(run / "metrics.json").read_bytes() for run in runs]
+    call("train", folder, "--steps", 30, "--resume", cwd=tmp_path)
+    after = [(run / "metrics.json").read_bytes() for run in runs]
+    assert after[0] == before[0] and json.loads(after[1])["steps"] == 30
+    assert "schedule_steps = 20" in (runs[1] / "config.toml").read_text()
+
+
+def test_killed_and_resumed_is_uninterrupted_to_the_byte(trained, folder: Path, tmp_path: Path) -> None:
+    run, _ = trained
+    other = tmp_path / "killed"
+    long = [*SHORT, "--set", "log_every=1"]
+    process = subprocess.Popen(command("train", folder, "--out", other, *long), env=environment(), stderr=-3)
+    deadline = time.monotonic() + 30
+    while not (other / "checkpoints" / "step_0000020.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()  # no chance to save
+    process.wait()
+    call("train", folder, "--out", other, *long, "--resume")
+    for name in ("point_cloud.ply", "checkpoints/step_0000040.safetensors"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    steps = [json.loads(line)["step"] for line in (other / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_exits_130_and_the_run_goes_on(
+    number: signal.Signals, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", folder, "--out", run, *SHORT, "--steps", 100_000, "--set", "log_every=1"]
+    process = subprocess.Popen(command(*arguments), env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not ((run / "log.jsonl").exists() and (run / "log.jsonl").stat().st_size > 0):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    step = int(re.search(r"interrupted at step (\d+), state saved", said.splitlines()[-1]).group(1))  # type: ignore[union-attr]
+    assert (run / "checkpoints" / f"step_{step:07d}.json").exists()
+    call("export", run, tmp_path / "so_far.ply")
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(trained, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    call("train", folder, "--out", tmp_path / "run", *SHORT, "--steps", 20, "--overwrite")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*.json")) == [
+        "step_0000020.json"
+    ]
+    assert (tmp_path / "run" / "notes.txt").exists()
+    assert all("40" not in path.name for path in (tmp_path / "run" / "previews").iterdir())
+
+
+def test_the_demo_is_written_as_a_colmap_folder(folder: Path, tmp_path: Path) -> None:
+    call("train", "demo", "--write", "demo", cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert len(load_scene(tmp_path / "demo").views) >= 24
+    assert "built-in" in call("train", folder, "--write", tmp_path / "x", code=2).stderr
+
+
+# --- what fails, and how
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing argument"),
+        (["ferm"], "scene ferm is not there; give a folder or one of demo, fern"),
+        (["/nowhere/at all"], "is not there"),
+        ([__file__], "is not a folder"),
+        (["fern"], "no folder data/fern; get the data set"),
+        (["fern", "--data-root", "/nowhere"], "no folder /nowhere/fern"),
+        (["demo", "--steps", "many"], "--steps"),
+        (["demo", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["demo", "--stps", "1"], "--stps"),
+        (["demo", "--set", "stps=1"], "did you mean steps?"),
+        (["demo", "--set", "steps"], "KEY=VALUE"),
+        (["demo", "--config", "none"], "no configuration none: neither configs/demo_none.toml"),
+        (["demo", "--backend", "abacus"], "--backend"),
+        (["demo", "--resume"], "no run of demo in runs/demo to resume"),
+        (["demo", "--resume", "--out", "empty"], "holds no run to resume"),
+        (["demo", "--resume", "--overwrite"], "give one of them"),
+        (["demo", "--out", __file__], "is a file"),
+    ],
+)
+def test_bad_usage_is_one_line_and_writes_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = call("train", *arguments, code=2, cwd=tmp_path)
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_is_one_line_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    done = call("train", folder, "--set", "test_every=1", code=2, cwd=tmp_path)
+    assert "leaves none to train on" in done.stderr
+    shutil.copytree(folder, tmp_path / "cut")
+    points = tmp_path / "cut" / "sparse" / "0" / "points3D.bin"
+    points.write_bytes(points.read_bytes()[:-5])
+    assert str(points) in call("train", "cut", code=2, cwd=tmp_path).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("render", ["none"], "no model at none"),
+        ("render", ["."], "is no run"),
+        ("render", [__file__], "is no model"),
+        ("export", ["none", "out.ply"], "no model at none"),
+        ("export", ["none", "out.spz"], ".ply is the one there is"),
+        ("export", ["bad.ply", "out.ply"], "is not a PLY file"),
+        ("export", ["bad.ply"], "OUT.ply"),
+    ],
+)
+def test_bad_models_are_one_line(program: str, arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.ply").write_text("solid cube")
+    assert message in call(program, *arguments, code=2, cwd=tmp_path).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.ply"]
+
+
+def test_a_run_is_not_touched_unasked(trained, folder: Path) -> None:
+    run, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert "--resume" in call("train", folder, "--out", run, code=2).stderr
+    for changed in (
+        ["--steps", 10],
+        ["--seed", 5],
+        ["--set", "lr_sh0=1"],
+        ["--max-splats", 9],
+        ["--config", "adc"],
+    ):
+        done = call("train", folder, "--out", run, "--resume", *changed, code=2)
+        assert "resumed run" in done.stderr
+    assert "is a run of" in call("train", "demo", "--out", run, "--resume", code=2).stderr
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_backend_that_is_not_here_is_exit_3(folder: Path, tmp_path: Path) -> None:
+    absent = "cuda" if sys.platform == "darwin" else "metal"
+    done = call("train", folder, "--backend", absent, "--out", tmp_path / "run", code=3)
+    assert absent in done.stderr and "--backend" in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_exit_5(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        command("train", folder, "--out", tmp_path / "file" / "run", *SHORT, "--quiet"),
+        capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 5 and "Not a directory" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    newest = run / "checkpoints" / "step_0000040.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = call("train", folder, "--out", run, "--resume")
+    assert "step_0000040.json is damaged" in done.stderr and "resuming at step 20" in done.stderr
+    assert (run / "point_cloud.ply").read_bytes() == (trained[0] / "point_cloud.ply").read_bytes()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: what wins, what is refused and how, and that a run's config.toml brings them all back."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gsplat_train import config
+from gsplat_train.config import Config
+from gsplat_train.errors import UserError
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("steps = 100\nseed = 3\nlr_means = 1\n")
+    loaded = config.load([{"steps": 50, "images": "photos"}, file], {"seed": "4"})
+    assert (loaded.steps, loaded.seed, loaded.images, loaded.lr_means) == (100, 4, "photos", 1.0)
+    assert loaded.max_size == Config.max_size
+
+
+@pytest.mark.parametrize("key", [f.name for f in fields(Config)])
+def test_a_run_keeps_every_setting(key: str, tmp_path: Path) -> None:
+    before = config.load(
+        [], {"strategy": "adc", "lr_means_end": "1e-16", "scene": 'a "b" \\ é', "eval": "false"}
+    )
+    file = tmp_path / "config.toml"
+    file.write_text(config.to_toml(before), "utf-8")
+    assert getattr(config.load([file]), key) == getattr(before, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("steps", "1_000", 1000),
+        ("lr_means", "1e-3", 1e-3),
+        ("undistort", "False", False),
+        ("images", "007", "007"),
+    ],
+)
+def test_text_becomes_the_type_of_its_setting(key: str, text: str, value: object) -> None:
+    assert getattr(config.load([], {key: text}), key) == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": "1"}, "unknown setting 'step'; did you mean steps?"),
+        ({"qqqq": "1"}, "unknown setting 'qqqq'; see gsplat_train/config.py"),
+        ({"steps": "many"}, "steps must be a whole number, got 'many'"),
+        ({"steps": "1.5"}, "steps must be a whole number, got '1.5'"),
+        ({"steps": True}, "steps must be a whole number, got True"),
+        ({"steps": "0"}, "steps must be at least 1, got 0"),
+        ({"steps": 1.0}, "steps must be a whole number, got 1.0"),
+        ({"ssim_lambda": "1.01"}, "ssim_lambda must be from 0 to 1, got 1.01"),
+        ({"lr_means": "nan"}, "lr_means must be at least 0, got nan"),
+        ({"lr_means": "inf"}, "lr_means must be at least 0, got inf"),
+        ({"undistort": "yes"}, "undistort must be true or false, got 'yes'"),
+        ({"strategy": "mcm"}, "strategy must be one of mcmc, adc, none, got 'mcm'"),
+    ],
+)
+def test_bad_settings_are_one_line(settings: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load([], settings)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"steps = ", b"\xff\xfe", b"[table]\nsteps = 1\n", b"steps = [1]\n"])
+def test_bad_files_are_one_line_that_names_them(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(file))) as caught:
+        config.load([file])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        config.load([tmp_path / "none.toml"])
+
+
+def test_adc_starts_from_its_own_defaults_below_all_else() -> None:
+    adc = config.load([], {"strategy": "adc"})
+    assert (adc.init_opacity, adc.opacity_reg, adc.noise_lr) == (0.1, 0.0, 0.0)
+    assert config.load([{"init_opacity": 0.3}], {"strategy": "adc"}).init_opacity == 0.3
+    assert config.load().init_opacity == Config.init_opacity
+
+
+def test_every_configuration_loads_and_says_why() -> None:
+    found = config.find("fern")
+    assert found is not None
+    files = sorted(found.parent.glob("*.toml"))
+    assert {"adc", "demo", "demo_fast", "fern", "fern_fast"} <= {file.stem for file in files}
+    for file in files:
+        config.load([file])
+        for line in file.read_text().splitlines():
+            named = line.startswith(("scene", "source", "strategy"))  # these need no reason
+            assert line.startswith("#") or named or "  # " in line, f"{file.name}: {line}"
+
+
+def test_defaults_of_ones_own_folder() -> None:
+    own = config.load([{"scene": "/somewhere"}])
+    assert (own.strategy, own.steps, own.max_splats, own.max_size, own.test_every) == (
+        "mcmc",
+        30_000,
+        10**6,
+        1600,
+        8,
+    )
