@@ -25,8 +25,8 @@ from gsplat_train.formats import ply
 PACKAGE = Path(gsplat_train.__file__).parent
 STEPS = 40
 SHORT = [
-    "--steps", str(STEPS), "--backend", tiny.BACKEND, "--set", "checkpoint_every=20", "--set", "eval_every=20",
-    "--set", "refine_start=5", "--set", "refine_every=5", "--max-splats", "400",
+    "--steps", str(STEPS), "--backend", tiny.BACKEND, "--max-splats", "400", "--set", "checkpoint_every=20",
+    "--set", "eval_every=20", "--set", "refine_start=5", "--set", "refine_every=5",
 ]  # fmt: skip
 
 

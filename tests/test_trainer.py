@@ -201,6 +201,7 @@ def test_without_evaluation_all_views_train(tmp_path: Path) -> None:
 
 def test_over_fitting_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = make(tiny.settings(), tmp_path)
+    work.report.release()  # nothing waits for the loop to begin
     for test, train in ((20.0, 20.0), (19.9, 21.0), (19.5, 19.9), (19.5, 22.0), (19.0, 23.0)):
         work._watch(test, train)
     said = capsys.readouterr().err.splitlines()
