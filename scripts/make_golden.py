@@ -2,7 +2,8 @@
 """Write the project's own golden vectors, tests/data/golden_<case>.npz: python scripts/make_golden.py
 
 The arrays are those of gsplat's golden vectors (tests/test_golden.py reads both): a scene, a camera, the
-oracle's picture, and as gradients of sum(image * weight_image) + sum(alpha * weight_alpha) its central differences.
+oracle's picture, and its central differences as gradients of
+sum(image * weight_image) + sum(alpha * weight_alpha).
 """
 
 import sys

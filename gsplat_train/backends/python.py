@@ -96,21 +96,20 @@ def _ellipses(
     # cov2d = J W R S S R^T W^T J^T = rows rows^T, with rows = J W R S
     rows = jacobian @ (rotation @ (_rotations(gaussians.quats) * gaussians.scales[:, None, :]))  # [N, 2, 3]
     xx, xy, yy = (rows[:, 0] ** 2).sum(1), (rows[:, 0] * rows[:, 1]).sum(1), (rows[:, 1] ** 2).sum(1)
-    det_sharp = (mx.linalg.cross(rows[:, 0], rows[:, 1]) ** 2).sum(
+    cross = mx.linalg.cross(rows[:, 0], rows[:, 1])
+    det_sharp = (cross * cross).sum(
         1
-    )  # Lagrange: xx yy - xy^2 without cancellation
+    )  # xx yy - xy^2 by Lagrange's identity: without cancellation, never negative
     det = det_sharp + LOW_PASS * (xx + yy) + LOW_PASS**2  # of cov2d + 0.3 I
     xx, yy = xx + LOW_PASS, yy + LOW_PASS
     conics = mx.stack([yy / det, -xy / det, xx / det], axis=1)
     means2d = mx.concatenate([fx * x / depths + cx, fy * y / depths + cy], axis=1)
     depths, opacities = depths[:, 0], gaussians.opacities
     if antialiased:
-        opacities = opacities * mx.sqrt(
-            mx.maximum(det_sharp / det, 1e-20)
-        )  # the root's slope at 0 is infinite
+        opacities = opacities * mx.sqrt(det_sharp / det)
 
     extent = mx.minimum(MAX_EXTENT, mx.sqrt(2 * mx.log(mx.maximum(opacities / ALPHA_MIN, 1))))
-    radii = mx.ceil(extent[:, None] * mx.sqrt(mx.stack([xx, yy], axis=1)))
+    radii = mx.minimum(mx.ceil(extent[:, None] * mx.sqrt(mx.stack([xx, yy], axis=1))), 2**30)  # an int32
     inside = ((means2d + radii > 0) & (means2d - radii < mx.array([width, height]))).all(axis=1)
     # The only gate of visibility; NaN and infinity fail it.
     visible = (depths >= NEAR_PLANE) & (opacities >= ALPHA_MIN) & inside & (det < mx.inf) & (depths < mx.inf)
