@@ -21,6 +21,7 @@ from .files import find_image_folder, match_files
 from .images import Photo, load_views
 
 FILES = ("cameras", "images", "points3D")
+MIN_QUATERNION = 1e-6  # norm; COLMAP writes 1
 MAX_COORDINATE = 1e12  # scene units; squares of more would leave float32
 
 
@@ -105,7 +106,8 @@ def _photos(records: list[ImageRecord], model: Path, folder: Path, log: Callable
 
 def _check_image(record: ImageRecord, model: Path) -> None:
     pose = (*record.quat, *record.translation)
-    if not np.isfinite(pose).all() or np.abs(pose).max() > MAX_COORDINATE or not any(record.quat):
+    believable = np.abs(pose).max() <= MAX_COORDINATE  # so that NaN is not
+    if not believable or np.linalg.norm(record.quat) < MIN_QUATERNION:
         raise UserError(
             f"{model}: image {record.name!r} has no usable pose: {pose}; reconstruct the scene again"
         )

@@ -10,8 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +35,13 @@ class _File:
         self.path, self.data, self.at = path, data, 0
 
     def unpack(self, layout: struct.Struct) -> tuple:
-        self.need(layout.size)
-        values = layout.unpack_from(self.data, self.at)
-        self.at += layout.size
-        return values
+        self.skip(layout.size)
+        return layout.unpack_from(self.data, self.at - layout.size)
 
-    def need(self, size: int) -> None:
+    def skip(self, size: int) -> None:
         if self.at + size > len(self.data):
             raise self.cut_off()
+        self.at += size
 
     def cut_off(self) -> UserError:
         size = len(self.data)
@@ -62,11 +59,10 @@ class _File:
         return n
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[_File]:
+def _open(path: Path) -> _File:
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield _File(path, data)
+        with open(path, "rb") as file:
+            return _File(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except ValueError as error:  # an empty file cannot be mapped
         raise UserError(f"{path} is empty") from error
     except OSError as error:
@@ -75,57 +71,57 @@ def _opened(path: Path) -> Iterator[_File]:
 
 def read_cameras(path: Path) -> dict[int, CameraRecord]:
     """cameras.bin by camera id."""
+    file = _open(path)
     cameras = {}
-    with _opened(path) as file:
-        for _ in range(file.count("cameras", CAMERA.size)):
-            camera_id, model_id, width, height = file.unpack(CAMERA)
-            if not 0 <= model_id < len(CAMERA_MODELS):
-                raise UserError(
-                    f"{path}: camera {camera_id} has the model id {model_id}; 0 to 4 are supported "
-                    "(SIMPLE_PINHOLE to OPENCV): run COLMAP's image_undistorter on it first"
-                )
-            model, n_params = list(CAMERA_MODELS.items())[model_id]
-            params = file.unpack(struct.Struct(f"<{n_params}d"))
-            cameras[camera_id] = CameraRecord(model, width, height, params)
+    for _ in range(file.count("cameras", CAMERA.size)):
+        camera_id, model_id, width, height = file.unpack(CAMERA)
+        if not 0 <= model_id < len(CAMERA_MODELS):
+            raise UserError(
+                f"{path}: camera {camera_id} has the model id {model_id}; 0 to 4 are supported "
+                "(SIMPLE_PINHOLE to OPENCV): run COLMAP's image_undistorter on it first"
+            )
+        model, n_params = list(CAMERA_MODELS.items())[model_id]
+        params = file.unpack(struct.Struct(f"<{n_params}d"))
+        cameras[camera_id] = CameraRecord(model, width, height, params)
     return cameras
 
 
 def read_images(path: Path) -> list[ImageRecord]:
     """images.bin, in the order of the file, without the 2D points."""
+    file = _open(path)
     images: list[ImageRecord] = []
-    with _opened(path) as file:
-        for _ in range(file.count("images", IMAGE.size + 1 + COUNT.size)):
-            _, *pose, camera_id = file.unpack(IMAGE)
-            end = file.data.find(b"\0", file.at, file.at + MAX_NAME)
-            if end < 0:
-                raise UserError(f"{path}: image {len(images) + 1} has no readable name; the file is broken")
-            name = os.fsdecode(file.data[file.at : end])
-            file.at = end + 1
-            n_observations = file.count("2D points", OBSERVATION.itemsize)
-            file.at += n_observations * OBSERVATION.itemsize
-            images.append(ImageRecord(name, camera_id, tuple(pose[:4]), tuple(pose[4:])))
+    for _ in range(file.count("images", IMAGE.size + 1 + COUNT.size)):
+        _, *pose, camera_id = file.unpack(IMAGE)
+        end = file.data.find(b"\0", file.at, file.at + MAX_NAME)
+        if end < 0:
+            raise UserError(f"{path}: image {len(images) + 1} has no readable name; the file is broken")
+        name = os.fsdecode(file.data[file.at : end])
+        file.at = end + 1
+        file.skip(file.count("2D points", OBSERVATION.itemsize) * OBSERVATION.itemsize)
+        images.append(ImageRecord(name, camera_id, tuple(pose[:4]), tuple(pose[4:])))
     return images
 
 
 def read_points(path: Path) -> Points:
     """points3D.bin, without the tracks."""
+    file = _open(path)
+    n = file.count("points", POINT.itemsize)
     starts = []
-    with _opened(path) as file:
-        n = file.count("points", POINT.itemsize)
-        position, size = file.at, len(file.data)
-        track_length = POINT.itemsize - COUNT.size  # where it lies in the record
-        for _ in range(n):  # each start depends on the length of the track before it
-            starts.append(position)
-            if position + POINT.itemsize > size:
-                break
-            (length,) = COUNT.unpack_from(file.data, position + track_length)
-            position += POINT.itemsize + length * TRACK_ENTRY.itemsize
-        if position > size or len(starts) < n:
+    data, at, length_at = file.data, file.at, POINT.itemsize - COUNT.size
+    last = len(data) - POINT.itemsize
+    for _ in range(n):  # each start depends on the length of the track before it
+        if at > last:
             raise file.cut_off()
-        # A window of bytes at every start, then as records: one gather, whatever the tracks' lengths.
-        windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(file.data, np.uint8), POINT.itemsize)
-        records = windows[np.array(starts, np.int64)].view(POINT).reshape(n)
-        del windows  # else the map stays exported and cannot be closed
+        starts.append(at)
+        (length,) = COUNT.unpack_from(data, at + length_at)
+        at += POINT.itemsize + length * TRACK_ENTRY.itemsize
+    if at > len(data):
+        raise file.cut_off()
+    if not n:
+        return Points(np.empty((0, 3)), np.empty((0, 3), np.uint8))
+    # A window of bytes at every start, then as records: one gather, whatever the lengths of the tracks.
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), POINT.itemsize)
+    records = windows[np.array(starts)].view(POINT).reshape(n)
     return Points(records["position"].copy(), records["color"].copy())
 
 

@@ -43,7 +43,7 @@ def make_demo(
 def orbit_camera(turn: float, width: int, height: int) -> Camera:
     """The camera after `turn` of the circle.
 
-    Its height swings, so that tops and sides are seen. Every 8th of 32 views, a held-out one, is a highest one:
+    Its height swings, so that tops and sides are seen. Every 8th of 32 views, a held-out one, is a highest:
     it sees nothing that its neighbours do not.
     """
     azimuth = 2 * np.pi * turn

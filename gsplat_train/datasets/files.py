@@ -29,10 +29,8 @@ def find_image_folder(root: Path, images: str | None) -> Path:
         images = candidates[0] if len(candidates) == 1 else "images"
     folder = root / images
     if not folder.is_dir():
-        has = (
-            f"it has {', '.join(candidates)}: choose with --images" if candidates else "put the photos there"
-        )
-        raise UserError(f"no folder {images!r} of photos in {root}; {has}")
+        advice = f"choose {' or '.join(candidates)} with --images" if candidates else "put the photos there"
+        raise UserError(f"no folder {images!r} of photos in {root}; {advice}")
     if not list_pictures(folder):
         raise UserError(f"{folder} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
     return folder

@@ -50,10 +50,11 @@ def load_llff(
 def read_poses(path: Path) -> tuple[list[Camera], np.ndarray]:
     """The cameras of the full-size photos and their near and far depths [V, 2]."""
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
-        rows = np.array(rows, np.float64)
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as a NumPy array: {error}") from error
+        with np.errstate(over="ignore"):  # in the size that a header may claim; mapped, it costs nothing
+            rows = np.array(np.load(path, mmap_mode="r", allow_pickle=False), np.float64)
+    except Exception as error:  # whatever a broken header makes NumPy raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read as a NumPy array: {reason}") from error
     if rows.ndim != 2 or rows.shape[1] != 17 or not len(rows):
         raise UserError(f"{path} must be [views, 17] numbers, got shape {rows.shape}")
     if bad := np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist():

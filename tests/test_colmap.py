@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COLMAP scenes: what is read, how photos are found, and what broken ones answer.
+
+The model is written here byte by byte from COLMAP's format description, not with the program's own writer.
+"""
+
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsplat_train.datasets import load_scene
+from gsplat_train.datasets.colmap_binary import read_images, read_points
+from gsplat_train.datasets.colmap_records import quaternion, rotation_matrix
+from gsplat_train.errors import UserError
+
+MODEL_IDS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4, "FOV": 7}
+CAMERAS = [(1, "PINHOLE", 40, 30, [50.0, 52.0, 19.0, 16.0])]
+IMAGES = [  # id, quaternion wxyz, translation, camera, name
+    (7, [1.0, 0, 0, 0], [0.0, 0, 4], 1, "b.png"),
+    (2, [0.5, 0.5, 0.5, 0.5], [1.0, 2, 3], 1, "a.png"),
+    (9, [0.0, 0, 2, 0], [0.0, 1, 5], 1, "sub/c.png"),
+]
+POINTS = [([0.1, 0.2, 0.3], [1, 2, 3], 2), ([-1.0, 5, 2], [255, 0, 128], 0), ([4.0, 4, 4], [9, 8, 7], 5)]
+
+
+def binary_files(cameras, images, points):
+    data = struct.pack("<Q", len(cameras))
+    for camera_id, model, width, height, params in cameras:
+        data += struct.pack("<iiQQ", camera_id, MODEL_IDS[model], width, height)
+        data += struct.pack(f"<{len(params)}d", *params)
+    files = {"cameras.bin": data}
+    data = struct.pack("<Q", len(images))
+    for image_id, quat, translation, camera_id, name in images:
+        data += struct.pack("<i7di", image_id, *quat, *translation, camera_id) + name.encode() + b"\0"
+        data += struct.pack("<Q", 2) + struct.pack("<ddqddq", 1.5, 2.5, 1, 3.5, 4.5, -1)
+    files["images.bin"] = data
+    data = struct.pack("<Q", len(points))
+    for i, (position, color, track) in enumerate(points):
+        data += struct.pack("<Q3d3Bd", i + 1, *position, *color, 0.5)
+        data += struct.pack("<Q", track) + struct.pack(f"<{2 * track}i", *range(2 * track))
+    files["points3D.bin"] = data
+    return files
+
+
+def text_files(cameras, images, points):
+    def line(*parts):
+        return " ".join(str(p) for part in parts for p in (part if isinstance(part, list) else [part])) + "\n"
+
+    camera_lines = [line(*camera) for camera in cameras]
+    image_lines = []
+    for i, (image_id, quat, translation, camera_id, name) in enumerate(images):
+        image_lines += [line(image_id, quat, translation, camera_id, name), "1.5 2.5 1\n" if i else "\n"]
+    point_lines = [
+        line(i + 1, position, color, 0.5, *range(2 * n)) for i, (position, color, n) in enumerate(points)
+    ]
+    parts = {"cameras": camera_lines, "images": image_lines, "points3D": point_lines}
+    return {f"{name}.txt": ("# a comment\n\n" + "".join(lines)).encode() for name, lines in parts.items()}
+
+
+def write_scene(root, files, photos=("a.png", "b.png", "sub/c.png"), size=(40, 30), model="sparse/0"):
+    (root / model).mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (root / model / name).write_bytes(data)
+    for i, name in enumerate(photos):
+        path = root / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (i, 100, 200)).save(path)
+    return root
+
+
+@pytest.fixture
+def good(tmp_path):
+    return write_scene(tmp_path / "scene", binary_files(CAMERAS, IMAGES, POINTS))
+
+
+def check_good(scene):
+    assert [view.name for view in scene.views] == ["a.png", "b.png", "sub/c.png"]
+    a, b, c = (view.camera for view in scene.views)
+    np.testing.assert_array_equal(b.viewmat, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]])
+    np.testing.assert_allclose(
+        a.viewmat, [[0, 0, 1, 1], [1, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1]], atol=1e-15
+    )
+    np.testing.assert_allclose(c.viewmat[:3, :3], np.diag([-1.0, 1, -1]), atol=1e-15)
+    np.testing.assert_array_equal(a.K, [[50, 0, 19], [0, 52, 16], [0, 0, 1]])
+    np.testing.assert_array_equal(scene.points, [position for position, _, _ in POINTS])
+    np.testing.assert_array_equal(scene.colors, [color for _, color, _ in POINTS])
+    assert [int(view.image[0, 0, 0]) for view in scene.views] == [0, 1, 2]
+    assert scene.name == "scene"
+    assert scene.undistort is None
+
+
+# ---- what is read ----
+
+
+@pytest.mark.parametrize("files", [binary_files, text_files])
+@pytest.mark.parametrize("model", ["sparse/0", "sparse/12", "sparse", "colmap/sparse/0", "."])
+def test_a_model_is_read_wherever_it_lies(tmp_path, files, model):
+    check_good(load_scene(write_scene(tmp_path / "scene", files(CAMERAS, IMAGES, POINTS), model=model)))
+
+
+def test_binary_goes_before_text(good):
+    write_scene(good, text_files(CAMERAS, IMAGES[:1], POINTS))
+    check_good(load_scene(good))
+
+
+def test_a_text_name_may_hold_spaces(tmp_path):
+    images = [(*IMAGES[0][:4], "my photo 1.png")]
+    root = write_scene(tmp_path, text_files(CAMERAS, images, POINTS), photos=["my photo 1.png"])
+    assert load_scene(root).views[0].name == "my photo 1.png"
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "focal", "lens"),
+    [
+        ("SIMPLE_PINHOLE", [50, 19, 16], (50, 50), None),
+        ("PINHOLE", [50, 52, 19, 16], (50, 52), None),
+        ("SIMPLE_RADIAL", [50, 19, 16, 0.1], (50, 50), (0.1, 0, 0, 0)),
+        ("RADIAL", [50, 19, 16, 0.1, 0.02], (50, 50), (0.1, 0.02, 0, 0)),
+        ("OPENCV", [50, 52, 19, 16, 0.1, 0.02, 0.003, -0.004], (50, 52), (0.1, 0.02, 0.003, -0.004)),
+        ("OPENCV", [50, 52, 19, 16, 0, 0, 0, 0], (50, 52), None),
+    ],
+)
+@pytest.mark.parametrize("files", [binary_files, text_files])
+def test_camera_models(tmp_path, monkeypatch, files, model, params, focal, lens):
+    monkeypatch.setenv("GS_CACHE", str(tmp_path / "cache"))
+    root = write_scene(tmp_path / "scene", files([(1, model, 40, 30, params)], IMAGES, POINTS))
+    straight, ignored = load_scene(root), load_scene(root, undistort=False)
+    K = np.array([[focal[0], 0, 19], [0, focal[1], 16], [0, 0, 1.0]])
+    np.testing.assert_array_equal(ignored.views[0].camera.K, K)
+    assert ignored.undistort is None
+    if lens is None:
+        assert straight.undistort is None
+        zoom = 1.0
+    else:
+        from gsplat_train.datasets.undistort import find_zoom
+
+        zoom = find_zoom(K, 40, 30, lens)
+        assert straight.undistort == {"zoom": round(zoom, 5), "kernel": "bicubic"}
+        assert zoom > 1
+    K[:2, :2] *= zoom
+    np.testing.assert_allclose(straight.views[0].camera.K, K)
+
+
+def test_several_cameras_each_fitted_to_its_files(tmp_path):
+    cameras = [*CAMERAS, (5, "SIMPLE_PINHOLE", 80, 80, [90.0, 40, 41])]
+    images = [IMAGES[1], (*IMAGES[0][:3], 5, "b.png")]
+    root = write_scene(tmp_path, binary_files(cameras, images, POINTS), photos=["a.png"])
+    write_scene(root, {}, photos=["b.png"], size=(20, 20))
+    a, b = (view.camera for view in load_scene(root).views)
+    np.testing.assert_array_equal(a.K, [[50, 0, 19], [0, 52, 16], [0, 0, 1]])
+    np.testing.assert_array_equal(b.K, [[22.5, 0, 10], [0, 22.5, 10.25], [0, 0, 1]])
+    assert (b.width, b.height) == (20, 20)
+
+
+def test_an_unsupported_camera_that_no_image_uses_does_no_harm(tmp_path):
+    cameras = [(3, "FOV", 40, 30, [50.0, 50, 19, 16, 0.1]), *CAMERAS]
+    check_good(load_scene(write_scene(tmp_path / "scene", binary_files(cameras, IMAGES, POINTS))))
+
+
+def test_the_largest_of_several_models_is_taken(good):
+    write_scene(good, binary_files(CAMERAS, IMAGES[:1], POINTS[:1]), model="sparse/1")
+    write_scene(good, text_files(CAMERAS, IMAGES[:2], POINTS[:1]), model="sparse/2")
+    lines = []
+    check_good(load_scene(good, log=lines.append))
+    assert "largest of 3 models (0: 3 images, 1: 1 images, 2: 2 images)" in lines[0]
+
+
+def test_the_chosen_folder_of_photos_decides_the_size(good):
+    for name in ("a.png", "b.png", "sub/c.png"):
+        path = good / "images_2" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 15)).save(path)
+    scene = load_scene(good, images="images_2")
+    np.testing.assert_array_equal(scene.views[0].camera.K, [[25, 0, 9.5], [0, 26, 8], [0, 0, 1]])
+    check_good(load_scene(good))
+
+
+def test_the_only_folder_of_photos_is_found(good):
+    (good / "images").rename(good / "images_8")
+    check_good(load_scene(good))
+
+
+def test_2d_points_are_stepped_over(tmp_path):
+    """20 MB of them cost no memory."""
+    n = 800_000
+    head = struct.pack("<Qi7di", 1, 1, 1, 0, 0, 0, 0, 0, 1, 1) + b"a.png\0"
+    (tmp_path / "images.bin").write_bytes(head + struct.pack("<Q", n) + bytes(24 * n))
+    tracemalloc.start()
+    (image,) = read_images(tmp_path / "images.bin")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert image.name == "a.png"
+    assert peak < 1e5
+
+
+def test_many_points_with_tracks_of_all_lengths(tmp_path):
+    random = np.random.default_rng(0)
+    points = [
+        (random.normal(size=3), random.integers(0, 256, 3), int(random.integers(0, 9))) for _ in range(5000)
+    ]
+    (tmp_path / "points3D.bin").write_bytes(binary_files([], [], points)["points3D.bin"])
+    positions, colors = read_points(tmp_path / "points3D.bin")
+    np.testing.assert_array_equal(positions, [position for position, _, _ in points])
+    np.testing.assert_array_equal(colors, [color for _, color, _ in points])
+
+
+def test_quaternions_there_and_back():
+    quats = np.concatenate([np.random.default_rng(0).normal(size=(50, 4)), np.eye(4), [[1e-9, 1, 0, 0]]])
+    quats /= np.linalg.norm(quats, axis=1, keepdims=True)
+    quats[quats[:, 0] < 0] *= -1
+    for quat in quats:
+        rotation = rotation_matrix(tuple(quat))
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-14)
+        np.testing.assert_allclose(rotation_matrix(quaternion(rotation)), rotation, atol=1e-14)
+
+
+# ---- which photo is whose ----
+
+
+def rename_photos(root, names):
+    for old, new in zip(("a.png", "b.png", "sub/c.png"), names, strict=True):
+        if new is None:
+            (root / "images" / old).unlink()
+        else:
+            target = root / "images" / new
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (root / "images" / old).rename(target)
+
+
+@pytest.mark.parametrize(
+    ("names", "way"),
+    [
+        (("a.png", "b.png", "sub/c.png"), "name (a.png is a.png)"),
+        (("A.PNG", "B.tiff", "Sub/C.webp"), "stem, ignoring case and extension (a.png is A.PNG)"),
+        (("000.png", "001.png", "002.png"), "sorted order (a.png is 000.png)"),
+    ],
+)
+def test_photos_are_matched(good, names, way):
+    rename_photos(good, names)
+    (good / "images" / ".hidden.png").write_bytes(b"")
+    (good / "images" / "notes.txt").write_bytes(b"")
+    lines = []
+    check_good(load_scene(good, log=lines.append))
+    assert way in lines[0]
+
+
+@pytest.mark.parametrize("names", [("a.png", None, "sub/c.png"), ("A.jpeg", None, "sub/c.jpeg")])
+def test_views_without_a_photo_are_left_out_with_a_warning(good, names):
+    rename_photos(good, names)
+    lines = []
+    assert [view.name for view in load_scene(good, log=lines.append).views] == ["a.png", "sub/c.png"]
+    assert lines[1].startswith("warning: 1 of 3 views ('b.png') have no photo in ")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("x.png", "y.png", None), "none of the model's 3 images .* is among the 2 pictures"),
+        ((None, None, None), "holds no pictures"),
+        (("A.png", "A.jpg", None), "'a.png' could be any of 'A.jpg', 'A.png'"),
+    ],
+)
+def test_photos_that_cannot_be_matched(good, names, message):
+    rename_photos(good, names)
+    with pytest.raises(UserError, match=message):
+        load_scene(good)
+
+
+def test_two_images_of_one_stem_are_no_match(tmp_path):
+    images = [(*IMAGES[0][:4], "a.png"), (*IMAGES[1][:4], "a.jpg")]
+    root = write_scene(tmp_path, binary_files(CAMERAS, images, POINTS), photos=["A.tif"])
+    with pytest.raises(UserError, match=r"'A.tif' .* fits several images, such as 'a.png'"):
+        load_scene(root)
+
+
+# ---- broken input ----
+
+
+def change(name, old, new):
+    return lambda files: files | {name: files[name].replace(old, new, 1)}
+
+
+def replace(cameras=None, images=None, points=None):
+    def make(files):
+        given = [CAMERAS if cameras is None else cameras, IMAGES if images is None else images]
+        return binary_files(*given, POINTS if points is None else points)
+
+    return make
+
+
+def cut(name, n):
+    return lambda files: files | {name: files[name][:n]}
+
+
+def count(name, n):
+    return lambda files: files | {name: struct.pack("<Q", n) + files[name][8:]}
+
+
+def without(name):
+    return lambda files: {key: data for key, data in files.items() if key != name}
+
+
+def image(**fields):
+    record = dict(zip(("id", "quat", "translation", "camera", "name"), IMAGES[0], strict=True)) | fields
+    return tuple(record.values())
+
+
+NAN, INF = float("nan"), float("inf")
+TRACK_LENGTH = struct.pack("<dQ", 0.5, 2)  # of the first point, after its error
+BROKEN = {
+    "cameras claim 2^60": (
+        count("cameras.bin", 2**60),
+        "cameras.bin claims 1,152,921,504,606,846,976 cameras",
+    ),
+    "images claim 2^60": (count("images.bin", 2**60), "images.bin claims 1,152,921,504,606,846,976 images"),
+    "points claim 2^64-1": (
+        count("points3D.bin", 2**64 - 1),
+        "points3D.bin claims 18,446,744,073,709,551,615",
+    ),
+    "points claim one more": (count("points3D.bin", 4), "points3D.bin .*cut off or not COLMAP's"),
+    "2D points claim 2^60": (
+        change("images.bin", b"b.png\0" + struct.pack("<Q", 2), b"b.png\0" + struct.pack("<Q", 2**60)),
+        "images.bin claims 1,152,921,504,606,846,976 2D points",
+    ),
+    "track claims 2^60": (
+        change("points3D.bin", TRACK_LENGTH, struct.pack("<dQ", 0.5, 2**60)),
+        "points3D.bin ends too early",
+    ),
+    "empty cameras file": (cut("cameras.bin", 0), "cameras.bin is empty"),
+    "cut cameras": (cut("cameras.bin", 30), "cameras.bin .*cut off"),
+    "cut images": (cut("images.bin", 100), "images.bin .*cut off"),
+    "cut points": (cut("points3D.bin", 100), "points3D.bin .*cut off"),
+    "a name without end": (
+        cut("images.bin", 78),
+        "images.bin: image 1 has no readable name|images.bin .*cut off",
+    ),
+    "text instead": (lambda files: files | {"images.bin": b"<html></html>" * 99}, "images.bin claims"),
+    "no cameras file": (without("cameras.bin"), "has no cameras.bin or cameras.txt"),
+    "no images file": (without("images.bin"), "has no images.bin or images.txt"),
+    "no points file": (without("points3D.bin"), "has no points3D.bin or points3D.txt"),
+    "no cameras": (replace(cameras=[]), "has no cameras"),
+    "no images": (replace(images=[]), "empty model: it has no images"),
+    "no points": (replace(points=[]), "empty model: it has no points"),
+    "model id 17": (
+        change("cameras.bin", struct.pack("<iiQ", 1, 1, 40), struct.pack("<iiQ", 1, 17, 40)),
+        "camera 1 has the model id 17; 0 to 4 are supported",
+    ),
+    "fisheye": (
+        replace(cameras=[(1, "FOV", 40, 30, [50.0, 50, 19, 16, 0.1])]),
+        "camera 1 of .* has the camera model FOV; supported are SIMPLE_PINHOLE, PINHOLE, .*image_undistorter",
+    ),
+    "camera of no size": (replace(cameras=[(1, "PINHOLE", 0, 30, CAMERAS[0][4])]), "claims 0x30 pixels"),
+    "absurd camera": (
+        replace(cameras=[(1, "PINHOLE", 2**60, 30, CAMERAS[0][4])]),
+        "claims 1152921504606846976x30",
+    ),
+    "focal length NaN": (replace(cameras=[(1, "PINHOLE", 40, 30, [NAN, 52, 19, 16])]), "not a finite number"),
+    "focal length 0": (
+        replace(cameras=[(1, "PINHOLE", 40, 30, [0, 52, 19, 16])]),
+        "positive focal length, got 0.0",
+    ),
+    "absurd lens": (
+        replace(cameras=[(1, "OPENCV", 40, 30, [50, 52, 19, 16, 0, 0, 1e9, 0])]),
+        "leaves nothing of the 40x30 photo",
+    ),
+    "camera missing": (
+        replace(images=[image(camera=4)]),
+        "image 'b.png' needs the camera 4, which is not there",
+    ),
+    "pose NaN": (replace(images=[image(translation=[NAN, 0, 0])]), "image 'b.png' has no usable pose"),
+    "pose infinite": (replace(images=[image(translation=[0, INF, 0])]), "image 'b.png' has no usable pose"),
+    "pose absurd": (replace(images=[image(translation=[0, 1e300, 0])]), "image 'b.png' has no usable pose"),
+    "rotation zero": (replace(images=[image(quat=[0.0, 0, 0, 0])]), "image 'b.png' has no usable pose"),
+    "two of a name": (replace(images=[image(), image(id=8)]), "two images have the name 'b.png'"),
+    "name upwards": (replace(images=[image(name="../b.png")]), "leads outside the folder of photos"),
+    "name absolute": (replace(images=[image(name="/etc/b.png")]), "leads outside the folder of photos"),
+    "name empty": (replace(images=[image(name="")]), "leads outside the folder of photos"),
+    "point NaN": (
+        replace(points=[*POINTS, ([NAN, 0, 0], [0, 0, 0], 0)]),
+        "1 of 4 points are not finite, the first, number 4",
+    ),
+    "point absurd": (replace(points=[([1e300, 0, 0], [0, 0, 0], 0)]), "1 of 1 points are not finite"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_models_answer_one_line_and_take_no_memory(tmp_path, case):
+    damage, message = BROKEN[case]
+    root = write_scene(tmp_path / "scene", damage(binary_files(CAMERAS, IMAGES, POINTS)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=message) as error:
+            load_scene(root)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+    assert peak < 5e6
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("cameras", b"1 PINHOLE", b"one PINHOLE", "cameras.txt, line 3: expected CAMERA_ID MODEL"),
+        ("cameras", b" 40 30", b" 40", "cameras.txt, line 3: expected CAMERA_ID"),
+        ("cameras", b"50.0", b"fifty", "cameras.txt, line 3"),
+        ("cameras", b"PINHOLE", b"FISHEYE624", "has the camera model FISHEYE624; supported are"),
+        ("images", b"b.png", b"", "images.txt, line 3: expected IMAGE_ID QW"),
+        ("images", b"4 1 b.png", b"nan 1 b.png", "image 'b.png' has no usable pose"),
+        ("points3D", b"0.1 0.2", b"0.1 ?", "points3D.txt, line 3: expected POINT3D_ID"),
+        ("points3D", b"1 2 3", b"1 2 300", "points3D.txt, line 3"),
+    ],
+)
+def test_broken_text_answers_its_line(tmp_path, name, old, new, message):
+    files = text_files(CAMERAS, IMAGES, POINTS)
+    assert old in files[f"{name}.txt"]
+    files[f"{name}.txt"] = files[f"{name}.txt"].replace(old, new, 1)
+    with pytest.raises(UserError, match=message):
+        load_scene(write_scene(tmp_path, files))
+
+
+@pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])
+def test_every_cut_is_noticed(tmp_path, name):
+    files = binary_files(CAMERAS, IMAGES, POINTS)
+    root = write_scene(tmp_path, files)
+    for n in range(len(files[name])):
+        (root / "sparse/0" / name).write_bytes(files[name][:n])
+        with pytest.raises(UserError):
+            load_scene(root)
+
+
+@pytest.mark.parametrize("make", [binary_files, text_files])
+def test_any_damage_is_a_scene_or_one_line(tmp_path, make):
+    """Random bytes in random places: never another exception, whatever they say."""
+    files, random = make(CAMERAS, IMAGES, POINTS), np.random.default_rng(5)
+    root = write_scene(tmp_path, files)
+    outcomes = set()
+    for _ in range(150):
+        name = str(random.choice(list(files)))
+        data = bytearray(files[name])
+        for _ in range(random.integers(1, 4)):
+            data[random.integers(len(data))] = random.integers(256)
+        (root / "sparse/0" / name).write_bytes(bytes(data))
+        try:
+            outcomes.add(type(load_scene(root, cache=False)).__name__)
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes.add("UserError")
+        (root / "sparse/0" / name).write_bytes(files[name])
+    assert outcomes == {"Scene", "UserError"}
+
+
+# ---- what is a scene ----
+
+
+def test_what_is_no_scene(tmp_path, good):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="nowhere is not there"):
+        load_scene(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="file is not a folder"):
+        load_scene(tmp_path / "file")
+    with pytest.raises(UserError, match=r"looked for a COLMAP model .* and poses_bounds.npy"):
+        load_scene(tmp_path / "empty")
+    with pytest.raises(UserError, match="holds no COLMAP model"):
+        load_scene(tmp_path / "empty", reader="colmap")
+    with pytest.raises(UserError, match="reader must be one of auto, colmap, llff, got 'blender'"):
+        load_scene(good, reader="blender")
+
+
+def test_no_folder_of_photos(good):
+    with pytest.raises(UserError, match=r"no folder 'images_4' of photos in .*; choose images with --images"):
+        load_scene(good, images="images_4")
+    (good / "images").rename(good / "photos")
+    with pytest.raises(UserError, match=r"no folder 'images' of photos in .*; put the photos there"):
+        load_scene(good)
+    check_good(load_scene(good, images="photos"))
+
+
+# ---- Fern ----
+
+
+def test_fern(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GS_CACHE", str(tmp_path))
+    lines = []
+    scene = load_scene(data_folder / "fern", images="images_8", log=lines.append)
+    assert len(scene.views) == 20
+    assert scene.points.shape == (10_091, 3)
+    assert scene.undistort == {"zoom": 1.00952, "kernel": "bicubic"}
+    assert [view.name for view in scene.split()[1]] == ["IMG_4026.JPG", "IMG_4034.JPG", "IMG_4042.JPG"]
+    K = scene.views[0].camera.K
+    np.testing.assert_allclose(K[0, 0], 3260.52633 / 8 * 1.00952, rtol=1e-5)
+    np.testing.assert_array_equal(K[:2, 2], [252, 189])
+    assert "matched by sorted order (IMG_4026.JPG is image000.png)" in lines[0]
+    # Where a view sees the points, its photo has their colours, no other so well: axes and order are right.
+    for view in scene.views:
+        seen = scene.points[::4] @ view.camera.viewmat[:3, :3].T + view.camera.viewmat[:3, 3]
+        uv = (seen @ view.camera.K.T)[:, :2] / seen[:, 2:]
+        inside = (seen[:, 2] > 0) & (uv >= 0).all(axis=1) & (uv < [504, 378]).all(axis=1)
+        u, v = uv[inside].astype(int).T
+        colors = scene.colors[::4][inside].ravel()
+        agreement = [np.corrcoef(other.image[v, u].ravel(), colors)[0, 1] for other in scene.views]
+        assert scene.views[int(np.argmax(agreement))] is view
+        assert max(agreement) > 0.5
