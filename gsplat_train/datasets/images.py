@@ -27,6 +27,7 @@ from .undistort import Distortion, find_zoom, undistort
 
 NO_DISTORTION: Distortion = (0.0, 0.0, 0.0, 0.0)
 ASPECT_TOLERANCE = 0.05  # rounding of reduced photos passes, a rotated or cropped photo does not
+TOLD_EVERY = 50  # photos; undistorting so many can take a minute
 REMEDY = "replace it or take it out of the folder"
 CACHE_VERSION = "undistorted 1"  # part of the key: a new one where the same photo would come out different
 
@@ -69,7 +70,11 @@ def load_views(
 
     # pillow and numpy release the interpreter lock while they work on a picture
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        loaded = list(pool.map(load, photos))
+        loaded = []
+        for item in pool.map(load, photos):
+            loaded.append(item)
+            if len(loaded) % TOLD_EVERY == 0:
+                log(f"photos: {len(loaded)} of {len(photos)} loaded")
     return [item.view for item in loaded], _report(photos, loaded, undistorted, log)
 
 
