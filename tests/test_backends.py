@@ -200,6 +200,18 @@ def test_render_gives_gradients_to_a_dict(backend):
     assert np.asarray(as_tree.means).any()
 
 
+def test_the_reference_needs_little_memory():
+    """64 tiles with 500 splats each: an array of all alphas is 33 MB, and the VJP makes some thirty such."""
+    view, n = camera(128, 128, focal=100), 500
+    gaussians = to_mlx(scene(view, n, degree=0, size=100, opacity=-3))
+    python = load_backend("python")
+    mx.eval(mx.grad(lambda g: render(g, view, python).image.sum())(to_mlx(scene(view, 1, degree=0))))
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(mx.grad(lambda g: render(g, view, python).image.sum())(gaussians))
+    assert mx.get_peak_memory() - before < 100e6
+
+
 def test_render_says_what_is_wrong():
     view = camera()
     gaussians = to_mlx(scene(view, 3, degree=1))
@@ -336,6 +348,15 @@ def test_missing_and_doubled_mlx_are_said_in_one_line(monkeypatch):
     with pytest.raises(UserError, match="mlx-cpu and mlx-cuda-12 are installed together") as error:
         backends.check_mlx()
     assert "\n" not in str(error.value)
+
+    def without_library(path):
+        raise ImportError("libmlx.so: cannot open shared object file")
+
+    monkeypatch.setattr(backends, "_installed", lambda name: False)
+    monkeypatch.setattr(backends.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(backends, "import_module", without_library)
+    with pytest.raises(UserError, match=r"MLX does not load \(libmlx.so.*pip install gsplat-train\[cpu\]"):
+        backends.check_mlx()
     monkeypatch.setattr(backends.util, "find_spec", lambda path: None)
     with pytest.raises(UserError, match="MLX is not installed; run: pip install gsplat-train"):
         backends.check_mlx()

@@ -34,7 +34,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_header_and_reference_agree(name):
     values = dict(re.findall(r"(?:float|int) (k\w+) = ([^;]+);", HEADER.read_text()))
-    factors = [float(factor.rstrip("f")) for factor in re.split(r"[*/]", values[name])]
+    factors = [float(factor.strip().rstrip("f")) for factor in re.split(r"[*/]", values[name])]
     value = factors[0]
     for operator, factor in zip(re.findall(r"[*/]", values[name]), factors[1:], strict=True):
         value = value * factor if operator == "*" else value / factor
