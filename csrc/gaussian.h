@@ -45,7 +45,7 @@ struct Projection {
 };
 
 template <class F>
-GS_FN Projection<F> project_parts(const Gaussian<F>& g, const CameraParams& cam, bool antialiased) {
+GS_FN Projection<F> project_parts(const GS_THREAD Gaussian<F>& g, const GS_THREAD CameraParams& cam, bool antialiased) {
     using namespace gs_const;
     Projection<F> k;
     k.p.x = F(cam.r[0]) * g.mean.x + F(cam.r[1]) * g.mean.y + F(cam.r[2]) * g.mean.z + F(cam.t[0]);
@@ -103,7 +103,7 @@ GS_FN Projection<F> project_parts(const Gaussian<F>& g, const CameraParams& cam,
 }
 
 template <class F>
-GS_FN Splat<F> project(const Projection<F>& k, const CameraParams& cam) {
+GS_FN Splat<F> project(const GS_THREAD Projection<F>& k, const GS_THREAD CameraParams& cam) {
     const F low_pass = gs_const::kLowPass;
     Splat<F> s;
     s.mx = F(cam.fx) * k.p.x * k.rz + F(cam.cx);
@@ -120,7 +120,7 @@ GS_FN Splat<F> project(const Projection<F>& k, const CameraParams& cam) {
 }
 
 template <class F>
-GS_FN Gaussian<F> project_vjp(const Projection<F>& k, const Splat<F>& s, SplatGrad<F> d, const CameraParams& cam,
+GS_FN Gaussian<F> project_vjp(const GS_THREAD Projection<F>& k, const GS_THREAD Splat<F>& s, SplatGrad<F> d, const GS_THREAD CameraParams& cam,
                               bool antialiased) {
     const F half = 0.5f, two = 2.0f;
     Gaussian<F> g;

@@ -6,14 +6,14 @@
 
 namespace gs::GS_ISA {
 
-constexpr float kSH0 = 0.28209479f;
-constexpr float kSH1 = 0.48860251f;
-constexpr float kSH2[5] = {1.09254843f, -1.09254843f, 0.31539157f, -1.09254843f, 0.54627422f};
-constexpr float kSH3[7] = {-0.59004359f, 2.89061144f, -0.45704580f, 0.37317633f, -0.45704580f, 1.44530572f, -0.59004359f};
+GS_CONSTANT float kSH0 = 0.28209479f;
+GS_CONSTANT float kSH1 = 0.48860251f;
+GS_CONSTANT float kSH2[5] = {1.09254843f, -1.09254843f, 0.31539157f, -1.09254843f, 0.54627422f};
+GS_CONSTANT float kSH3[7] = {-0.59004359f, 2.89061144f, -0.45704580f, 0.37317633f, -0.45704580f, 1.44530572f, -0.59004359f};
 
 // basis[k - 1] for k = 1 .. (degree + 1)^2 - 1
 template <class F>
-GS_FN void sh_basis(Vec3<F> d, int degree, F basis[15]) {
+GS_FN void sh_basis(Vec3<F> d, int degree, GS_THREAD F* basis) {
     if (degree < 1) return;
     basis[0] = F(-kSH1) * d.y;
     basis[1] = F(kSH1) * d.z;
@@ -37,7 +37,7 @@ GS_FN void sh_basis(Vec3<F> d, int degree, F basis[15]) {
 
 // sum over k of w[k] * d basis[k] / d direction
 template <class F>
-GS_FN Vec3<F> sh_basis_vjp(Vec3<F> d, int degree, const F w[15]) {
+GS_FN Vec3<F> sh_basis_vjp(Vec3<F> d, int degree, const GS_THREAD F* w) {
     Vec3<F> g = {F(0.0f), F(0.0f), F(0.0f)};
     if (degree < 1) return g;
     const F two = 2.0f, three = 3.0f;

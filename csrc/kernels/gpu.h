@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels share: the layout of the arrays that pass between them, and sums over a SIMD group.
+// A splat's record is twelve floats, so that it is read as three float4; a culled one has radii 0.
+// Everything that points is indexed in the kernels' own text: an input of fewer than eight elements lies in Metal's
+// constant space, so a helper that took a pointer would not compile there.
+#pragma once
+#if defined(__METAL_VERSION__)
+inline float fast_reciprocal(float x) { return metal::fast::divide(1.0f, x); }
+#endif
+#include "../compat.h"
+#include "../constants.h"
+
+#include "../gaussian.h"
+#include "../sh.h"
+#include "../blend.h"
+
+namespace gs {
+namespace GS_ISA {
+using namespace gs_const;
+
+// sizes: int32 [16]
+GS_CONSTANT int kN = 0, kWidth = 1, kHeight = 2, kTilesX = 3, kTilesY = 4, kRest = 5, kDegree = 6, kAntialiased = 7,
+                kCapacity = 8, kBuckets = 9, kGroups = 10, kFlags = 11;
+// settings: float [32]; rates of means, quats, log_scales, logits, sh0, shN with m's bias correction in 0..5
+GS_CONSTANT int kVCorrection = 6, kOpacityReg = 7, kScaleReg = 8, kNoise = 9, kSeed = 10, kStep = 11, kBackground = 12,
+                kL1Weight = 15, kSsimWeight = 16, kLambda = 17;
+// status: uint32 [8]; state 0: all is well, 1: more intersections than there is room for, 2: not finite
+GS_CONSTANT int kState = 0, kNeeded = 1, kMostNeeded = 2, kDone = 3, kRunning = 4;
+GS_CONSTANT uint kWell = 0, kOverflow = 1, kNotFinite = 2;
+// a record's floats; radii are int bits
+GS_CONSTANT uint kRecord = 12, kRed = 6, kDepth = 9, kRadiusX = 10, kRadiusY = 11;
+// a slot's floats: what one tile adds to a splat's gradient, as sums over pixels of d = dL/d ln(alpha), d dx, d dy, ...
+GS_CONSTANT uint kSlot = 12;
+GS_CONSTANT uint kBucket = 64;        // entries of a tile's list that one SIMD group takes in the backward pass
+GS_CONSTANT uint kIntersectGroup = 256;  // splats of a group in intersect
+GS_CONSTANT uint kSortChunk = 2048;   // keys sorted in threadgroup memory: 16 kB
+
+GS_FN CameraParams unpack_camera(float4 a, float4 b, float4 c, float4 d, float4 e, int width, int height) {
+    CameraParams cam;
+    cam.r[0] = a.x, cam.r[1] = a.y, cam.r[2] = a.z, cam.r[3] = a.w, cam.r[4] = b.x, cam.r[5] = b.y, cam.r[6] = b.z;
+    cam.r[7] = b.w, cam.r[8] = c.x, cam.t[0] = c.y, cam.t[1] = c.z, cam.t[2] = c.w;
+    cam.position[0] = d.x, cam.position[1] = d.y, cam.position[2] = d.z;
+    cam.fx = d.w, cam.fy = e.x, cam.cx = e.y, cam.cy = e.z;
+    cam.width = width, cam.height = height;
+    return cam;
+}
+
+// What the cut at 1/255 leaves of an ellipse: a dx^2 + 2 b dx dy + c dy^2 <= reach, a little wider for rounding.
+GS_FN float visible_reach(float opacity) {
+    return max(2.0f * log(255.0f * opacity), 0.0f) * 1.0001f + 1e-3f;
+}
+
+// SSIM's window: taps of a Gaussian of sigma 1.5 px by their distance from the centre, over their sum.
+GS_CONSTANT float kTap0 = 0.266011725f, kTap1 = 0.213005538f, kTap2 = 0.10936069f, kTap3 = 0.0360007721f, kTap4 = 0.00759875814f, kTap5 = 0.00102838008f;
+
+// A splat's summed slot -> the gradient of its ellipse. With e's coefficients sums of d, d dx, .. give dL/dmean2d and
+// dL/dconic; dL/dopacity = sum d / opacity.
+GS_FN SplatGrad<float> splat_gradient(float4 s, float4 t, float a, float b, float c, float opacity) {
+    SplatGrad<float> v;
+    v.mx = a * s.y + b * s.z;
+    v.my = b * s.y + c * s.z;
+    v.a = -0.5f * s.w;
+    v.b = -t.x;
+    v.c = -0.5f * t.y;
+    v.opacity = s.x / max(opacity, 1e-12f);
+    v.depth = 0.0f;
+    return v;
+}
+
+// The gradient of a unit direction -> of the vector that it was made from.
+GS_FN Vec3<float> direction_vjp(Vec3<float> direction, float inv_length, Vec3<float> v) {
+    const float along = dot(v, direction);
+    return {(v.x - along * direction.x) * inv_length, (v.y - along * direction.y) * inv_length,
+            (v.z - along * direction.z) * inv_length};
+}
+
+// One Adam step of one number (Kingma and Ba 2015); rate holds m's bias correction, v_correction v's.
+struct Moved {
+    float p, m, v;
+};
+GS_FN Moved adam_step(float p, float m, float v, float g, float rate, float v_correction) {
+    const float m1 = kAdamBeta1 * m + (1.0f - kAdamBeta1) * g;
+    const float v1 = kAdamBeta2 * v + (1.0f - kAdamBeta2) * g * g;
+    return {p - rate * m1 / (sqrt(v1 * v_correction) + kAdamEps), m1, v1};
+}
+
+// A normal sample from a counter (finaliser "lowbias32"; Box and Muller 1958).
+GS_FN uint hash(uint x) {
+    x ^= x >> 16;
+    x *= 0x7FEB352Du;
+    x ^= x >> 15;
+    x *= 0x846CA68Bu;
+    return x ^ (x >> 16);
+}
+GS_FN float normal(uint counter, uint seed, uint step) {
+    const uint key = counter * 0x9E3779B1u + step * 0x85EBCA77u + seed * 0xC2B2AE3Du;
+    const float u1 = (float(hash(key) >> 8) + 0.5f) * (1.0f / 16777216.0f);
+    const float u2 = (float(hash(key + 0x27D4EB2Fu) >> 8) + 0.5f) * (1.0f / 16777216.0f);
+    return sqrt(-2.0f * log(u1)) * cos(6.28318531f * u2);
+}
+
+// By its bits: Metal's fast arithmetic takes every number for finite.
+GS_FN bool is_finite(float x) { return (as_type<uint>(x) & 0x7F800000u) != 0x7F800000u; }
+
+}  // namespace GS_ISA
+}  // namespace gs
+using namespace gs;
+using namespace gs::GS_ISA;
+using namespace gs_const;
+#if defined(__CUDACC_RTC__) || defined(__CUDACC__)
+// Metal's address spaces; here, at the end, because CUDA's own `__device__` may be a macro around the first word.
+#define device
+#define threadgroup __shared__
+#endif
