@@ -104,7 +104,8 @@ def _ellipses(
     xx, yy = xx + LOW_PASS, yy + LOW_PASS
     conics = mx.stack([yy / det, -xy / det, xx / det], axis=1)
     means2d = mx.concatenate([fx * x / depths + cx, fy * y / depths + cy], axis=1)
-    depths, opacities = depths[:, 0], gaussians.opacities
+    # The sigmoid, written out: the VJP of mx.sigmoid is o (1 - o), and near 1 the digits of 1 - o are lost.
+    depths, opacities = depths[:, 0], 1 / (1 + mx.exp(-gaussians.logit_opacities))
     if antialiased:
         opacities = opacities * mx.sqrt(det_sharp / det)
 
