@@ -238,6 +238,12 @@ class Trainer:
             f"good state is in {self.run.checkpoints}; try --set lr_means={self.config.lr_means / 4:g}"
         )
 
+    def _looked_at(self) -> bool:
+        """Whether something after this step looks at the state, the sums or the loss."""
+        config = self.config
+        every = (config.log_every, config.eval_every, config.checkpoint_every, config.reset_every)
+        return density.due(config, self.state.step) or any(map(self._due, every))
+
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.steps
 
@@ -282,12 +288,13 @@ class Trainer:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM add to; a second one interrupts at once."""
+    """A list that Ctrl-C and SIGTERM add to; a second one does what the first would have done before."""
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
         if received:
-            raise KeyboardInterrupt
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
         received.append(number)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

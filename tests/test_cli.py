@@ -243,6 +243,23 @@ def test_a_signal_saves_exits_130_and_the_run_goes_on(
     call("export", run, tmp_path / "so_far.ply")
 
 
+@pytest.mark.parametrize(
+    ("action", "code", "said"),
+    [
+        ("signal.raise_signal(signal.SIGINT)", 130, "gs-x: interrupted"),
+        ("signal.raise_signal(signal.SIGTERM)", 130, "gs-x: interrupted"),
+        ("raise MemoryError", 2, "gs-x: out of memory"),
+        ("raise OSError(28, 'No space left on device', 'f')", 5, "gs-x: cannot write f: No space"),
+        ("1 / 0", 1, "Traceback"),
+    ],
+)
+def test_the_boundary_turns_what_may_happen_into_exit_codes(action: str, code: int, said: str) -> None:
+    imports = "import signal\nfrom gsplat_train.cli import make_app, run"
+    program = f"{imports}\ndef x(): {action}\nrun(make_app(x), 'gs-x')"
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert done.returncode == code and done.stderr.startswith(said) and not done.stdout
+
+
 def test_overwrite_replaces_a_run_and_nothing_else(trained, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / "notes.txt").write_text("mine")

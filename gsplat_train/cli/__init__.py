@@ -37,13 +37,14 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     """Runs a program and exits: 0, a documented code with one line on standard error, or 1 with a bug's
     traceback.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         typer.main.get_command(app).main(prog_name=program, standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
         _exit(program, str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except _Stopped:
         _exit(program, "interrupted", 130)
     except MemoryError:
         _exit(program, "out of memory; try a smaller --max-splats, --max-size or image folder", 2)
@@ -61,8 +62,12 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     sys.exit(0)
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM with nothing to save. Of KeyboardInterrupt typer would make a normal return."""
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise _Stopped
 
 
 def _exit(program: str, message: str, code: int) -> NoReturn:
