@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Metal backend on the emulation: every stage and the whole training step, each access checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import mlx.core as mx
+
+from gsplat_train.backends import python
+from gsplat_train.backends._gpu import Engine
+from gsplat_train.backends._gpu_step import Steps
+from gsplat_train.backends._kernels import KernelSpec, body, header
+
+from .launcher import ORDERS, Launcher
+from .mlx_text import Kernel
+
+
+def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = None) -> SimpleNamespace:
+    """A backend of its own; `launcher` is what runs its kernels, `engine` knows its capacities."""
+    launcher = Launcher(order, change)
+
+    def make(spec: KernelSpec) -> Callable[..., list[mx.array]]:
+        inputs, outputs = [array.name for array in spec.inputs], [array.name for array in spec.outputs]
+        return launcher.metal_kernel(spec.name, inputs, outputs, body(spec.name), header(cuda=False))
+
+    engine = Engine(make)
+    steps = Steps(engine)
+    return SimpleNamespace(
+        launcher=launcher, engine=engine, project=engine.project, isect_tiles=engine.isect_tiles,
+        rasterize=engine.rasterize, photometric_loss=engine.photometric_loss, adam=python.adam,
+        train_step=steps.train_step, settle=steps.settle,
+    )  # fmt: skip
