@@ -240,7 +240,7 @@ nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::seque
     s.stat_abs = data(stat_abs, t.n, "stats.absgrad_norm");
     s.stat_count = data(stat_count, t.n, "stats.count");
     const float* bg = data(background, 3, "background");
-    const size_t padded = size_t((width + 15) / 16 * 16) * ((height + 15) / 16 * 16);
+    const size_t padded = size_t(plane_stride(width)) * plane_rows(height);
     const uint8_t* photo = data(target, 3 * padded, "target");
     LossValue value;
     bool updated = false;
@@ -294,6 +294,8 @@ NB_MODULE(_csrc, m) {
         for (const char* s : instruction_sets()) names.append(s);
         return names;
     }, "The instruction sets that can be chosen here with GS_SIMD, best first.");
+    m.def("plane_shape", [](int width, int height) { return nb::make_tuple(plane_rows(height), plane_stride(width)); },
+          "(rows, stride) of a photo's planes as loss and train_step take it.");
     m.def("threads", &thread_count);
     m.def("set_threads", &set_thread_count);
     m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),

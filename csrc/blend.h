@@ -13,11 +13,11 @@ GS_FN F exponent(F dx, F dy, F ha, F hb, F hc, F l) {
     return l + dx * (ha * dx + hb * dy) + (hc * dy) * dy;
 }
 
-// d loss / d ln(alpha) of a splat whose pixel contribution is w = alpha T with g = v . colour, where behind = v . (what all
-// splats behind it and the background contribute): moving alpha up brings w g more of it, and hides behind/(1 - alpha).
+// d loss / d ln(alpha) of a splat that contributes q = v . colour alpha T, where behind = v . (what all splats behind it and the
+// background contribute): a larger alpha brings more of q, and hides as much of what is behind as (1 - alpha) lets through.
 template <class F>
-GS_FN F log_alpha_vjp(F w, F g, F alpha, F behind) {
-    return w * g - behind * (alpha * reciprocal(F(1.0f) - alpha));
+GS_FN F log_alpha_vjp(F q, F alpha, F behind) {
+    return q - behind * (alpha * reciprocal(F(1.0f) - alpha));
 }
 
 // The least of q(dx, dy) = a dx^2 + b dx dy + c dy^2 over the rectangle [x0, x1] x [y0, y1] relative to the mean. A convex

@@ -41,7 +41,8 @@ struct Projection {
     F m[9];      // M
     F s[3];
     F v0[3], v1[3];
-    F a, b, c, det, det_blur, comp, base_opacity;
+    F a, b, c, det, det_blur, comp;
+    F base_opacity, transparency;  // sigmoid(logit), sigmoid(-logit): 1 - opacity would lose digits near 1
 };
 
 template <class F>
@@ -97,7 +98,9 @@ GS_FN Projection<F> project_parts(const GS_THREAD Gaussian<F>& g, const GS_THREA
     const F c2 = k.v0[0] * k.v1[1] - k.v0[1] * k.v1[0];
     k.det = c0 * c0 + c1 * c1 + c2 * c2;
     k.det_blur = k.det + F(kLowPass) * (k.a + k.c) + F(kLowPass * kLowPass);
-    k.base_opacity = sigmoid(g.logit);
+    const F decay = exp(-g.logit);
+    k.base_opacity = F(1.0f) / (F(1.0f) + decay);
+    k.transparency = decay * k.base_opacity;
     k.comp = antialiased ? sqrt(k.det / k.det_blur) : one;
     return k;
 }
@@ -142,7 +145,7 @@ GS_FN Gaussian<F> project_vjp(const GS_THREAD Projection<F>& k, const GS_THREAD 
         vc += v_det * k.a + v_blur * s.cov_a;
         vb -= two * k.b * (v_det + v_blur);
     }
-    g.logit = v_base * k.base_opacity * (F(1.0f) - k.base_opacity);
+    g.logit = v_base * k.base_opacity * k.transparency;
 
     const F fx = F(cam.fx) * k.rz, fy = F(cam.fy) * k.rz;
     F v_m[9], v_u = 0.0f, v_v = 0.0f, scaled = 0.0f;  // scaled = rz * dL/drz through J

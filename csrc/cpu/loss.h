@@ -14,8 +14,11 @@ namespace gs::GS_ISA {
 constexpr int kMargin = 16;  // floats of zero on either side of a row
 constexpr int kReach = 5;    // the window's half width
 
+constexpr int kTaps = 2 * kReach + 1;
+
 struct Window {
-    float tap[kReach + 1];
+    float tap[kReach + 1];  // from the centre outwards
+    float all[kTaps];       // from one end to the other
     Window() {
         float total = 0.0f;
         for (int i = 0; i <= kReach; ++i) {
@@ -24,13 +27,32 @@ struct Window {
             tap[i] = e[0];
             total += i ? 2.0f * e[0] : e[0];
         }
-        for (int i = 0; i <= kReach; ++i) tap[i] /= total;
+        for (int i = 0; i <= kReach; ++i) {
+            tap[i] /= total;
+            all[kReach + i] = all[kReach - i] = tap[i];
+        }
     }
 };
 
+// The rows under the window centred on `row` that the picture has: `count` from `first`, the first one under tap `tap`.
+struct Band {
+    int first, count, tap;
+    Band(int row, int height) {
+        first = row - kReach < 0 ? 0 : row - kReach;
+        count = (row + kReach < height ? row + kReach + 1 : height) - first;
+        tap = first - (row - kReach);
+    }
+};
+
+// q: aligned to a vector, sixteen floats readable on either side.
 GS_INLINE F16 blur_row(const float* q, const Window& g) {
-    F16 s = load(q) * F16(g.tap[0]);
-    for (int i = 1; i <= kReach; ++i) s += (load(q - i) + load(q + i)) * F16(g.tap[i]);
+    const F16 before = load(q - 16), here = load(q), after = load(q + 16);
+    F16 s = here * F16(g.tap[0]);
+    s += (shifted<-1>(before, here, after, q) + shifted<1>(before, here, after, q)) * F16(g.tap[1]);
+    s += (shifted<-2>(before, here, after, q) + shifted<2>(before, here, after, q)) * F16(g.tap[2]);
+    s += (shifted<-3>(before, here, after, q) + shifted<3>(before, here, after, q)) * F16(g.tap[3]);
+    s += (shifted<-4>(before, here, after, q) + shifted<4>(before, here, after, q)) * F16(g.tap[4]);
+    s += (shifted<-5>(before, here, after, q) + shifted<5>(before, here, after, q)) * F16(g.tap[5]);
     return s;
 }
 
@@ -43,6 +65,7 @@ static void ssim_maps(LossArgs& args, int channel, int row0, int row1, float* sc
     const PlaneArgs& p = args.planes;
     const Window g;
     const int stride = p.stride, pitch = stride + 2 * kMargin;
+    const int columns = p.tiles_x * gs_const::kTile;  // beyond these the planes are not filled, the blurred rows stay zero
     const long plane = long(p.rows) * stride;
     const float* image = p.image + channel * plane;
     const uint8_t* target = args.target + channel * plane;
@@ -52,7 +75,7 @@ static void ssim_maps(LossArgs& args, int channel, int row0, int row1, float* sc
     float* ring = scratch;
     float* rows[5];
     for (int k = 0; k < 5; ++k) {
-        rows[k] = scratch + long(11 + k) * pitch;
+        rows[k] = scratch + long(kTaps + k) * pitch;
         clear(rows[k], pitch);
     }
     const F16 to_unit = 1.0f / 255.0f, zero = 0.0f, two = 2.0f, one = 1.0f;
@@ -60,24 +83,26 @@ static void ssim_maps(LossArgs& args, int channel, int row0, int row1, float* sc
     F16 l1 = zero, ssim = zero;
     int filled = row0 - kReach < 0 ? 0 : row0 - kReach;
     for (int row = row0; row < row1; ++row) {
-        const int from = row - kReach < 0 ? 0 : row - kReach, to = row + kReach >= p.height ? p.height - 1 : row + kReach;
-        for (; filled <= to; ++filled)
-            for (int x = 0; x < stride; x += 16)
-                store(ring + long(filled % 11) * pitch + x, load_u8(target + long(filled) * stride + x) * to_unit);
-        for (int x = 0; x < stride; x += 16) {
+        const Band band(row, p.height);
+        for (; filled < band.first + band.count; ++filled)
+            for (int x = 0; x < columns; x += 16)
+                store(ring + long(filled % kTaps) * pitch + x, load_u8(target + long(filled) * stride + x) * to_unit);
+        const float *photo[kTaps], *render = image + long(band.first) * stride;
+        for (int k = 0; k < band.count; ++k) photo[k] = ring + long((band.first + k) % kTaps) * pitch;
+        const float* here = ring + long(row % kTaps) * pitch;
+        for (int x = 0; x < columns; x += 16) {
             F16 sx = zero, sy = zero, sxx = zero, syy = zero, sxy = zero;
-            for (int r = from; r <= to; ++r) {
-                const F16 tap = g.tap[r < row ? row - r : r - row];
-                const F16 a = load(image + long(r) * stride + x), b = load(ring + long(r % 11) * pitch + x);
+            for (int k = 0; k < band.count; ++k) {
+                const F16 tap = g.all[band.tap + k];
+                const F16 a = load(render + long(k) * stride + x), b = load(photo[k] + x);
                 const F16 ta = tap * a, tb = tap * b;
                 sx += ta, sy += tb, sxx += ta * a, syy += tb * b, sxy += ta * b;
             }
             store(rows[0] + kMargin + x, sx), store(rows[1] + kMargin + x, sy), store(rows[2] + kMargin + x, sxx);
             store(rows[3] + kMargin + x, syy), store(rows[4] + kMargin + x, sxy);
         }
-        for (int x = 0; x < p.width; x += 16) {
-            const int n = p.width - x < 16 ? p.width - x : 16;
-            const M16 inside = first_lanes(n);
+        for (int x = 0; x < columns; x += 16) {
+            const M16 inside = first_lanes(p.width - x);  // the others' maps are zero
             const F16 mu = blur_row(rows[0] + kMargin + x, g), nu = blur_row(rows[1] + kMargin + x, g);
             const F16 s = blur_row(rows[2] + kMargin + x, g) - mu * mu, t = blur_row(rows[3] + kMargin + x, g) - nu * nu;
             const F16 c = blur_row(rows[4] + kMargin + x, g) - mu * nu;
@@ -92,11 +117,8 @@ static void ssim_maps(LossArgs& args, int channel, int row0, int row1, float* sc
             store(maps[1] + at, keep(inside, d_s));
             store(maps[2] + at, keep(inside, d_c));
             ssim += keep(inside, value);
-            l1 += keep(inside, abs(load(image + at) - load(ring + long(row % 11) * pitch + x)));
+            l1 += keep(inside, abs(load(image + at) - load(here + x)));
         }
-        // What stands beyond the picture's width in these rows counts as zero.
-        for (int k = 0; k < 3; ++k)
-            for (int x = (p.width + 15) / 16 * 16; x < stride; x += 16) store(maps[k] + long(row) * stride + x, zero);
     }
     args.l1 += double(sum(l1));
     args.ssim += double(sum(ssim));
@@ -107,6 +129,7 @@ static void loss_gradient(LossArgs& args, int channel, int row0, int row1, float
     const PlaneArgs& p = args.planes;
     const Window g;
     const int stride = p.stride, pitch = stride + 2 * kMargin;
+    const int columns = p.tiles_x * gs_const::kTile;  // beyond these the planes are not filled, the blurred rows stay zero
     const long plane = long(p.rows) * stride;
     const float* image = p.image + channel * plane;
     const uint8_t* target = args.target + channel * plane;
@@ -122,26 +145,27 @@ static void loss_gradient(LossArgs& args, int channel, int row0, int row1, float
     const F16 ssim_weight = args.ssim_weight, l1_weight = args.l1_weight;
     for (int row = row0; row < row1; ++row) {
         if (row >= p.height) {
-            clear(out + long(row) * stride, stride);
+            clear(out + long(row) * stride, columns);
             continue;
         }
-        const int from = row - kReach < 0 ? 0 : row - kReach, to = row + kReach >= p.height ? p.height - 1 : row + kReach;
-        for (int x = 0; x < stride; x += 16) {
+        const Band band(row, p.height);
+        for (int x = 0; x < columns; x += 16) {
             F16 s[3] = {zero, zero, zero};
-            for (int r = from; r <= to; ++r) {
-                const F16 tap = g.tap[r < row ? row - r : r - row];
-                for (int k = 0; k < 3; ++k) s[k] += tap * load(maps[k] + long(r) * stride + x);
+            for (int k = 0; k < band.count; ++k) {
+                const F16 tap = g.all[band.tap + k];
+                const long at = long(band.first + k) * stride + x;
+                for (int q = 0; q < 3; ++q) s[q] += tap * load(maps[q] + at);
             }
-            for (int k = 0; k < 3; ++k) store(rows[k] + kMargin + x, s[k]);
+            for (int q = 0; q < 3; ++q) store(rows[q] + kMargin + x, s[q]);
         }
-        for (int x = 0; x < stride; x += 16) {
+        for (int x = 0; x < columns; x += 16) {
             const long at = long(row) * stride + x;
             const F16 a = load(image + at), b = load_u8(target + at) * to_unit;
             const F16 d_mu = blur_row(rows[0] + kMargin + x, g), d_s = blur_row(rows[1] + kMargin + x, g);
             const F16 d_c = blur_row(rows[2] + kMargin + x, g);
             const F16 sign = select(b < a, F16(1.0f), select(a < b, F16(-1.0f), zero));
             const F16 v = ssim_weight * (d_mu + two * a * d_s + b * d_c) + l1_weight * sign;
-            store(out + at, keep(first_lanes(p.width - x < 0 ? 0 : p.width - x), v));
+            store(out + at, keep(first_lanes(p.width - x), v));
         }
     }
 }

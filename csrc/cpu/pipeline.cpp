@@ -81,8 +81,8 @@ void Pipeline::set_size(int width, int height) {
     planes_.height = height;
     planes_.tiles_x = (width + kTile - 1) / kTile;
     planes_.tiles_y = (height + kTile - 1) / kTile;
-    planes_.stride = planes_.tiles_x * kTile;
-    planes_.rows = planes_.tiles_y * kTile;
+    planes_.stride = plane_stride(width);
+    planes_.rows = plane_rows(height);
 }
 
 void Pipeline::project(const Params& params, long n, int sh_degree, int sh_stride, const CameraParams& camera,

@@ -8,9 +8,18 @@
 #include <vector>
 
 #include "../camera.h"
+#include "../constants.h"
 #include "kernels.h"
 
 namespace gs {
+
+// Floats from one row of a view's planes to the next: whole tiles, and a vector more where rows would else lie a multiple of a kilobyte
+// apart and fight for the same few lines of the first-level cache.
+constexpr int plane_stride(int width) {
+    const int stride = (width + gs_const::kTile - 1) / gs_const::kTile * gs_const::kTile;
+    return stride % 256 == 0 ? stride + 16 : stride;
+}
+constexpr int plane_rows(int height) { return (height + gs_const::kTile - 1) / gs_const::kTile * gs_const::kTile; }
 
 const Kernels& kernels();                    // of the best instruction set here, or of GS_SIMD
 std::vector<const char*> instruction_sets();  // compiled in and able to run here

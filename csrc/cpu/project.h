@@ -8,29 +8,27 @@
 
 namespace gs::GS_ISA {
 
-// rows[i][0 .. count) of a row-major array -> lanes: out[j] holds column j of sixteen rows. Missing rows read as zero.
+// n <= 16 rows of kCount floats <-> lanes: out[j] holds column j. Missing rows read as zero.
 template <int kCount>
 GS_INLINE void load_columns(const float* rows, int n, F16 out[kCount]) {
-    float t[kCount][16];
-    for (int i = 0; i < 16; ++i)
-        for (int j = 0; j < kCount; ++j) t[j][i] = i < n ? rows[i * kCount + j] : 0.0f;
-    for (int j = 0; j < kCount; ++j) out[j] = load(t[j]);
+    F16 t[kCount];
+    for (int j = 0; j < kCount; ++j) t[j] = load_first(rows + 16 * j, n * kCount - 16 * j);
+    rows_to_columns<kCount>(t, out);
 }
 template <int kCount>
 GS_INLINE void store_columns(float* rows, int n, const F16 in[kCount]) {
-    float t[kCount][16];
-    for (int j = 0; j < kCount; ++j) store(t[j], in[j]);
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j < kCount; ++j) rows[i * kCount + j] = t[j][i];
+    F16 t[kCount];
+    columns_to_rows<kCount>(in, t);
+    for (int j = 0; j < kCount; ++j) store_first(rows + 16 * j, t[j], n * kCount - 16 * j);
 }
 
-// As load_columns for `count` <= 45 columns, in groups of sixteen transposed in registers.
+// As load_columns for the first `count` <= 45 of `stride` columns, in groups of sixteen transposed in registers. Missing rows repeat
+// the last one: nothing reads their lanes.
 GS_INLINE void load_sh(const float* rows, int n, int stride, int count, F16 out[48]) {
     for (int group = 0; group < count; group += 16) {
         F16 r[16];
         const int rest = stride - group;
-        for (int i = 0; i < 16; ++i)
-            r[i] = i < n ? load_first(rows + long(i) * stride + group, rest < 16 ? rest : 16) : F16(0.0f);
+        for (int i = 0; i < 16; ++i) r[i] = load_first(rows + long(i < n ? i : n - 1) * stride + group, rest < 16 ? rest : 16);
         transpose(r);
         for (int j = 0; j < 16; ++j) out[group + j] = r[j];
     }
@@ -124,6 +122,9 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
         M16 visible = first_lanes(n) & (s.depth >= F16(kNearPlane)) & (s.opacity >= F16(kAlphaMin)) & (rx > zero) & (ry > zero);
         visible = visible & (s.mx + rx > zero) & (s.mx - rx < width) & (s.my + ry > zero) & (s.my - ry < height);
         visible = visible & (s.depth < F16(1e30f)) & (k.det_blur < F16(1e30f));
+        // exp() takes NaN for a small number: look at what went in. x - x is zero but for infinities and NaN.
+        const F16 inputs = g.mean.x + g.mean.y + g.mean.z + g.qw + g.qx + g.qy + g.qz + g.log_scale.x + g.log_scale.y + g.log_scale.z + g.logit;
+        visible = visible & (inputs - inputs <= zero);
 
         // Box of tiles from the radii, then the rows' spans.
         const F16 inv_tile = 1.0f / kTile;
@@ -161,6 +162,7 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
         line[5] = log2(max(s.opacity, F16(1e-30f)));
         for (int c = 0; c < 3; ++c) line[6 + c] = max(color.rgb[c], zero);
         line[9] = s.opacity;
+        for (int c = 0; c < 10; ++c) line[c] = keep(visible, line[c]);  // a culled row holds nothing that is not finite
         for (int c = 10; c < 16; ++c) line[c] = zero;
         transpose(line);
         float depth[16];
@@ -177,13 +179,15 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
             args.depth_keys[i + j] = (seen >> j) & 1 ? key : 0xFFFFFFFFu;
         }
         if (args.out_means2d) {
-            const F16 means2d[2] = {s.mx, s.my}, conics[3] = {s.a, s.b, s.c};
-            const F16 colors[3] = {max(color.rgb[0], zero), max(color.rgb[1], zero), max(color.rgb[2], zero)};
+            const F16 means2d[2] = {keep(visible, s.mx), keep(visible, s.my)};
+            const F16 conics[3] = {keep(visible, s.a), keep(visible, s.b), keep(visible, s.c)};
+            const F16 colors[3] = {keep(visible, max(color.rgb[0], zero)), keep(visible, max(color.rgb[1], zero)),
+                                   keep(visible, max(color.rgb[2], zero))};
             store_columns<2>(args.out_means2d + 2 * i, n, means2d);
             store_columns<3>(args.out_conics + 3 * i, n, conics);
             store_columns<3>(args.out_colors + 3 * i, n, colors);
-            store_first(args.out_depths + i, s.depth, n);
-            store_first(args.out_opacities + i, s.opacity, n);
+            store_first(args.out_depths + i, keep(visible, s.depth), n);
+            store_first(args.out_opacities + i, keep(visible, s.opacity), n);
             float frx[16], fry[16];
             store(frx, min(rx, F16(1e9f))), store(fry, min(ry, F16(1e9f)));
             for (int j = 0; j < n; ++j) {

@@ -59,14 +59,15 @@ static void forward_tile(BlendArgs& args, int tile) {
     const F16 width = float(planes.width), height = float(planes.height);
     const F16 alpha_min = kLog2AlphaMin, alpha_max = kLog2AlphaMax, stop_at = kTransmittanceMin, zero = 0.0f;
 
-    F16 transmittance[kBlocks], red[kBlocks], green[kBlocks], blue[kBlocks];
-    M16 alive[kBlocks];
+    // `t` falls with every splat, blended or not, so that the next value needs one multiplication; once it has passed the limit it
+    // stays below, and nothing blends any more. `left_over` is the transmittance after the last splat that was blended.
+    F16 t_of[kBlocks], left_over[kBlocks], red[kBlocks], green[kBlocks], blue[kBlocks];
     uint32_t live_blocks = 0;
     for (int b = 0; b < kBlocks; ++b) {
-        alive[b] = (grid.x[b % 4] < width) & (grid.y[b / 4] < height);
-        transmittance[b] = keep(alive[b], F16(1.0f));
+        const M16 inside = (grid.x[b % 4] < width) & (grid.y[b / 4] < height);
+        t_of[b] = left_over[b] = keep(inside, F16(1.0f));
         red[b] = green[b] = blue[b] = zero;
-        live_blocks |= uint32_t(any(alive[b])) << b;
+        live_blocks |= uint32_t(any(inside)) << b;
     }
 
     Record local[kBatch];
@@ -92,40 +93,35 @@ static void forward_tile(BlendArgs& args, int tile) {
         for (int b = 0; b < kBlocks; ++b) {
             if (!((live_blocks >> b) & 1)) continue;
             const F16 x = grid.x[b % 4], y = grid.y[b / 4];
-            F16 t = transmittance[b], cr = red[b], cg = green[b], cb = blue[b];
-            M16 live = alive[b];
+            F16 t = t_of[b], rest = left_over[b], cr = red[b], cg = green[b], cb = blue[b];
             for (const uint16_t* it = lists[b]; it != ends[b]; ++it) {
                 const Record& rec = local[*it];
-                const F16 e = exponent(x - F16(rec.mx), y - F16(rec.my), F16(rec.ha), F16(rec.hb), F16(rec.hc), F16(rec.l));
-                const F16 alpha = exp2_poly(min(e, alpha_max));
-                const F16 w = alpha * t;
-                const F16 next = t - w;
-                const M16 hit = and_less(live, alpha_min, e);
-                const M16 blend = and_less(hit, stop_at, next);
-                const F16 weight = keep(blend, w);
-                cr += weight * F16(rec.color[0]);
-                cg += weight * F16(rec.color[1]);
-                cb += weight * F16(rec.color[2]);
-                t = select(blend, next, t);
-                used[*it] |= uint16_t(uint32_t(any(blend)) << b);
+                F16 e = exponent(x - F16(rec.mx), y - F16(rec.my), F16(rec.ha), F16(rec.hb), F16(rec.hc), F16(rec.l));
+                if (__builtin_expect(rec.l > kLog2AlphaMax, 0)) e = min(e, alpha_max);
+                const M16 hit = alpha_min < e;
+                const F16 alpha = keep(hit, exp2_fast(e));
+                const F16 before = t;
+                t = fused_nma(alpha, t, t);
+                const M16 live = stop_at < t;
+                const F16 w = keep(live, before - t);
+                cr += w * F16(rec.color[0]);
+                cg += w * F16(rec.color[1]);
+                cb += w * F16(rec.color[2]);
+                rest = select(live, t, rest);
+                used[*it] |= uint16_t(uint32_t(any(hit & live)) << b);
                 ++evaluations;
-                const M16 stopped = hit & ~blend;
-                if (__builtin_expect(any(stopped), 0)) {
-                    live = live & ~stopped;
-                    if (!any(live)) {
-                        live_blocks &= ~(1u << b);
-                        break;
-                    }
+                if (__builtin_expect(!any(live), 0)) {
+                    live_blocks &= ~(1u << b);
+                    break;
                 }
             }
-            transmittance[b] = t, red[b] = cr, green[b] = cg, blue[b] = cb;
-            alive[b] = live;
+            t_of[b] = t, left_over[b] = rest, red[b] = cr, green[b] = cg, blue[b] = cb;
         }
     }
     const long plane = long(planes.rows) * planes.stride;
     for (int b = 0; b < kBlocks; ++b) {
         const long at = long(tile_y * kTile + 4 * (b / 4)) * planes.stride + tile_x * kTile + 4 * (b % 4);
-        const F16 t = transmittance[b];
+        const F16 t = left_over[b];
         store_block(planes.image + at, planes.stride, red[b] + t * F16(planes.background[0]));
         store_block(planes.image + plane + at, planes.stride, green[b] + t * F16(planes.background[1]));
         store_block(planes.image + 2 * plane + at, planes.stride, blue[b] + t * F16(planes.background[2]));
@@ -143,7 +139,7 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
     const long first = args.offsets[tile], last = args.offsets[tile + 1];
     const F16 alpha_min = kLog2AlphaMin, alpha_max = kLog2AlphaMax, stop_at = kTransmittanceMin, zero = 0.0f;
 
-    // behind = v . (what lies behind the splats passed so far), background included; T starts at one again.
+    // behind = v . (what a ray sees past the splats so far), background included; T starts at one again.
     struct State { F16 t, behind, vr, vg, vb; } state[kBlocks];
     const long plane = long(planes.rows) * planes.stride;
     for (int b = 0; b < kBlocks; ++b) {
@@ -166,21 +162,25 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
         const Record& rec = args.records[args.tiles[i].id];
         const F16 mx = rec.mx, my = rec.my, ha = rec.ha, hb = rec.hb, hc = rec.hc, l = rec.l;
         const F16 red = rec.color[0], green = rec.color[1], blue = rec.color[2];
+        const bool capped = rec.l > kLog2AlphaMax;
         for (uint32_t left = args.used[i]; left; left &= left - 1) {
             const int b = __builtin_ctz(left);
             State& s = state[b];
             const F16 dx = grid.x[b % 4] - mx, dy = grid.y[b / 4] - my;
-            const F16 e = exponent(dx, dy, ha, hb, hc, l);
-            const F16 alpha = exp2_poly(min(e, alpha_max));
+            F16 e = exponent(dx, dy, ha, hb, hc, l);
+            M16 moves = all_lanes();  // alpha follows its parameters where it is not capped
+            if (__builtin_expect(capped, 0)) {
+                moves = e < alpha_max;
+                e = min(e, alpha_max);
+            }
+            const F16 alpha = keep(alpha_min < e, exp2_fast(e));
             const F16 w_free = alpha * s.t;
-            const F16 next = s.t - w_free;
-            const M16 hit = alpha_min < e;
-            const M16 blend = and_less(hit, stop_at, next);
-            const F16 w = keep(blend, w_free);
-            const F16 g = s.vr * red + s.vg * green + s.vb * blue;
-            s.behind -= w * g;
-            s.t = select(hit, keep(blend, next), s.t);  // a pixel that ends gets T = 0, and with it never blends again
-            const F16 d = keep(and_less(blend, e, alpha_max), log_alpha_vjp(w, g, alpha, s.behind));
+            s.t = fused_nma(alpha, s.t, s.t);  // as in the forward pass, to the last bit
+            const M16 live = stop_at < s.t;
+            const F16 w = keep(live, w_free);
+            const F16 q = w * (s.vr * red + s.vg * green + s.vb * blue);
+            s.behind -= q;
+            const F16 d = keep(live & moves, log_alpha_vjp(q, alpha, s.behind));
             const F16 d_x = d * dx, d_y = d * dy;
             sums[kAlpha] += d;
             sums[kX] += d_x;

@@ -34,15 +34,30 @@ typedef uint32_t vu __attribute__((vector_size(4 * kLanes / GS_PARTS)));
 
 #define GS_EACH _Pragma("GCC unroll 4") for (int p = 0; p < kParts; ++p)
 
+// All lanes alike. By intrinsics: `vf{} + s` would add a zero first, for -0's sake.
+#if defined(__AVX512F__)
+GS_INLINE vf broadcast(float s) { return (vf)_mm512_set1_ps(s); }
+GS_INLINE vu broadcast(uint32_t s) { return (vu)_mm512_set1_epi32(int(s)); }
+#elif defined(__AVX2__)
+GS_INLINE vf broadcast(float s) { return (vf)_mm256_set1_ps(s); }
+GS_INLINE vu broadcast(uint32_t s) { return (vu)_mm256_set1_epi32(int(s)); }
+#elif defined(__x86_64__)
+GS_INLINE vf broadcast(float s) { return (vf)_mm_set1_ps(s); }
+GS_INLINE vu broadcast(uint32_t s) { return (vu)_mm_set1_epi32(int(s)); }
+#else
+GS_INLINE vf broadcast(float s) { return (vf)vdupq_n_f32(s); }
+GS_INLINE vu broadcast(uint32_t s) { return (vu)vdupq_n_u32(s); }
+#endif
+
 struct U16 {
     vu v[kParts];
     U16() = default;
-    GS_INLINE U16(uint32_t s) { GS_EACH v[p] = vu{} + s; }
+    GS_INLINE U16(uint32_t s) { GS_EACH v[p] = broadcast(s); }
 };
 struct F16 {
     vf v[kParts];
     F16() = default;
-    GS_INLINE F16(float s) { GS_EACH v[p] = vf{} + s; }
+    GS_INLINE F16(float s) { GS_EACH v[p] = broadcast(s); }
 };
 
 // ---- lane masks -----------------------------------------------------------------------------------------------
@@ -115,7 +130,8 @@ GS_INLINE M16 mask_from_bits(uint32_t b) {
 GS_INLINE M16 operator>(F16 a, F16 b) { return b < a; }
 GS_INLINE M16 operator>=(F16 a, F16 b) { return b <= a; }
 GS_INLINE bool any(M16 a) { return bits(a) != 0; }
-GS_INLINE M16 first_lanes(int n) { return mask_from_bits(n >= 16 ? 0xFFFFu : (1u << n) - 1u); }
+GS_INLINE M16 all_lanes() { return mask_from_bits(0xFFFFu); }
+GS_INLINE M16 first_lanes(int n) { return mask_from_bits(n >= 16 ? 0xFFFFu : n <= 0 ? 0u : (1u << n) - 1u); }
 
 // ---- arithmetic: a * b + c is contracted to one FMA by -ffp-contract=fast --------------------------------------
 #define GS_BINARY(T, op)                                   \
@@ -126,6 +142,20 @@ GS_INLINE M16 first_lanes(int n) { return mask_from_bits(n >= 16 ? 0xFFFFu : (1u
     }
 GS_BINARY(F16, +) GS_BINARY(F16, -) GS_BINARY(F16, *) GS_BINARY(F16, /)
 GS_BINARY(U16, +) GS_BINARY(U16, -) GS_BINARY(U16, *) GS_BINARY(U16, ^) GS_BINARY(U16, &) GS_BINARY(U16, |)
+// c - a * b in one rounding where the machine can: written out where two loops must agree to the last bit.
+GS_INLINE F16 fused_nma(F16 a, F16 b, F16 c) {
+    F16 r;
+#if defined(__AVX512F__)
+    r.v[0] = (vf)_mm512_fnmadd_ps((__m512)a.v[0], (__m512)b.v[0], (__m512)c.v[0]);
+#elif defined(__FMA__)
+    GS_EACH r.v[p] = (vf)_mm256_fnmadd_ps((__m256)a.v[p], (__m256)b.v[p], (__m256)c.v[p]);
+#elif defined(__aarch64__)
+    GS_EACH r.v[p] = (vf)vfmsq_f32((float32x4_t)c.v[p], (float32x4_t)a.v[p], (float32x4_t)b.v[p]);
+#else
+    GS_EACH r.v[p] = c.v[p] - a.v[p] * b.v[p];
+#endif
+    return r;
+}
 GS_INLINE F16 operator-(F16 a) { F16 r; GS_EACH r.v[p] = -a.v[p]; return r; }
 GS_INLINE F16& operator+=(F16& a, F16 b) { return a = a + b; }
 GS_INLINE F16& operator-=(F16& a, F16 b) { return a = a - b; }
@@ -200,6 +230,18 @@ GS_INLINE F16 load(const float* q) {
     return r;
 }
 GS_INLINE void store(float* q, F16 a) { GS_EACH __builtin_memcpy(q + p * kWidth, &a.v[p], sizeof(vf)); }
+#if defined(__AVX512F__)
+GS_INLINE F16 load_first(const float* q, int n) {
+    if (n >= 16) return load(q);
+    F16 r;
+    r.v[0] = (vf)_mm512_maskz_loadu_ps(first_lanes(n).m, q);
+    return r;
+}
+GS_INLINE void store_first(float* q, F16 a, int n) {
+    if (n >= 16) return store(q, a);
+    _mm512_mask_storeu_ps(q, first_lanes(n).m, (__m512)a.v[0]);
+}
+#else
 GS_INLINE F16 load_first(const float* q, int n) {
     if (n >= 16) return load(q);
     float t[16] = {};
@@ -212,6 +254,7 @@ GS_INLINE void store_first(float* q, F16 a, int n) {
     store(t, a);
     for (int i = 0; i < n; ++i) q[i] = t[i];
 }
+#endif
 GS_INLINE F16 load_u8(const uint8_t* q) {
     F16 r;
 #if defined(__AVX512F__)
@@ -253,6 +296,22 @@ GS_INLINE void store_block(float* q, int stride, F16 a) {
     }
 #else
     GS_EACH __builtin_memcpy(q + p * stride, &a.v[p], 16);
+#endif
+}
+
+// The sixteen floats that begin k before (k < 0) or after the aligned vector at q, k within -16 .. 16. Shifting two aligned
+// vectors in registers costs half of a load across two cache lines.
+template <int k>
+GS_INLINE F16 shifted(F16 before, F16 here, F16 after, const float* q) {
+#if defined(__AVX512F__)
+    F16 r;
+    if (k < 0) r.v[0] = (vf)_mm512_castsi512_ps(_mm512_alignr_epi32((__m512i)here.v[0], (__m512i)before.v[0], (16 + k) & 15));
+    else r.v[0] = (vf)_mm512_castsi512_ps(_mm512_alignr_epi32((__m512i)after.v[0], (__m512i)here.v[0], k & 15));
+    (void)q;
+    return r;
+#else
+    (void)before, (void)here, (void)after;
+    return load(q + k);
 #endif
 }
 
@@ -327,6 +386,62 @@ GS_INLINE void transpose(F16 r[16]) {
 #endif
 }
 
+// Sixteen rows of kCount floats, as they lie in memory, <-> one vector a column.
+template <int kCount>
+struct ColumnOrder {
+    int32_t gather[kCount][16] = {}, scatter[kCount][16] = {};
+    uint16_t later[kCount] = {}, late_scatter[kCount] = {};
+    constexpr ColumnOrder() {
+        for (int j = 0; j < kCount; ++j)
+            for (int i = 0; i < 16; ++i) {
+                const int flat = i * kCount + j, at = 16 * j + i;
+                gather[j][i] = flat % 32;                        // of vectors 0 and 1, or of 2 and 3
+                if (flat >= 32) later[j] |= uint16_t(1u << i);
+                scatter[j][i] = at / kCount + 16 * (at % kCount % 2);
+                if (at % kCount >= 2) late_scatter[j] |= uint16_t(1u << i);
+            }
+    }
+};
+#if defined(__AVX512F__)
+template <int kCount>
+GS_INLINE F16 pick(const F16 in[kCount], const int32_t index[16], uint16_t later) {
+    const __m512i at = _mm512_loadu_si512(index);
+    const __m512 last = (__m512)in[kCount - 1].v[0];
+    F16 r;
+    r.v[0] = (vf)_mm512_permutex2var_ps((__m512)in[0].v[0], at, (__m512)in[1].v[0]);
+    if (kCount > 2)
+        r.v[0] = (vf)_mm512_mask_blend_ps(later, (__m512)r.v[0], _mm512_permutex2var_ps((__m512)in[kCount > 2 ? 2 : 0].v[0], at, last));
+    return r;
+}
+template <int kCount>
+GS_INLINE void rows_to_columns(const F16 in[kCount], F16 out[kCount]) {
+    static constexpr ColumnOrder<kCount> order;
+    for (int j = 0; j < kCount; ++j) out[j] = pick<kCount>(in, order.gather[j], order.later[j]);
+}
+template <int kCount>
+GS_INLINE void columns_to_rows(const F16 in[kCount], F16 out[kCount]) {
+    static constexpr ColumnOrder<kCount> order;
+    for (int j = 0; j < kCount; ++j) out[j] = pick<kCount>(in, order.scatter[j], order.late_scatter[j]);
+}
+#else
+template <int kCount>
+GS_INLINE void rows_to_columns(const F16 in[kCount], F16 out[kCount]) {
+    float rows[16 * kCount], columns[kCount][16];
+    for (int j = 0; j < kCount; ++j) store(rows + 16 * j, in[j]);
+    for (int i = 0; i < 16; ++i)
+        for (int j = 0; j < kCount; ++j) columns[j][i] = rows[i * kCount + j];
+    for (int j = 0; j < kCount; ++j) out[j] = load(columns[j]);
+}
+template <int kCount>
+GS_INLINE void columns_to_rows(const F16 in[kCount], F16 out[kCount]) {
+    float rows[16 * kCount], columns[kCount][16];
+    for (int j = 0; j < kCount; ++j) store(columns[j], in[j]);
+    for (int i = 0; i < 16; ++i)
+        for (int j = 0; j < kCount; ++j) rows[i * kCount + j] = columns[j][i];
+    for (int j = 0; j < kCount; ++j) out[j] = load(rows + 16 * j);
+}
+#endif
+
 // Appends base + i for each set bit i of `mask` (at most 16) to `out`; may write up to 16 entries; returns the new end.
 GS_INLINE uint16_t* append_indices(uint16_t* out, uint32_t base, uint32_t mask) {
 #if defined(__AVX512VBMI2__) && defined(__AVX512VL__)
@@ -344,21 +459,37 @@ GS_INLINE uint16_t* append_indices(uint16_t* out, uint32_t base, uint32_t mask) 
 }
 
 // ---- elementary functions ------------------------------------------------------------------------------------------
-// 2^x for |x| < 126, relative error 2.4e-7: 2^round(x) through the exponent's bits, 2^f by a polynomial on [-1/2, 1/2].
-GS_INLINE F16 exp2_poly(F16 x) {
+// 2^x for |x| < 126: 2^round(x) through the exponent's bits, 2^f by a polynomial on [-1/2, 1/2] (least relative error).
+GS_INLINE F16 exp2_split(F16 x, U16& exponent) {
     const F16 magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
     const F16 shifted = x + magic;
-    const F16 f = x - (shifted - magic);
-    F16 q = 1.3398874e-3f;
-    q = q * f + F16(9.6184373e-3f);
-    q = q * f + F16(5.5503324e-2f);
-    q = q * f + F16(2.4022648e-1f);
-    q = q * f + F16(6.9314720e-1f);
+    exponent = as_uint(shifted) << 23;
+    return x - (shifted - magic);
+}
+GS_INLINE F16 exp2_accurate(F16 x) {  // relative error 1e-7
+    U16 exponent;
+    const F16 f = exp2_split(x, exponent);
+    F16 q = 1.53375768e-4f;
+    q = q * f + F16(1.33998604e-3f);
+    q = q * f + F16(9.61851953e-3f);
+    q = q * f + F16(5.55032900e-2f);
+    q = q * f + F16(2.40226466e-1f);
+    q = q * f + F16(6.93147206e-1f);
     q = q * f + F16(1.0f);
-    return as_float(as_uint(q) + (as_uint(shifted) << 23));
+    return as_float(as_uint(q) + exponent);
+}
+GS_INLINE F16 exp2_fast(F16 x) {  // relative error 3e-6, for the blending loops
+    U16 exponent;
+    const F16 f = exp2_split(x, exponent);
+    F16 q = 9.57010199e-3f;
+    q = q * f + F16(5.59178606e-2f);
+    q = q * f + F16(2.40247448e-1f);
+    q = q * f + F16(6.93121815e-1f);
+    q = q * f + F16(9.99999261e-1f);
+    return as_float(as_uint(q) + exponent);
 }
 GS_INLINE F16 exp(F16 x) {
-    return exp2_poly(clamp(x * F16(1.44269504f), F16(-125.0f), F16(125.0f)));
+    return exp2_accurate(clamp(x * F16(1.44269504f), F16(-125.0f), F16(125.0f)));
 }
 GS_INLINE F16 sigmoid(F16 x) { return F16(1.0f) / (F16(1.0f) + exp(-x)); }
 // log2(x) for normal x > 0: exponent plus an odd series in (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)); error 1e-7.

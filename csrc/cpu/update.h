@@ -72,19 +72,23 @@ static void splat_gradients(const UpdateArgs& args, long first, long last, float
     }
 }
 
+struct AdamRate {
+    F16 rate, correction;
+};
+GS_INLINE void adam_vector(float* p, float* m, float* v, F16 grad, int n, const AdamRate& r) {
+    using namespace gs_const;
+    const F16 m1 = F16(kAdamBeta1) * load_first(m, n) + F16(1.0f - kAdamBeta1) * grad;
+    const F16 v1 = F16(kAdamBeta2) * load_first(v, n) + F16(1.0f - kAdamBeta2) * grad * grad;
+    const F16 p1 = load_first(p, n) - r.rate * m1 / (sqrt(v1 * r.correction) + F16(kAdamEps));
+    store_first(m, m1, n), store_first(v, v1, n), store_first(p, p1, n);
+}
+
 // One Adam step on `count` consecutive floats; lr holds m's bias correction, v_correction v's.
 static void adam(float* p, float* m, float* v, const float* g, long count, float lr, float v_correction) {
-    using namespace gs_const;
-    const F16 b1 = kAdamBeta1, b2 = kAdamBeta2, a1 = 1.0f - kAdamBeta1, a2 = 1.0f - kAdamBeta2;
-    const F16 rate = lr, correction = v_correction, eps = kAdamEps;
-    for (long i = 0; i < count; i += 16) {
-        const int n = count - i < 16 ? int(count - i) : 16;
-        const F16 grad = load_first(g + i, n);
-        const F16 m1 = b1 * load_first(m + i, n) + a1 * grad;
-        const F16 v1 = b2 * load_first(v + i, n) + a2 * grad * grad;
-        const F16 p1 = load_first(p + i, n) - rate * m1 / (sqrt(v1 * correction) + eps);
-        store_first(m + i, m1, n), store_first(v + i, v1, n), store_first(p + i, p1, n);
-    }
+    const AdamRate r = {lr, v_correction};
+    long i = 0;
+    for (; i + 16 <= count; i += 16) adam_vector(p + i, m + i, v + i, load(g + i), 16, r);
+    if (i < count) adam_vector(p + i, m + i, v + i, load_first(g + i, int(count - i)), int(count - i), r);
 }
 
 // A normal sample per lane from a counter (finaliser "lowbias32"; Box and Muller 1958): the same for any order of work.
@@ -150,7 +154,7 @@ static void update_range(UpdateArgs& args, long first, long last) {
             v_color[c] = keep(seen & (color.rgb[c] > zero), in.color[c]);
             v_sh0[c] = F16(kSH0) * v_color[c];
         }
-        float g_sh[16 * 48];
+        F16 g_sh[48];  // g_sh[16 group + j]: sixteen of Gaussian j's floats
         if (bands > 0) {
             F16 weight[15];
             for (int b = 0; b < bands; ++b)
@@ -160,15 +164,9 @@ static void update_range(UpdateArgs& args, long first, long last) {
             v.mean.x += (v_dir.x - along * color.direction.x) * color.inv_distance;
             v.mean.y += (v_dir.y - along * color.direction.y) * color.inv_distance;
             v.mean.z += (v_dir.z - along * color.direction.z) * color.inv_distance;
-            F16 t[48];
             for (int b = 0; b < 16; ++b)
-                for (int c = 0; c < 3; ++c) t[3 * b + c] = b < bands ? color.basis[b < 15 ? b : 0] * v_color[c] : zero;
-            for (int group = 0; group < 48; group += 16) transpose(t + group);
-            for (int j = 0; j < n; ++j)  // rows of `row` floats; each store may run over into the next, written later
-                for (int group = 0; group < row; group += 16)
-                    store_first(g_sh + j * row + group, t[group + j], row - group < 16 ? row - group : 16);
-        } else {
-            for (int j = 0; j < n * row; ++j) g_sh[j] = 0.0f;
+                for (int c = 0; c < 3; ++c) g_sh[3 * b + c] = b < bands ? keep(seen, color.basis[b < 15 ? b : 0] * v_color[c]) : zero;
+            for (int group = 0; group < row; group += 16) transpose(g_sh + group);
         }
         F16 mean[3] = {keep(seen, v.mean.x), keep(seen, v.mean.y), keep(seen, v.mean.z)};
         F16 quat[4] = {keep(seen, v.qw), keep(seen, v.qx), keep(seen, v.qy), keep(seen, v.qz)};
@@ -177,7 +175,7 @@ static void update_range(UpdateArgs& args, long first, long last) {
         if (args.update) {
             const F16 reg = args.scale_reg;
             for (int c = 0; c < 3; ++c) scales[c] += reg * k.s[c];
-            logit += F16(args.opacity_reg) * k.base_opacity * (F16(1.0f) - k.base_opacity);
+            logit += F16(args.opacity_reg) * k.base_opacity * k.transparency;
         }
         if (args.stat_norm) {
             const F16 sx = in.splat.mx * F16(args.half_width), sy = in.splat.my * F16(args.half_height);
@@ -192,14 +190,14 @@ static void update_range(UpdateArgs& args, long first, long last) {
         store_columns<3>(g_scale, 16, scales);
         store_columns<3>(g_sh0, 16, v_sh0);
         store(g_logit, logit);
-        float* const gradients[6] = {g_mean, g_quat, g_scale, g_logit, g_sh0, g_sh};
-        const int columns[6] = {3, 4, 3, 1, 3, row};
-        float* const p[6] = {args.params.means, args.params.quats, args.params.log_scales, args.params.logits, args.params.sh0,
-                             args.params.shN};
+        const float* const gradients[5] = {g_mean, g_quat, g_scale, g_logit, g_sh0};
+        const int columns[5] = {3, 4, 3, 1, 3};
         if (!args.update) {
-            float* const out[6] = {args.grads.means, args.grads.quats, args.grads.log_scales, args.grads.logits,
-                                   args.grads.sh0, args.grads.shN};
-            for (int q = 0; q < 6; ++q) __builtin_memcpy(out[q] + i * columns[q], gradients[q], sizeof(float) * n * columns[q]);
+            float* const out[5] = {args.grads.means, args.grads.quats, args.grads.log_scales, args.grads.logits, args.grads.sh0};
+            for (int q = 0; q < 5; ++q) __builtin_memcpy(out[q] + i * columns[q], gradients[q], sizeof(float) * n * columns[q]);
+            for (int j = 0; j < n; ++j)
+                for (int group = 0; group < row; group += 16)
+                    store_first(args.grads.shN + (i + j) * row + group, bands > 0 ? g_sh[group + j] : zero, row - group);
             continue;
         }
         // x - x is zero but for infinities and NaN. Colours' gradients are products of the same factors.
@@ -209,12 +207,20 @@ static void update_range(UpdateArgs& args, long first, long last) {
             args.finite = false;
             continue;
         }
-        float* const m[6] = {args.m.means, args.m.quats, args.m.log_scales, args.m.logits, args.m.sh0, args.m.shN};
-        float* const vv[6] = {args.v.means, args.v.quats, args.v.log_scales, args.v.logits, args.v.sh0, args.v.shN};
-        const int groups = args.sh_degree == 0 ? 5 : 6;  // before degree 1 the moments of shN are zero: nothing to do
-        for (int q = 0; q < groups; ++q) {
+        float* const p[5] = {args.params.means, args.params.quats, args.params.log_scales, args.params.logits, args.params.sh0};
+        float* const m[5] = {args.m.means, args.m.quats, args.m.log_scales, args.m.logits, args.m.sh0};
+        float* const second[5] = {args.v.means, args.v.quats, args.v.log_scales, args.v.logits, args.v.sh0};
+        for (int q = 0; q < 5; ++q) {
             const long at = i * columns[q];
-            adam(p[q] + at, m[q] + at, vv[q] + at, gradients[q], long(n) * columns[q], args.lr[q], args.v_correction);
+            adam(p[q] + at, m[q] + at, second[q] + at, gradients[q], long(n) * columns[q], args.lr[q], args.v_correction);
+        }
+        if (bands > 0) {  // before degree 1 the moments of shN are zero: nothing to do
+            const AdamRate rate = {args.lr[5], args.v_correction};
+            for (int j = 0; j < n; ++j)
+                for (int group = 0; group < row; group += 16) {
+                    const long at = (i + j) * row + group;
+                    adam_vector(args.params.shN + at, args.m.shN + at, args.v.shN + at, g_sh[group + j], row - group, rate);
+                }
         }
         if (args.noise_scale > 0.0f) add_noise(args, i, n);
     }

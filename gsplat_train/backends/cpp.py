@@ -37,7 +37,14 @@ def describe() -> str:
 
 
 def project(
-    gaussians: Gaussians, viewmat: np.ndarray, K: np.ndarray, width: int, height: int, *, sh_degree: int, antialiased: bool
+    gaussians: Gaussians,
+    viewmat: np.ndarray,
+    K: np.ndarray,
+    width: int,
+    height: int,
+    *,
+    sh_degree: int,
+    antialiased: bool,
 ) -> Projected:
     """See Backend.project."""
     means2d, conics, depths, radii, colors, opacities = _project_function(
@@ -67,7 +74,10 @@ def _project_function(
         grads = _empty(*(p.shape for p in params))
         v_means2d, v_conics, v_depths, _, v_colors, v_opacities = cotangents
         _pipeline.project_vjp(
-            _views(params), *camera, *_views([v_means2d, v_conics, v_depths, v_colors, v_opacities]), _views(grads)
+            _views(params),
+            *camera,
+            *_views([v_means2d, v_conics, v_depths, v_colors, v_opacities]),
+            _views(grads),
         )
         return tuple(grads)
 
@@ -97,7 +107,14 @@ def rasterize(
     """See Backend.rasterize."""
     radii = mx.stop_gradient(projected.radii)
 
-    def run(means2d: mx.array, conics: mx.array, depths: mx.array, colors: mx.array, opacities: mx.array, bg: mx.array) -> Any:
+    def run(
+        means2d: mx.array,
+        conics: mx.array,
+        depths: mx.array,
+        colors: mx.array,
+        opacities: mx.array,
+        bg: mx.array,
+    ) -> Any:
         splats = _views([means2d, conics, depths, radii, colors, opacities])
         _pipeline.load_splats(width, height, *splats)
         _pipeline.load_tiles(*_views(tiles), splats[0].shape[0])
@@ -116,12 +133,21 @@ def rasterize(
         grads = _empty(means2d.shape, conics.shape, colors.shape, opacities.shape)
         v_abs = _empty(primals[6].shape)[0] if len(primals) > 6 else None
         v_image, v_alpha = _views(cotangents)
-        _pipeline.backward(v_image, v_alpha, *map(np.asarray, grads), None if v_abs is None else np.asarray(v_abs))
+        _pipeline.backward(
+            v_image, v_alpha, *map(np.asarray, grads), None if v_abs is None else np.asarray(v_abs)
+        )
         v_background = ((1.0 - outputs[1]) * cotangents[0]).sum(axis=(0, 1))
         v = (grads[0], grads[1], mx.zeros_like(depths), grads[2], grads[3], v_background)
         return v if v_abs is None else (*v, v_abs)
 
-    args = (projected.means2d, projected.conics, projected.depths, projected.colors, projected.opacities, background)
+    args = (
+        projected.means2d,
+        projected.conics,
+        projected.depths,
+        projected.colors,
+        projected.opacities,
+        background,
+    )
     image, alpha = forward(*args) if absgrad_probe is None else forward(*args, absgrad_probe)
     return image, alpha
 
@@ -158,7 +184,11 @@ def adam(
         new = [p + 0, first + 0, second + 0]  # copies; the caller's arrays stay as they are
         _csrc.adam(*(view.reshape(-1) for view in _views([*new, g])), lrs[name], step)
         leaves.append(new)
-    return Gaussians(*(x[0] for x in leaves)), Gaussians(*(x[1] for x in leaves)), Gaussians(*(x[2] for x in leaves))
+    return (
+        Gaussians(*(x[0] for x in leaves)),
+        Gaussians(*(x[1] for x in leaves)),
+        Gaussians(*(x[2] for x in leaves)),
+    )
 
 
 def train_step(
@@ -181,9 +211,7 @@ def train_step(
     """
     camera = view.camera
     loss, l1, ssim, updated = _pipeline.train_step(
-        _views(state.gaussians),
-        _views(state.m),
-        _views(state.v),
+        *_in_place(state.gaussians, state.m, state.v),
         np.ascontiguousarray(camera.viewmat, np.float32),
         np.ascontiguousarray(camera.K, np.float32),
         camera.width,
@@ -208,6 +236,11 @@ def train_step(
         return float("nan"), l1, ssim
     state.step += 1
     return loss, l1, ssim
+
+
+def thread_count() -> int:
+    """How many threads work on a stage: GS_THREADS, else the processors of this process."""
+    return _csrc.threads()
 
 
 def statistics(reset: bool = False) -> dict[str, float]:
@@ -236,13 +269,19 @@ def _views(arrays: Any) -> list[np.ndarray]:
     return [np.asarray(a) for a in contiguous]
 
 
+def _in_place(*trees: Gaussians) -> list[list[np.ndarray]]:
+    """Views of evaluated trees, for writing: never of a copy; the module refuses what is not contiguous."""
+    mx.eval(trees)
+    return [[np.asarray(leaf) for leaf in tree] for tree in trees]
+
+
 def _planes(photo: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> [3, rows, stride], padded with zeros to whole tiles; kept for the next step of the same photo."""
+    """uint8 [H, W, 3] -> [3, rows, stride], padded with zeros; kept for the next step of the same photo."""
     known = _photos.get(id(photo))
     if known is not None:
         return known[1]
     height, width, _ = photo.shape
-    planes = np.zeros((3, -(-height // 16) * 16, -(-width // 16) * 16), np.uint8)
+    planes = np.zeros((3, *_csrc.plane_shape(width, height)), np.uint8)
     planes[:, :height, :width] = photo.transpose(2, 0, 1)
     if sum(p.nbytes for _, p in _photos.values()) + planes.nbytes > _PHOTO_BYTES:
         _photos.clear()
