@@ -10,20 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
 from . import checkpoint, losses
-from .backends import Backend
 from .errors import UserError
 from .formats import ply
 from .gaussians import Gaussians
 from .render import render
 from .scene import View
 from .storage import atomic_write
+
+if TYPE_CHECKING:
+    from .backends import Backend
 
 BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0)}  # to measure on
 ERROR_GAIN = 4.0  # the preview shows errors brighter by this

@@ -39,9 +39,7 @@ struct Model {
     explicit Model(long n) {
         for (int i = 0; i < 6; ++i) leaf[i].assign(size_t(n) * kColumns[i], 0.0f);
     }
-    gs::Params params() {
-        return {leaf[0].data(), leaf[1].data(), leaf[2].data(), leaf[3].data(), leaf[4].data(), leaf[5].data()};
-    }
+    gs::Params params() { return {leaf[0].data(), leaf[1].data(), leaf[2].data(), leaf[3].data(), leaf[4].data(), leaf[5].data()}; }
 };
 
 // Gaussians around (0, 0, depth), `spread` wide.
@@ -77,8 +75,7 @@ std::vector<uint8_t> photo(int width, int height) {
     std::vector<uint8_t> planes(size_t(3) * rows * stride);
     for (int c = 0; c < 3; ++c)
         for (int y = 0; y < height; ++y)
-            for (int x = 0; x < width; ++x)
-                planes[(size_t(c) * rows + y) * stride + x] = uint8_t(((x * (c + 2)) ^ (y * 3)) & 0xFF);
+            for (int x = 0; x < width; ++x) planes[(size_t(c) * rows + y) * stride + x] = uint8_t(((x * (c + 2)) ^ (y * 3)) & 0xFF);
     return planes;
 }
 
@@ -105,8 +102,8 @@ Floats train(Model model, int width, int height, int steps) {
         s.stat_norm = norm.data(), s.stat_abs = absolute.data(), s.stat_count = count.data();
         require(pipeline.update(model.params(), {m.params(), v.params()}, 3, kRows, view, false, s), "a gradient was not finite");
     }
-    for (const Floats* part : {&model.leaf[0], &model.leaf[1], &model.leaf[2], &model.leaf[3], &model.leaf[4], &model.leaf[5],
-                               &norm, &absolute, &count})
+    for (const Floats* part :
+         {&model.leaf[0], &model.leaf[1], &model.leaf[2], &model.leaf[3], &model.leaf[4], &model.leaf[5], &norm, &absolute, &count})
         result.insert(result.end(), part->begin(), part->end());
     return result;
 }
@@ -145,7 +142,7 @@ Floats all() {
         {3000, 0.01f, 3.0f, -5.0f, 8.0f},  // opaque, all on one tile
         {1, 0.0f, 3.0f, 2.0f, 0.0f},       // one that covers the image
         {40, 0.5f, -3.0f, -3.0f, 0.0f},    // behind the camera
-        {0, 0.0f, 0.0f, 0.0f, 0.0f}, {1, 0.1f, 3.0f, -3.0f, 0.0f}, {2, 0.1f, 3.0f, -3.0f, 0.0f},
+        {0, 0.0f, 0.0f, 0.0f, 0.0f},      {1, 0.1f, 3.0f, -3.0f, 0.0f}, {2, 0.1f, 3.0f, -3.0f, 0.0f},
     };
     for (const auto& h : hard) {
         const Floats part = train(random_model(h.n, h.spread, h.depth, h.log_scale, h.logit), 50, 34, 3);

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The architecture as it stands on disk: who may import whom, how long a file may be, its licence line."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "gsplat_train"
+
+# Data flows from top to bottom: a module imports only from modules above it. A package's name is its __init__.py.
+ORDER = """
+    errors storage config scene
+    datasets.files datasets.cache datasets.undistort datasets.images datasets.colmap_records
+    datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
+    datasets.demo_paints datasets.demo_world datasets.demo datasets
+    sh neighbors gaussians formats formats.ply losses
+    backends backends.python_rasterize backends.python backends.cpp
+    backends._kernels backends._gpu backends._gpu_step backends.metal backends.cuda
+    render optimizer density density.mcmc density.adc
+    train_step checkpoint evaluate sampler clock progress run_folder trainer
+    cli cli.runs cli.train cli.render cli.export
+""".split()
+
+PLAIN = {"errors", "scene", "gaussians"}  # types that everybody speaks: they couple nothing
+MANY = {"trainer", "cli"}  # what joins the parts may import more than five of them
+LINES = 300
+LONG = {  # longer, each with its reason
+    "csrc/bindings.cpp": "every array is checked by name, one function a stage",
+    "csrc/cpu/pipeline.cpp": "the stages of a step in their order, and sorting into tiles",
+    "csrc/cpu/simd.h": "all intrinsics of four instruction sets, nowhere else",
+    "gsplat_train/backends/_gpu.py": "every stage of both GPUs",
+    "gsplat_train/trainer.py": "the loop and all that it reports",
+}
+TEST_LINES = 600
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name below it, without the package itself."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    del found[""]
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, path: Path, source: str) -> Iterator[tuple[str, bool, bool]]:
+    """(module, is it needed at run time, does it stand in a function) of each import from this package."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    tree = ast.parse(source)
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    local = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for child in ast.walk(node)
+        if child is not node
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = package[: len(package) - node.level + 1]
+            elif (node.module or "").split(".")[0] == "gsplat_train":
+                base = []
+            else:
+                continue
+            below = (node.module or "").removeprefix("gsplat_train").strip(".")
+            prefix = ".".join([*base, *below.split(".")]).strip(".")
+            for alias in node.names:
+                whole = f"{prefix}.{alias.name}".strip(".")
+                target = whole if whole in MODULES else prefix
+                if target and target in MODULES:
+                    yield target, id(node) not in typing_only, id(node) in local
+        elif isinstance(node, ast.Import):
+            assert not any(a.name.startswith("gsplat_train") for a in node.names), f"{name}: import relatively"
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(ORDER) == sorted(MODULES), "ORDER in this file lists the modules from top to bottom"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_go_upward_only(name: str) -> None:
+    source = MODULES[name].read_text("utf-8")
+    for target, _, local in imports(name, MODULES[name], source):
+        if local and target.startswith(f"{name}."):
+            continue  # a package's __init__ chooses among its members; they import it
+        assert ORDER.index(target) < ORDER.index(name), f"{name} must not import {target}, which stands below it"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_few_siblings(name: str) -> None:
+    source = MODULES[name].read_text("utf-8")
+    used = {target for target, at_run_time, _ in imports(name, MODULES[name], source) if at_run_time}
+    siblings = {target.split(".")[0] for target in used} - PLAIN - {name.split(".")[0]}
+    assert len(siblings) <= 5 or name.split(".")[0] in MANY, f"{name} imports {sorted(siblings)}"
+
+
+def test_the_checks_above_see_what_they_must() -> None:
+    path = PACKAGE / "render.py"
+    found = [target for target, _, _ in imports("render", path, "from . import trainer\nfrom .cli.train import x")]
+    assert found == ["trainer", "cli.train"]
+    inside = "def f():\n    from . import mcmc\nif TYPE_CHECKING:\n    from ..scene import View"
+    found = list(imports("density", PACKAGE / "density" / "__init__.py", inside))
+    assert sorted(found) == [("density.mcmc", True, True), ("scene", False, False)]
+
+
+@pytest.mark.parametrize("name", ["errors", "config", "scene", "datasets", "formats.ply"])
+def test_light_modules_do_not_load_mlx(name: str) -> None:
+    seen, waiting = set(), [name]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        source = MODULES[current].read_text("utf-8")
+        assert "import mlx" not in source, f"{name} loads MLX through {current}"
+        waiting += [t for t, at_run_time, local in imports(current, MODULES[current], source) if at_run_time and not local]
+
+
+def sources(*folders: str) -> list[Path]:
+    suffixes = {".py", ".h", ".cpp", ".metal"}
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
+
+
+def test_files_are_short() -> None:
+    lines = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text("utf-8").splitlines())
+        for path in sources("gsplat_train", "csrc", "scripts")
+    }
+    assert len(lines) > 50
+    long = {name: count for name, count in lines.items() if count > LINES and name not in LONG}
+    assert not long, f"over {LINES} lines; split, or give the reason in LONG: {long}"
+    tests = {path.name: len(path.read_text("utf-8").splitlines()) for path in sources("tests")}
+    assert max(tests.values()) <= TEST_LINES, tests
+    assert set(LONG) <= set(lines)
+
+
+def test_every_file_names_its_licence() -> None:
+    files = [path for path in sources("gsplat_train", "csrc", "scripts", "tests") if path.suffix != ".metal"]
+    files += [path for path in (*(ROOT / ".ci").iterdir(), *(ROOT / "scripts").iterdir()) if path.is_file()]
+    files += [ROOT / name for name in ("CMakeLists.txt", ".clang-format", ".github/workflows/ci.yml")]
+    for path in files:
+        head = path.read_text("utf-8").splitlines()[:2]
+        named = any(line.lstrip("/# ") == "SPDX-License-Identifier: Apache-2.0" for line in head)
+        assert named or not head, f"{path} must begin with its SPDX line"
+
+
+def test_no_grab_bag() -> None:
+    names = {path.stem for path in sources("gsplat_train", "csrc")}
+    assert not names & {"utils", "util", "common", "helpers", "helper", "core", "misc"}
+
+
+def test_the_readme_names_every_file() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for path in sources("gsplat_train"):
+        if path.name != "__init__.py":
+            assert path.name in readme, f"README's tree lacks {path.relative_to(ROOT)}"
+    for name in ("constants.h", "simd.h", "bindings.cpp", "configs/", "reference.py", "scripts/bench.py"):
+        assert name in readme, name
