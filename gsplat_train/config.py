@@ -38,34 +38,24 @@ class Config:
     reader: str = _choice("auto", "colmap", "llff")  # which to read where a folder holds both
     images: str = ""  # folder of the photos inside the scene's; empty: `images`, else the only `images_*`
     max_size: int = _number(1600, 0)  # pixels, longest side of a photo; 0 keeps its size [3DGS]
-    undistort: bool = (
-        True  # resample photos of a distorted camera to a pinhole's; false ignores the distortion
-    )
+    undistort: bool = True  # resample distorted photos to a pinhole camera's; false ignores the distortion
     eval: bool = True  # hold views out and measure on them; false trains on all
-    test_every: int = _number(
-        8, 0
-    )  # every n-th view from the first is held out, 0: none [LLFF, Mip-NeRF 360]
+    test_every: int = _number(8, 0)  # every n-th view from the first is held out, 0: none [LLFF]
 
     # The Gaussians at the start
     init_opacity: float = _number(0.5, 0.0, 0.999)  # of each Gaussian [MCMC]
     init_scale: float = _number(0.1, 1e-6)  # times the rms distance to the 3 nearest points [MCMC]
     sh_degree: int = _number(3, 0, 3)  # of the spherical harmonics at the end [3DGS]
-    sh_interval: int = _number(
-        1000, 0
-    )  # steps until the degree in use rises by one; 0: all from the start [3DGS]
+    sh_interval: int = _number(1000, 0)  # steps until the degree in use rises; 0: all at the start [3DGS]
 
     # The renderer
     backend: str = _choice("auto", "metal", "cuda", "cpp", "python")
     background: str = _choice("black", "white", "random")  # behind the splats; random: a new colour a step
-    antialiased: bool = (
-        False  # opacity compensates the low-pass filter [Mip-Splatting's 2D filter, as gsplat]
-    )
+    antialiased: bool = False  # splats below a pixel fade instead of growing [Mip-Splatting's 2D filter]
 
     # The run
     steps: int = _number(30_000, 1)  # [3DGS]
-    schedule_steps: int = _number(
-        0, 0
-    )  # horizon of the schedules; 0: `steps`. Kept when a resumed run is prolonged
+    schedule_steps: int = _number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
     seed: int = _number(0, 0, 2**31 - 1)
     deterministic: bool = False  # ask for the same bytes from the same seed; python and cpp always do that
     downscales: int = _number(0, 0, 5)  # start with photos halved this many times [splatfacto: 2] ...
@@ -182,11 +172,14 @@ def to_toml(config: Config) -> str:
 
 def find(name: str) -> Path | None:
     """The configuration file of that name that comes with the program, or None."""
+    return next((path for path in files() if path.stem == name), None)
+
+
+def files() -> list[Path]:
+    """The configuration files that come with the program."""
     package = Path(__file__).parent
-    for folder in (package / "configs", package.parent / "configs"):  # installed; in a checkout
-        if (folder / f"{name}.toml").is_file():
-            return folder / f"{name}.toml"
-    return None
+    installed = sorted((package / "configs").glob("*.toml"))
+    return installed or sorted((package.parent / "configs").glob("*.toml"))  # of a checkout
 
 
 def _value(default: Any, limits: Mapping[str, Any], value: Any, what: str) -> Any:

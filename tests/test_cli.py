@@ -249,7 +249,9 @@ def test_a_signal_saves_exits_130_and_the_run_goes_on(
         ("signal.raise_signal(signal.SIGINT)", 130, "gs-x: interrupted"),
         ("signal.raise_signal(signal.SIGTERM)", 130, "gs-x: interrupted"),
         ("raise MemoryError", 2, "gs-x: out of memory"),
-        ("raise OSError(28, 'No space left on device', 'f')", 5, "gs-x: cannot write f: No space"),
+        ("raise RuntimeError('[malloc] Unable to allocate 9 bytes.')", 2, "gs-x: out of memory"),
+        ("raise OSError(28, 'No space left on device', 'f')", 5, "gs-x: f: No space left"),
+        ("open('/')", 2, "gs-x: /: Is a directory"),
         ("1 / 0", 1, "Traceback"),
     ],
 )
@@ -287,6 +289,7 @@ def test_the_demo_is_written_as_a_colmap_folder(folder: Path, tmp_path: Path) ->
         ([], "Missing argument"),
         (["ferm"], "scene ferm is not there; give a folder or one of demo, fern"),
         (["/nowhere/at all"], "is not there"),
+        (["x" * 300], "File name too long"),
         ([__file__], "is not a folder"),
         (["fern"], "no folder data/fern; get the data set"),
         (["fern", "--data-root", "/nowhere"], "no folder /nowhere/fern"),

@@ -46,17 +46,16 @@ def run(app: typer.Typer, program: str) -> NoReturn:
         _exit(program, str(error), error.exit_code)
     except _Stopped:
         _exit(program, "interrupted", 130)
-    except MemoryError:
-        _exit(program, "out of memory; try a smaller --max-splats, --max-size or image folder", 2)
     except BrokenPipeError:  # the reader of standard output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        _exit(program, f"cannot write {error.filename or ''}: {error.strerror}", 5)
+        storage = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        _exit(program, f"{error.filename or 'a file'}: {error.strerror or error}", 5 if storage else 2)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own: bad usage
+        if isinstance(error, MemoryError) or "Unable to allocate" in str(error):  # the latter are MLX's words
+            _exit(program, "out of memory; try a smaller --max-splats, --max-size or image folder", 2)
+        if not hasattr(error, "format_message"):  # that of typer's own: bad usage
             raise
         _exit(program, f"{error.format_message()} See {program} --help.", 2)
     sys.exit(0)
@@ -88,9 +87,7 @@ def parse_settings(assignments: list[str]) -> dict[str, str]:
 
 def builtin_scenes() -> list[str]:
     """The names of the scenes that come with a configuration."""
-    folders = {path.parent for name in ("demo", "fern") if (path := config_module.find(name))}
-    stems = sorted(path.stem for folder in folders for path in folder.glob("*.toml"))
-    return [stem for stem in stems if is_builtin(stem)]
+    return [path.stem for path in config_module.files() if is_builtin(path.stem)]
 
 
 def is_builtin(scene: str) -> bool:
