@@ -7,8 +7,9 @@ move them, and know no policy. A group is one leaf of `Gaussians`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -29,10 +30,20 @@ class TrainState:
     m: Gaussians
     v: Gaussians
     step: int = 0
+    # A backend that works ahead of the host keeps the newest trees to itself; who looks at one calls this first.
+    settle: Callable[[], object] | None = field(default=None, repr=False, compare=False)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("gaussians", "m", "v"):
+            settle = self.__dict__.get("settle")
+            if settle is not None:
+                self.settle = None
+                settle()
+        return super().__getattribute__(name)
 
     @property
     def n_splats(self) -> int:
-        return self.gaussians.means.shape[0]
+        return self.__dict__["gaussians"].means.shape[0]  # steps under way do not change it
 
 
 def start(gaussians: Gaussians) -> TrainState:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 NAMES = ("metal", "cuda", "cpp", "python")  # in the order in which `auto` tries them
 NEEDS = {
-    "metal": "Apple silicon and macOS 14, and is not part of this version",
-    "cuda": "an NVIDIA GPU with MLX for CUDA, and is not part of this version",
+    "metal": "Apple silicon and macOS 14",
+    "cuda": "an NVIDIA GPU and MLX for CUDA (mlx[cuda12] or mlx[cuda13])",
     "cpp": "its compiled module gsplat_train._csrc",
     "python": "MLX",
 }
@@ -174,9 +174,14 @@ def _import(name: str) -> Backend:
             if error.name != compiled:
                 raise
             why = str(error)
+    raise unavailable(name, "" if why == "absent" else why)
+
+
+def unavailable(name: str, why: str = "") -> BackendUnavailable:
+    """The error that says what backend `name` needs, and what to take instead."""
     others = "cpp or python" if name in ("metal", "cuda") else "python"
-    detail = "" if why == "absent" else f": {why}"
+    detail = f": {why}" if why else ""
     machine = f"{platform.system()} {platform.machine()}"
-    raise BackendUnavailable(
+    return BackendUnavailable(
         f"{name} needs {NEEDS[name]}; this is {machine}{detail}. Try --backend {others}."
     )

@@ -1,6 +1,321 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages as JIT kernels for any MLX GPU. The kernels themselves: _kernels.KERNELS and csrc/kernels."""
+"""The stages as JIT kernels for any MLX GPU, with their VJPs; _gpu_step.py has the whole training step.
 
-from ._kernels import KERNELS, KernelSpec, Sizes
+An `Engine` is bound to one of MLX's kernel makers (metal.py, cuda.py). The kernels are in csrc/kernels, their table in
+_kernels.py. Notation as in backends: N Gaussians, M intersections, images [H, W, C]. A splat's record is 12 floats: means2d,
+conic, opacity, colour, depth, radii. Stages take and return arrays of exact length, so `isect_tiles` waits for M.
+"""
 
-__all__ = ["KERNELS", "KernelSpec", "Sizes"]
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..gaussians import Gaussians
+from ..losses import photometric_loss as _reference_loss
+from . import Projected, Tiles
+from ._kernels import BUCKET, INTERSECT_GROUP, KERNELS, TILE, KernelSpec, Sizes, arguments
+
+__all__ = ["KERNELS", "Engine", "KernelSpec", "Sizes"]
+
+FIRST_CAPACITY = 1 << 16  # intersections; it grows by what is needed
+HEADROOM = 1.5  # views differ
+
+
+class TileLists(Tiles):
+    """Tiles as `isect_tiles` makes them, with what the backward pass needs beside them."""
+
+    extra: dict[str, Any]
+
+
+class Engine:
+    """The stages on one kind of GPU. make: a spec -> MLX's callable for it."""
+
+    def __init__(self, make: Callable[[KernelSpec], Callable[..., list[mx.array]]]) -> None:
+        self._make = make
+        self._kernels: dict[str, Callable[..., list[mx.array]]] = {}
+        self._sizes: dict[Any, mx.array] = {}
+        self._cameras: dict[int, tuple[Any, mx.array]] = {}
+        self.first_capacity = FIRST_CAPACITY
+        self._capacity: dict[tuple[int, int], int] = {}
+
+    def run(self, name: str, sizes: Sizes, inputs: list[mx.array], template: tuple[bool, ...] = ()) -> Any:
+        """The outputs of one launch, not waited for."""
+        kernel = self._kernels.get(name)
+        if kernel is None:
+            kernel = self._kernels[name] = self._make(KERNELS[name])
+        return kernel(inputs=inputs, **arguments(name, sizes, template))
+
+    # ---- what the kernels are told ----
+
+    def sizes(self, sizes: Sizes, degree: int = 0, antialiased: bool = False) -> mx.array:
+        """int32 [16], in device memory, made once."""
+        key = (sizes, degree, antialiased)
+        if key not in self._sizes:
+            names = sizes.names
+            values = [
+                sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
+                int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], 0, 0, 0, 0,
+            ]  # fmt: skip
+            if len(self._sizes) > 1000:
+                self._sizes.clear()
+            self._sizes[key] = on_device(mx.array(values, dtype=mx.int32))
+        return self._sizes[key]
+
+    def camera(self, camera: Any) -> mx.array:
+        """float32 [32] of a Camera, made once."""
+        known = self._cameras.get(id(camera))
+        if known is None:
+            if len(self._cameras) > 10000:
+                self._cameras.clear()
+            known = (camera, camera_array(camera.viewmat, camera.K))
+            self._cameras[id(camera)] = known
+        return known[1]
+
+    def capacity(self, width: int, height: int) -> int:
+        """How many intersections there is room for in a picture of this size."""
+        return self._capacity.get((width, height), self.first_capacity)
+
+    def grow(self, width: int, height: int, needed: int) -> int:
+        """Makes room for `needed` intersections and some more; the new capacity."""
+        capacity = -(-int(needed * HEADROOM) // 4096) * 4096
+        self._capacity[width, height] = max(capacity, self.capacity(width, height))
+        return self._capacity[width, height]
+
+    # ---- the stages of Backend ----
+
+    def project(
+        self,
+        gaussians: Gaussians,
+        viewmat: np.ndarray,
+        K: np.ndarray,
+        width: int,
+        height: int,
+        *,
+        sh_degree: int,
+        antialiased: bool,
+    ) -> Projected:
+        """See Backend.project."""
+        n, rest = gaussians.means.shape[0], gaussians.shN.shape[1]
+        if n == 0:
+            empty = [mx.zeros(shape) for shape in ((0, 2), (0, 3), (0,), (0, 3), (0,))]
+            return Projected(*empty[:3], mx.zeros((0, 2), mx.int32), *empty[3:])
+        sizes = Sizes(n, rest, width, height, 8)
+        told = [camera_array(viewmat, K), self.sizes(sizes, sh_degree, antialiased)]
+
+        @mx.custom_function
+        def forward(params: mx.array) -> tuple[mx.array, ...]:
+            records = self.run("project", sizes, [params, *told])[0].reshape(n, 12)
+            return (records[:, 0:2], records[:, 2:5], records[:, 9], records[:, 6:9], records[:, 5], records)
+
+        @forward.vjp
+        def vjp(params: mx.array, cotangents: Any, outputs: Any) -> mx.array:
+            v_means2d, v_conics, v_depths, v_colors, v_opacities, _ = (c.reshape(-1) for c in cotangents)
+            v = [v_means2d, v_conics, v_depths, v_colors, v_opacities]
+            return self.run("project_vjp", sizes, [params, outputs[5].reshape(-1), *v, *told])[0]
+
+        means2d, conics, depths, colors, opacities, records = forward(pack(gaussians))
+        radii = mx.stop_gradient(mx.contiguous(mx.stop_gradient(records)[:, 10:12]).view(mx.int32))
+        return Projected(means2d, conics, depths, radii, colors, opacities)
+
+    def isect_tiles(self, projected: Projected, width: int, height: int) -> Tiles:
+        """See Backend.isect_tiles."""
+        means2d, conics, depths, radii, colors, opacities = (mx.stop_gradient(leaf) for leaf in projected)
+        n = means2d.shape[0]
+        tiles = Sizes(n, 0, width, height, 8).names["tiles"]
+        if n == 0:
+            return Tiles(mx.zeros(0, mx.int32), mx.zeros(tiles + 1, mx.int32))
+        records = _records(means2d, conics, depths, radii, colors, opacities)
+        while True:
+            sizes = Sizes(n, 0, width, height, self.capacity(width, height))
+            counters = mx.arange(tiles + 8).astype(mx.uint32) * 0
+            lists = self.bins(sizes, self.sizes(sizes), records, counters, START, no_flags(sizes))
+            state, needed = np.asarray(lists["status"])[:2].tolist()
+            if state == 0:
+                break
+            self.grow(width, height, needed)
+        tile_lists = TileLists(lists["ids"][:needed], lists["offsets"][: tiles + 1])
+        starts = mx.repeat(lists["group_starts"][: -(-n // INTERSECT_GROUP)], INTERSECT_GROUP)[:n]
+        spans = lists["spans"][: 2 * n].reshape(n, 2)
+        slots_of = mx.stack([spans[:, 0] + starts, spans[:, 1]], axis=1)
+        tile_lists.extra = lists | {"sizes": sizes, "slots_of": slots_of.reshape(-1)}
+        return tile_lists
+
+    def bins(
+        self, sizes: Sizes, told: mx.array, records: Any, counters: Any, status: Any, flags: Any
+    ) -> dict[str, mx.array]:
+        """Stage 2: intersect, scan, scatter, tile_sort; all that they leave, by name."""
+        run = self.run
+        entries, spans, group_counts = run("intersect", sizes, [records, counters, told])
+        # After `intersect`, which counts them up: group_counts orders the two.
+        offsets, buckets, group_starts, status = run(
+            "scan", sizes, [counters, group_counts, status, flags, told]
+        )
+        keys, slot_splats = run("scatter", sizes, [entries, offsets, group_starts, records, told])
+        ids, slots, bucket_tiles, _, _ = run("tile_sort", sizes, [keys, slot_splats, offsets, buckets])
+        return {
+            "spans": spans, "offsets": offsets, "buckets": buckets, "group_starts": group_starts,
+            "status": status, "ids": ids, "slots": slots, "bucket_tiles": bucket_tiles,
+        }  # fmt: skip
+
+    def rasterize(
+        self,
+        projected: Projected,
+        tiles: Tiles,
+        background: mx.array,
+        width: int,
+        height: int,
+        *,
+        absgrad_probe: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """See Backend.rasterize."""
+        n = projected.means2d.shape[0]
+        radii = mx.stop_gradient(projected.radii)
+        if n == 0:
+            image = mx.broadcast_to(background, (height, width, 3))
+            return image, mx.zeros((height, width, 1))
+        lists = tiles.extra if isinstance(tiles, TileLists) else _lists_of(tiles, n, width, height)
+        sizes: Sizes = lists["sizes"]
+        told = self.sizes(sizes)
+        binned = [lists["ids"], lists["offsets"], lists["buckets"]]
+
+        @mx.custom_function
+        def forward(*args: mx.array) -> tuple[mx.array, ...]:
+            means2d, conics, depths, colors, opacities, bg = args[:6]
+            records = _records(means2d, conics, depths, radii, colors, opacities)
+            settings = mx.concatenate([mx.zeros(12), bg, mx.zeros(17)])
+            image, final_t, checkpoints, used = self.run("forward", sizes, [records, *binned, settings, told])
+            final_t, image = final_t[: height * width], image[: 3 * height * width]
+            alpha = (1.0 - final_t).reshape(height, width, 1)
+            return image.reshape(height, width, 3), alpha, final_t, checkpoints, used, records
+
+        @forward.vjp
+        def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+            image, _, final_t, checkpoints, used, records = outputs
+            v_image, v_alpha = cotangents[0], cotangents[1]
+            inputs = [records, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
+            inputs += [image.reshape(-1), final_t, v_image.reshape(-1), v_alpha.reshape(-1), told]
+            (grads,) = self.run("backward", sizes, inputs, (True, len(primals) > 6))
+            v_means2d, v_conics, v_colors, v_opacities, v_abs = self.run(
+                "splat_grads", sizes, [records, lists["slots_of"], grads, told]
+            )
+            v = [
+                v_means2d[: 2 * n].reshape(n, 2),
+                v_conics[: 3 * n].reshape(n, 3),
+                mx.zeros_like(primals[2]),
+                v_colors[: 3 * n].reshape(n, 3),
+                v_opacities[:n],
+                (final_t[:, None] * v_image.reshape(-1, 3)).sum(axis=0),
+            ]
+            return tuple(v) if len(primals) == 6 else (*v, v_abs[: 2 * n].reshape(n, 2))
+
+        args = [projected.means2d, projected.conics, projected.depths, projected.colors, projected.opacities]
+        args.append(background)
+        if absgrad_probe is not None:
+            args.append(absgrad_probe)
+        return forward(*args)[:2]
+
+    def photometric_loss(
+        self, image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """See Backend.photometric_loss. With a mask or a target that is not uint8: the reference's."""
+        if mask is not None or target.dtype != mx.uint8 or image.shape != target.shape:
+            return _reference_loss(image, target, ssim_lambda, mask)
+        height, width, _ = image.shape
+        sizes = Sizes(1, 0, width, height, 8)
+        told, settings = self.sizes(sizes), mx.array(loss_settings(ssim_lambda, width, height))
+        photo = target.reshape(-1)
+
+        # The value and its gradient come from one pass; l1 and ssim are for the log and pass no gradient.
+        @mx.custom_function
+        def loss(image: mx.array) -> tuple[mx.array, mx.array]:
+            maps, partials = self.run("ssim", sizes, [image.reshape(-1), photo, told])
+            inputs = [image.reshape(-1), photo, maps, partials, settings, told]
+            v_image, values = self.run("loss", sizes, inputs)
+            return values, v_image
+
+        @loss.vjp
+        def vjp(image: Any, cotangents: Any, outputs: Any) -> mx.array:
+            return (outputs[1][: 3 * height * width] * cotangents[0][0]).reshape(height, width, 3)
+
+        values, _ = loss(image)
+        passive = mx.stop_gradient(values)
+        return values[0], passive[1], passive[2]
+
+
+START = mx.zeros(8, mx.uint32)  # the status before the first step
+
+
+def no_flags(sizes: Sizes) -> mx.array:
+    """The flags of an update that has not been."""
+    return mx.zeros(max(8, sizes.names["flags"]), mx.uint32)
+
+
+def on_device(array: mx.array) -> mx.array:
+    """A copy that a GPU's operation has written: arrays made from the host's numbers lie in managed memory."""
+    array = array + mx.zeros_like(array)
+    mx.eval(array)
+    return array
+
+
+def pack(gaussians: Gaussians) -> mx.array:
+    """The leaves behind each other, flat: what the kernels call `params`."""
+    return mx.concatenate([leaf.reshape(-1) for leaf in gaussians])
+
+
+def unpack(packed: mx.array, n: int, rest: int) -> Gaussians:
+    """The inverse of `pack`."""
+    shapes = [(n, 3), (n, 4), (n, 3), (n,), (n, 1, 3), (n, rest, 3)]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes]).tolist()
+    parts = zip([0, *ends[:-1]], ends, shapes, strict=True)
+    return Gaussians(*(mx.contiguous(packed[a:b].reshape(shape)) for a, b, shape in parts))
+
+
+def camera_array(viewmat: np.ndarray, K: np.ndarray) -> mx.array:
+    """float32 [32]: rotation, translation, position, fx, fy, cx, cy."""
+    rotation, translation = np.asarray(viewmat, np.float64)[:3, :3], np.asarray(viewmat, np.float64)[:3, 3]
+    values = np.zeros(32, np.float32)
+    values[:9], values[9:12] = rotation.reshape(-1), translation
+    values[12:15] = -np.linalg.solve(rotation, translation)
+    values[15:19] = K[0][0], K[1][1], K[0][2], K[1][2]
+    return on_device(mx.array(values))
+
+
+def loss_settings(ssim_lambda: float, width: int, height: int) -> np.ndarray:
+    """The entries of `settings` that the loss needs, in float32 [32]."""
+    settings = np.zeros(32, np.float32)
+    count = 3 * width * height
+    settings[15:18] = (1 - ssim_lambda) / count, -ssim_lambda / count, ssim_lambda
+    return settings
+
+
+def _records(means2d: Any, conics: Any, depths: Any, radii: Any, colors: Any, opacities: Any) -> mx.array:
+    """[12 N] records of splats given as arrays."""
+    columns = [means2d, conics, opacities[:, None], colors, depths[:, None]]
+    return mx.concatenate([*columns, mx.contiguous(radii).view(mx.float32)], axis=1).reshape(-1)
+
+
+def _lists_of(tiles: Tiles, n: int, width: int, height: int) -> dict[str, Any]:
+    """What goes with tile lists that somebody else made; on the host."""
+    ids, offsets = np.asarray(tiles.ids), np.asarray(tiles.offsets)
+    m = len(ids)
+    sizes = Sizes(n, 0, width, height, max(8, m))
+    order = np.argsort(ids, kind="stable")
+    slots = np.zeros(max(8, m), np.uint32)
+    slots[order] = np.arange(m, dtype=np.uint32)
+    counts = np.bincount(ids, minlength=n)
+    per_tile = -(-np.diff(offsets) // BUCKET)
+    buckets = np.concatenate([[0], np.cumsum(per_tile)]).astype(np.uint32)
+    bucket_tiles = np.zeros(sizes.names["buckets"] + 8, np.uint32)
+    bucket_tiles[: buckets[-1]] = np.repeat(np.arange(len(per_tile)), per_tile)
+    slots_of = np.stack([np.cumsum(counts) - counts, counts], axis=1).astype(np.uint32).reshape(-1)
+    padded = np.zeros(max(8, m), np.int32)
+    padded[:m] = ids
+    arrays = {"ids": padded, "slots": slots, "buckets": buckets, "bucket_tiles": bucket_tiles, "slots_of": slots_of}
+    return {name: mx.array(a) for name, a in arrays.items()} | {"offsets": tiles.offsets, "sizes": sizes}
+
+
+assert TILE == 16

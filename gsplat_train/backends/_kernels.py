@@ -228,15 +228,6 @@ KERNELS = {
             128,
             "flags",
         ),
-        KernelSpec(
-            "adam",
-            _arrays(
-                "params float32 state; grads float32 state; m float32 state; v float32 state; settings float32 32"
-            ),
-            _arrays("new_params float32 state; new_m float32 state; new_v float32 state"),
-            128,
-            "-(-state // 128)",
-        ),
     )
 }
 
@@ -278,11 +269,12 @@ def header(*, cuda: bool) -> str:
     return start + expand((root / "kernels/gpu.h").resolve())
 
 
-def arguments(spec: KernelSpec, sizes: Sizes, template: dict[str, bool] | None = None) -> dict[str, Any]:
-    """The keyword arguments of a call of `spec`'s MLX kernel, all but the inputs."""
+@cache
+def arguments(name: str, sizes: Sizes, template: tuple[bool, ...] = ()) -> dict[str, Any]:
+    """The keyword arguments of a call of kernel `name` in MLX, all but the inputs."""
     import mlx.core as mx
 
-    names = sizes.names
+    spec, names = KERNELS[name], sizes.names
     call: dict[str, Any] = {
         "output_shapes": [(array.count(names),) for array in spec.outputs],
         "output_dtypes": [getattr(mx, array.dtype) for array in spec.outputs],
@@ -290,5 +282,5 @@ def arguments(spec: KernelSpec, sizes: Sizes, template: dict[str, bool] | None =
         "threadgroup": (spec.threads, 1, 1),
     }
     if spec.template:
-        call["template"] = [(name, bool((template or {}).get(name))) for name in spec.template]
+        call["template"] = list(zip(spec.template, template or [False] * len(spec.template), strict=True))
     return call

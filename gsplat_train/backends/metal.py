@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels on Apple silicon, through mx.fast.metal_kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from . import unavailable
+from ._gpu import Engine
+from ._gpu_step import Steps
+from ._kernels import KernelSpec, body, header
+from .python import adam
+
+__all__ = ["adam", "isect_tiles", "photometric_loss", "project", "rasterize", "settle", "train_step"]
+
+if not mx.metal.is_available():
+    raise unavailable("metal")
+
+
+def make(spec: KernelSpec) -> Callable[..., list[mx.array]]:
+    """MLX's callable for a kernel."""
+    inputs, outputs = [a.name for a in spec.inputs], [a.name for a in spec.outputs]
+    return mx.fast.metal_kernel(
+        f"gs_{spec.name}",
+        inputs,
+        outputs,
+        body(spec.name),
+        header(cuda=False),
+        compile_options={"math_mode": spec.math_mode},
+    )
+
+
+engine = Engine(make)
+project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
+photometric_loss = engine.photometric_loss
+_steps = Steps(engine)
+train_step, settle = _steps.train_step, _steps.settle
