@@ -284,6 +284,24 @@ nb::dict statistics(Pipeline& p, bool reset) {
     return d;
 }
 
+// Defines a method whose arrays are taken as they are or not at all: a converted copy of an output would be filled and lost.
+template <class T>
+struct Kind {
+    static constexpr bool array = false, optional = false;
+};
+template <class... A>
+struct Kind<nb::ndarray<A...>> {
+    static constexpr bool array = true, optional = false;
+};
+template <class T>
+struct Kind<std::optional<T>> {
+    static constexpr bool array = Kind<T>::array, optional = true;
+};
+template <class R, class... A>
+void define(nb::class_<Pipeline>& type, const char* name, R (*function)(Pipeline&, A...)) {
+    type.def(name, function, nb::arg().noconvert(Kind<A>::array).none(Kind<A>::optional)...);
+}
+
 }  // namespace
 
 NB_MODULE(_csrc, m) {
@@ -300,21 +318,17 @@ NB_MODULE(_csrc, m) {
     m.def("set_threads", &set_thread_count);
     m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),
           nb::arg("lr"), nb::arg("step"));
-    nb::class_<Pipeline>(m, "Pipeline")
-        .def(nb::init<>())
-        .def("project", &project)
-        .def("project_vjp", &project_vjp)
-        .def("load_splats", &load_splats)
+    nb::class_<Pipeline> pipeline(m, "Pipeline");
+    pipeline.def(nb::init<>())
         .def("bin", &bin)
-        .def("store_tiles", &store_tiles)
-        .def("load_tiles", &load_tiles)
-        .def("forward", &forward)
-        .def("backward", &backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
-        .def("loss", &loss)
-        .def("train_step", &train_step, nb::arg("params"), nb::arg("m"), nb::arg("v"), nb::arg("viewmat"), nb::arg("K"),
-             nb::arg("width"), nb::arg("height"), nb::arg("target"), nb::arg("background"), nb::arg("lrs"), nb::arg("sh_degree"),
-             nb::arg("ssim_lambda"), nb::arg("antialiased"), nb::arg("step"), nb::arg("opacity_reg"), nb::arg("scale_reg"),
-             nb::arg("noise_scale"), nb::arg("noise_seed"), nb::arg("absgrad"), nb::arg("stat_norm").none(),
-             nb::arg("stat_abs").none(), nb::arg("stat_count").none())
         .def("statistics", &statistics, nb::arg("reset") = false);
+    define(pipeline, "project", &project);
+    define(pipeline, "project_vjp", &project_vjp);
+    define(pipeline, "load_splats", &load_splats);
+    define(pipeline, "store_tiles", &store_tiles);
+    define(pipeline, "load_tiles", &load_tiles);
+    define(pipeline, "forward", &forward);
+    define(pipeline, "backward", &backward);
+    define(pipeline, "loss", &loss);
+    define(pipeline, "train_step", &train_step);
 }

@@ -71,7 +71,7 @@ CameraParams camera(int width, int height) {
 
 // A photo in planes, padded to whole tiles: waves.
 std::vector<uint8_t> photo(int width, int height) {
-    const int stride = (width + 15) / 16 * 16, rows = (height + 15) / 16 * 16;
+    const int stride = gs::plane_stride(width), rows = gs::plane_rows(height);
     std::vector<uint8_t> planes(size_t(3) * rows * stride);
     for (int c = 0; c < 3; ++c)
         for (int y = 0; y < height; ++y)

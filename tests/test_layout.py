@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architecture as it stands on disk: who may import whom, how long a file may be, its licence line."""
+"""The architecture on disk: who may import whom, how long a file may be, its licence line."""
 
 import ast
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gsplat_train"
 
-# Data flows from top to bottom: a module imports only from modules above it. A package's name is its __init__.py.
+# Data flows from top to bottom: a module imports only from modules above it. A package stands for its __init__.
 ORDER = """
     errors storage config scene
     datasets.files datasets.cache datasets.undistort datasets.images datasets.colmap_records
@@ -22,7 +22,7 @@ ORDER = """
     render optimizer density density.mcmc density.adc
     train_step checkpoint evaluate sampler clock progress run_folder trainer
     cli cli.runs cli.train cli.render cli.export
-""".split()
+""".split()  # noqa: SIM905
 
 PLAIN = {"errors", "scene", "gaussians"}  # types that everybody speaks: they couple nothing
 MANY = {"trainer", "cli"}  # what joins the parts may import more than five of them
@@ -83,7 +83,9 @@ def imports(name: str, path: Path, source: str) -> Iterator[tuple[str, bool, boo
                 if target and target in MODULES:
                     yield target, id(node) not in typing_only, id(node) in local
         elif isinstance(node, ast.Import):
-            assert not any(a.name.startswith("gsplat_train") for a in node.names), f"{name}: import relatively"
+            assert not any(a.name.startswith("gsplat_train") for a in node.names), (
+                f"{name}: import relatively"
+            )
 
 
 def test_every_module_has_its_place() -> None:
@@ -96,7 +98,9 @@ def test_imports_go_upward_only(name: str) -> None:
     for target, _, local in imports(name, MODULES[name], source):
         if local and target.startswith(f"{name}."):
             continue  # a package's __init__ chooses among its members; they import it
-        assert ORDER.index(target) < ORDER.index(name), f"{name} must not import {target}, which stands below it"
+        assert ORDER.index(target) < ORDER.index(name), (
+            f"{name} must not import {target}, which stands below it"
+        )
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -109,7 +113,9 @@ def test_few_siblings(name: str) -> None:
 
 def test_the_checks_above_see_what_they_must() -> None:
     path = PACKAGE / "render.py"
-    found = [target for target, _, _ in imports("render", path, "from . import trainer\nfrom .cli.train import x")]
+    found = [
+        target for target, _, _ in imports("render", path, "from . import trainer\nfrom .cli.train import x")
+    ]
     assert found == ["trainer", "cli.train"]
     inside = "def f():\n    from . import mcmc\nif TYPE_CHECKING:\n    from ..scene import View"
     found = list(imports("density", PACKAGE / "density" / "__init__.py", inside))
@@ -126,12 +132,18 @@ def test_light_modules_do_not_load_mlx(name: str) -> None:
         seen.add(current)
         source = MODULES[current].read_text("utf-8")
         assert "import mlx" not in source, f"{name} loads MLX through {current}"
-        waiting += [t for t, at_run_time, local in imports(current, MODULES[current], source) if at_run_time and not local]
+        waiting += [
+            t
+            for t, at_run_time, local in imports(current, MODULES[current], source)
+            if at_run_time and not local
+        ]
 
 
 def sources(*folders: str) -> list[Path]:
     suffixes = {".py", ".h", ".cpp", ".metal"}
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
+    return sorted(
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes
+    )
 
 
 def test_files_are_short() -> None:

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native module: its boundary, instruction sets, threads, and scenes hard on memory and time."""
+
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import load_backend
+from scenes import camera, scene, to_mlx
+
+import gsplat_train
+from gsplat_train import backends, optimizer
+from gsplat_train.gaussians import Gaussians
+from gsplat_train.render import render
+from gsplat_train.scene import Camera, View
+from gsplat_train.train_step import Noise, Regularizers, train_step
+
+ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+PATH = str(Path(gsplat_train.__file__).parents[1])  # for subprocesses: the package that is tested here
+# The same sums in another order, with or without FMA. Adam divides by the size of gradients that may be
+# rounding errors, so over ten steps a few Gaussians drift apart, the loss hardly.
+SIMD_IMAGE, SIMD_GRADIENT, SIMD_LOSS = 5e-5, 5e-5, 1e-3
+
+
+@pytest.fixture(scope="module")
+def cpp():
+    return load_backend("cpp")
+
+
+@pytest.fixture(scope="module")
+def native(cpp):
+    from gsplat_train import _csrc
+
+    return _csrc
+
+
+# ---- what the subprocess below computes ----
+
+
+def a_step(backend, state, view, **changes):
+    settings = {
+        "lrs": dict.fromkeys(optimizer.GROUPS, 5e-3), "sh_degree": 3, "ssim_lambda": 0.2,
+        "background": np.zeros(3, np.float32), "antialiased": False, "regularizers": Regularizers(0.01, 0.01),
+        "noise": Noise(1.0, 5), "stats": None, "absgrad": False,
+    }  # fmt: skip
+    return train_step(backend, state, view, **(settings | changes))
+
+
+def photo(width, height):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([(x * (c + 2)) ^ (y * 3) for c in range(3)], axis=2).astype(np.uint8)
+
+
+def short_training(path):
+    """A picture, its gradients, and ten steps, into an .npz."""
+    backend, view = backends.load("cpp"), camera(72, 50, 60.0)
+    gaussians = to_mlx(scene(view, 500, seed=3, spread=1.5, size=4.0))
+    image = render(gaussians, view, backend).image
+    weights = mx.array(np.random.default_rng(0).standard_normal((50, 72, 3)).astype(np.float32))
+    gradients = mx.grad(lambda g: (render(g, view, backend).image * weights).sum())(gaussians)
+    state = optimizer.start(gaussians)
+    seen = View("photo", view, photo(72, 50), None)
+    losses = [a_step(backend, state, seen).loss for _ in range(10)]
+    trained = np.concatenate([leaf.ravel() for leaf in optimizer.rows(state.gaussians).values()])
+    gradients = {f"v_{name}": np.asarray(leaf) for name, leaf in gradients._asdict().items()}
+    np.savez(path, image=np.asarray(image), losses=losses, trained=trained, **gradients)
+
+
+@pytest.fixture(scope="module")
+def results(cpp, tmp_path_factory):
+    """short_training in a process of its own, once for each environment."""
+    folder, kept = tmp_path_factory.mktemp("native"), {}
+
+    def run(**environment):
+        key = "_".join(f"{name}{value}" for name, value in environment.items())
+        if key not in kept:
+            path = folder / f"{key}.npz"
+            code = f"import test_cpp_module; test_cpp_module.short_training({str(path)!r})"
+            command = [sys.executable, "-c", code]
+            done = subprocess.run(
+                command,
+                cwd=TESTS,
+                env=os.environ | {"PYTHONPATH": PATH} | environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert done.returncode == 0, done.stderr
+            kept[key] = dict(np.load(path))
+        return kept[key]
+
+    return run
+
+
+# ---- instruction sets and threads ----
+
+
+def test_the_best_instruction_set_is_taken(native):
+    sets = native.instruction_sets()
+    assert sets[-1] == "scalar" and set(sets) <= {"avx512", "avx2", "neon", "scalar"}
+    if "GS_SIMD" not in os.environ:
+        assert native.simd() == sets[0]
+    if platform.machine() == "x86_64" and Path("/proc/cpuinfo").exists():
+        flags = set(re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1].split())
+        assert ("avx2" in sets) == ({"avx2", "fma"} <= flags)
+        assert ("avx512" in sets) <= ({"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags)
+
+
+def test_an_unknown_instruction_set_is_refused(cpp):
+    code = "from gsplat_train import _csrc; _csrc.simd()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": PATH, "GS_SIMD": "mmx"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "GS_SIMD=mmx is not available here; choose one of" in done.stderr
+
+
+@pytest.mark.parametrize("simd", ["avx512", "avx2", "neon"])
+def test_instruction_sets_agree(simd, native, results):
+    if simd not in native.instruction_sets():
+        pytest.skip(f"this processor has no {simd}")
+    ours, plain = results(GS_SIMD=simd), results(GS_SIMD="scalar")
+    assert np.abs(plain["image"]).max() > 0.5
+    # A pixel may fall on the other side of a threshold (1/255, the stop at 1e-4) by the last bit.
+    error = np.sort(np.abs(ours["image"] - plain["image"]).max(axis=2).ravel())
+    assert error[-2] < SIMD_IMAGE and error[-1] < 5e-3
+    for name in (f"v_{group}" for group in Gaussians._fields):
+        difference = np.linalg.norm(ours[name] - plain[name]) / np.linalg.norm(plain[name])
+        assert difference < SIMD_GRADIENT, name
+    assert ours["losses"] == pytest.approx(plain["losses"], rel=SIMD_LOSS)
+    assert plain["losses"][-1] < plain["losses"][0]
+
+
+@pytest.mark.parametrize("threads", ["2", "3"])
+def test_threads_give_the_same_bytes(threads, results):
+    one, more = results(GS_THREADS="1"), results(GS_THREADS=threads)
+    for name, values in one.items():
+        assert values.tobytes() == more[name].tobytes(), name
+
+
+def test_threads_are_as_many_as_asked_for(cpp):
+    code = "from gsplat_train import _csrc; print(_csrc.threads())"
+    for wanted in ("1", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": PATH, "GS_THREADS": wanted},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip() == wanted
+
+
+# ---- what the compiler made ----
+
+KERNELS = "CMakeFiles/gs_{}.dir/csrc/cpu/kernels.cpp.o"
+# 512-bit and mask registers, and registers 16 to 31, exist in AVX-512 alone.
+AVX512 = re.compile(r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|2\d|3[01])\b")
+AVX = re.compile(r"%[yz]mm|\tv[a-z]")
+
+
+def kernel_object(name):
+    """The newest object file of an instruction set that pip or CMake left in build/."""
+    tool = shutil.which("objdump")
+    if tool is None or platform.machine() != "x86_64":
+        pytest.skip("needs objdump and an x86-64")
+    found = sorted((ROOT / "build").glob(f"*/{KERNELS.format(name)}"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        pytest.skip(f"no {KERNELS.format(name)} in build/: the package was not built from this checkout")
+    return found[-1]
+
+
+def instructions(path):
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True
+    ).stdout
+    assert text.count("\n") > 1000
+    return text
+
+
+def test_only_the_avx512_kernels_hold_avx512(cpp):
+    assert AVX512.search(instructions(kernel_object("avx512")))
+    avx2 = instructions(kernel_object("avx2"))
+    assert not AVX512.search(avx2) and AVX.search(avx2)
+    assert not AVX.search(instructions(kernel_object("scalar")))
+
+
+@pytest.mark.parametrize("name", ["avx512", "avx2", "scalar"])
+def test_kernels_share_no_inline_function(name, cpp):
+    """A function of the same name in two objects would be kept once by the linker, perhaps as AVX-512."""
+    path = kernel_object(name)
+    table = subprocess.run(["nm", "--defined-only", "-C", path], capture_output=True, text=True).stdout
+    shared = [line for line in table.splitlines() if re.match(r"\S+ [A-TV-Zuvw] (?!DW.ref)", line)]
+    assert shared and all(f"gs::{name}::" in line for line in shared), shared
+
+
+def test_no_mlx_library_is_linked(native):
+    if sys.platform == "darwin":
+        command = ["otool", "-L", native.__file__]
+    elif shutil.which("ldd"):
+        command = ["ldd", native.__file__]
+    else:
+        pytest.skip("needs ldd")
+    linked = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "libc" in linked and "mlx" not in linked.replace(native.__file__, "")
+
+
+# ---- the boundary ----
+
+
+def arrays(n=4, degree=3):
+    shapes = {
+        "means": (n, 3), "quats": (n, 4), "log_scales": (n, 3), "logit_opacities": (n,),
+        "sh0": (n, 1, 3), "shN": (n, (degree + 1) ** 2 - 1, 3),
+    }  # fmt: skip
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def project(native, leaves, n=4, viewmat=None, K=None, width=32, height=16, degree=3, **outputs):
+    out = {
+        "means2d": np.zeros((n, 2), np.float32), "conics": np.zeros((n, 3), np.float32),
+        "depths": np.zeros(n, np.float32), "radii": np.zeros((n, 2), np.int32),
+        "colors": np.zeros((n, 3), np.float32), "opacities": np.zeros(n, np.float32),
+    } | outputs  # fmt: skip
+    viewmat = np.eye(4, dtype=np.float32) if viewmat is None else viewmat
+    K = np.array([[32, 0, 16], [0, 32, 8], [0, 0, 1]], np.float32) if K is None else K
+    native.Pipeline().project(list(leaves), viewmat, K, width, height, degree, False, *out.values())
+
+
+def test_the_boundary_takes_what_fits(native):
+    project(native, arrays().values())
+    project(native, arrays(0).values(), n=0)
+
+
+@pytest.mark.parametrize("name", Gaussians._fields)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(np.float16),
+        lambda a: np.zeros((*a.shape[:-1], 2 * a.shape[-1]), np.float32)[..., ::2],  # not contiguous
+        lambda a: a.tolist(),
+        lambda a: None,
+        mx.array,  # on a Mac it would arrive as a pointer to the GPU: a TypeError even where it could be read
+    ],
+    ids=["float64", "float16", "strided", "list", "None", "mx.array"],
+)
+def test_leaves_of_the_wrong_kind_are_type_errors(name, spoil, native):
+    if spoil is mx.array and sys.platform != "darwin":
+        pytest.skip("nanobind can read MLX's CPU arrays; that none is given is tested below")
+    leaves = arrays()
+    leaves[name] = spoil(leaves[name])
+    with pytest.raises(TypeError, match=f"gaussians.{name} must be"):
+        project(native, leaves.values())
+
+
+@pytest.mark.parametrize("name", Gaussians._fields)
+def test_leaves_of_the_wrong_shape_are_value_errors(name, native):
+    leaves = arrays()
+    leaves[name] = np.zeros((leaves[name].shape[0] + 1, *leaves[name].shape[1:]), np.float32)
+    with pytest.raises(ValueError, match="must hold"):
+        project(native, leaves.values())
+
+
+def test_other_arguments_of_the_wrong_kind_or_shape(native):
+    leaves = list(arrays().values())
+    with pytest.raises(ValueError, match="six arrays"):
+        project(native, leaves[:5])
+    with pytest.raises(ValueError, match="viewmat must hold 16"):
+        project(native, leaves, viewmat=np.eye(3, dtype=np.float32))
+    with pytest.raises(TypeError):
+        project(native, leaves, viewmat=np.eye(4))
+    with pytest.raises(ValueError, match="width and height"):
+        project(native, leaves, width=0)
+    with pytest.raises(ValueError, match="sh_degree"):
+        project(native, leaves, degree=4)
+    with pytest.raises(ValueError, match="sh_degree"):
+        project(native, arrays(degree=1).values(), degree=2)
+    with pytest.raises(ValueError, match="0, 3, 8 or 15 rows"):
+        project(native, [*leaves[:5], np.zeros((4, 5, 3), np.float32)])
+    with pytest.raises(ValueError, match="means2d must hold 8"):
+        project(native, leaves, means2d=np.zeros((3, 2), np.float32))
+    with pytest.raises(TypeError):
+        project(native, leaves, radii=np.zeros((4, 2), np.float32))
+    frozen = np.zeros(4, np.float32)
+    frozen.flags.writeable = False
+    with pytest.raises(TypeError):
+        project(native, leaves, depths=frozen)
+
+
+@pytest.mark.parametrize(
+    ("ids", "offsets", "message"),
+    [
+        ([0, 1], [0, 1, 3], "must end at"),
+        ([0, 1], [0, 3, 2], "must rise"),
+        ([0, 4], [0, 1, 2], r"\[0, N\)"),
+        ([0, -1], [0, 1, 2], r"\[0, N\)"),
+        ([0, 1], [-1, 1, 2], "must rise"),
+        ([0, 1], [0, 2], "must hold 3"),
+    ],
+)
+def test_tiles_that_would_read_outside_are_refused(ids, offsets, message, native):
+    pipeline = native.Pipeline()
+    leaves = [np.zeros((4, k) if k > 1 else 4, np.float32) for k in (2, 3, 1, 3, 1)]
+    means2d, conics, depths, colors, opacities = leaves
+    pipeline.load_splats(32, 16, means2d, conics, depths, np.zeros((4, 2), np.int32), colors, opacities)
+    with pytest.raises(ValueError, match=message):
+        pipeline.load_tiles(np.array(ids, np.int32), np.array(offsets, np.int32), 4)
+
+
+def test_the_module_is_never_given_an_mlx_array(cpp, native, monkeypatch):
+    """Everything that crosses the boundary in a render, its gradient, a loss, Adam and a training step."""
+    crossed = []
+
+    def look(value, where):
+        if isinstance(value, list | tuple):
+            for item in value:
+                look(item, where)
+        assert not isinstance(value, mx.array), f"{where} was given an mx.array"
+        crossed.append(where)
+
+    class Watched:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            value = getattr(self._inner, name)
+
+            def call(*args, **kwargs):
+                look([*args, *kwargs.values()], name)
+                return value(*args, **kwargs)
+
+            return call if callable(value) else value
+
+    monkeypatch.setattr(cpp, "_pipeline", Watched(cpp._pipeline))
+    monkeypatch.setattr(cpp, "_csrc", Watched(native))
+    view = camera()
+    gaussians = to_mlx(scene(view, 20))
+    target = mx.array(photo(view.width, view.height))
+
+    def loss(g, probe):
+        image = render(g, view, cpp, absgrad_probe=probe).image
+        return cpp.photometric_loss(image, target, 0.2)[0]
+
+    gradients = mx.grad(loss, argnums=(0, 1))(gaussians, mx.zeros((20, 2)))
+    mx.eval(gradients)
+    state = optimizer.start(gaussians)
+    cpp.adam(state.gaussians, gradients[0], state.m, state.v, dict.fromkeys(optimizer.GROUPS, 1e-3), 1)
+    a_step(cpp, state, View("photo", view, photo(view.width, view.height), None))
+    needed = {
+        "project",
+        "project_vjp",
+        "load_splats",
+        "bin",
+        "store_tiles",
+        "forward",
+        "backward",
+        "loss",
+        "adam",
+    }
+    assert needed | {"load_tiles", "train_step"} <= set(crossed)
+
+
+# ---- hard scenes ----
+
+
+def peak_bytes():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def hard(n, view, *, size, opacity, spread=1.0, behind=False):
+    gaussians = scene(view, n, degree=0, size=size, opacity=opacity, depth=(2.0, 3.0), spread=spread)
+    gaussians["means"][:, 2] -= 5.0 * behind
+    return to_mlx(gaussians)
+
+
+def step_and_render(cpp, gaussians, view, limit_s, limit_mb):
+    """A picture and a step, in a time that even a busy machine keeps and within a growth of peak memory."""
+    before, start = peak_bytes(), time.monotonic()
+    image = np.asarray(render(gaussians, view, cpp).image)
+    state = optimizer.start(gaussians)
+    result = a_step(cpp, state, View("photo", view, photo(view.width, view.height), None), sh_degree=0)
+    assert time.monotonic() - start < limit_s
+    assert peak_bytes() - before < limit_mb * 1e6
+    assert np.isfinite(image).all() and np.isfinite(result.loss) and state.step == 1
+    for name, leaf in optimizer.rows(state.gaussians).items():
+        assert np.isfinite(leaf).all(), name
+    return image
+
+
+@pytest.mark.parametrize("opacity", [6.0, -3.0], ids=["opaque", "transparent"])
+def test_ten_thousand_splats_on_one_tile(opacity, cpp):
+    view = Camera(np.eye(4), [[100, 0, 8], [0, 100, 8], [0, 0, 1]], 64, 48)
+    gaussians = hard(10_000, view, size=1.0, opacity=opacity, spread=0.02)
+    tiles = np.asarray(cpp.isect_tiles(
+        cpp.project(gaussians, view.viewmat, view.K, 64, 48, sh_degree=0, antialiased=False), 64, 48
+    ).offsets)  # fmt: skip
+    assert np.diff(tiles).max() > 2000
+    image = step_and_render(cpp, gaussians, view, limit_s=10, limit_mb=300)
+    assert image.max() > 0.2
+
+
+def test_one_splat_covers_the_image(cpp):
+    view = Camera(np.eye(4), [[500, 0, 400], [0, 500, 300], [0, 0, 1]], 800, 600)
+    gaussians = hard(1, view, size=5000.0, opacity=2.0, spread=0.0)
+    image = step_and_render(cpp, gaussians, view, limit_s=10, limit_mb=300)
+    assert (image.max(axis=2) > 0.1).all()
+
+
+def test_all_behind_the_camera(cpp):
+    view = Camera(np.eye(4), [[100, 0, 32], [0, 100, 24], [0, 0, 1]], 64, 48)
+    gaussians = hard(5000, view, size=3.0, opacity=0.0, behind=True)
+    assert not step_and_render(cpp, gaussians, view, limit_s=10, limit_mb=100).any()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_splats(n, cpp):
+    view = Camera(np.eye(4), [[100, 0, 32], [0, 100, 24], [0, 0, 1]], 64, 48)
+    image = step_and_render(
+        cpp, hard(n, view, size=4.0, opacity=1.0, spread=0.3), view, limit_s=10, limit_mb=100
+    )
+    assert image.any() == (n > 0)
+
+
+def test_a_picture_of_twelve_million_pixels(cpp):
+    view = Camera(np.eye(4), [[3000, 0, 2000], [0, 3000, 1500], [0, 0, 1]], 4000, 3000)
+    gaussians = hard(2000, view, size=20.0, opacity=0.0)
+    image = step_and_render(cpp, gaussians, view, limit_s=60, limit_mb=3000)
+    assert image.shape == (3000, 4000, 3) and image.any()
