@@ -286,20 +286,20 @@ nb::dict statistics(Pipeline& p, bool reset) {
 
 // Defines a method whose arrays are taken as they are or not at all: a converted copy of an output would be filled and lost.
 template <class T>
-struct Kind {
-    static constexpr bool array = false, optional = false;
+struct Argument {
+    static constexpr auto make() { return nb::arg(); }
 };
 template <class... A>
-struct Kind<nb::ndarray<A...>> {
-    static constexpr bool array = true, optional = false;
+struct Argument<nb::ndarray<A...>> {
+    static constexpr auto make() { return nb::arg().noconvert(); }
 };
-template <class T>
-struct Kind<std::optional<T>> {
-    static constexpr bool array = Kind<T>::array, optional = true;
+template <class... A>
+struct Argument<std::optional<nb::ndarray<A...>>> {
+    static constexpr auto make() { return nb::arg().noconvert().none(); }
 };
 template <class R, class... A>
 void define(nb::class_<Pipeline>& type, const char* name, R (*function)(Pipeline&, A...)) {
-    type.def(name, function, nb::arg().noconvert(Kind<A>::array).none(Kind<A>::optional)...);
+    type.def(name, function, Argument<A>::make()...);
 }
 
 }  // namespace

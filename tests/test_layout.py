@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gsplat_train"
 
-# Data flows from top to bottom: a module imports only from modules above it. A package stands for its __init__.
+# Data flows from top to bottom: a module imports only from modules above it. A package is its __init__.py.
 ORDER = """
     errors storage config scene
     datasets.files datasets.cache datasets.undistort datasets.images datasets.colmap_records
