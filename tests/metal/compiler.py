@@ -51,10 +51,18 @@ def clang() -> tuple[str, ...] | None:
 
 
 def linker() -> tuple[str, ...]:
-    """The command that finds the headers of C++ and links: clang itself, but for zig's."""
+    """The command that compiles the runtime and links: any compiler of C++ with its headers."""
+    found = shutil.which("c++") or shutil.which("g++")
+    if found:
+        return (found,)
     command = clang()
     assert command is not None, WITHOUT
     return (*command[:-1], "c++") if "ziglang" in command else command
+
+
+def _zig(*options: str) -> list[str]:
+    """The options if zig links: it would bring a runtime of its own for what C++ leaves undefined."""
+    return list(options) if "ziglang" in linker() else []
 
 
 @cache
@@ -151,7 +159,8 @@ def library(text: Text) -> ctypes.CDLL:
 def runtime() -> ctypes.CDLL:
     """The runtime; its functions are visible to the libraries loaded after it."""
     source = (HERE / "runtime.cpp").read_text()
-    options = ["-x", "c++", "-std=c++17", f"-I{HERE}", "-O2", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-sanitize=all"]
+    options = ["-x", "c++", "-std=c++17", f"-I{HERE}", "-O2", "-fPIC", "-U_FORTIFY_SOURCE"]
+    options += _zig("-fno-sanitize=all")
     return ctypes.CDLL(str(_built(source, options, "runtime", linker())), mode=ctypes.RTLD_GLOBAL)
 
 
@@ -169,7 +178,7 @@ def _built(source: str, options: list[str], name: str, command: tuple[str, ...] 
             compiled, linked = Path(scratch) / "kernel.o", Path(scratch) / "kernel.so"
             call(*options, "-c", "-", "-o", compiled, text=source, command=command)
             undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-            call("-shared", "-O2", "-fno-sanitize=all", compiled, "-o", linked, *undefined, "-lm", command=linker())
+            call("-shared", "-O2", *_zig("-fno-sanitize=all"), compiled, "-o", linked, *undefined, "-lm", command=linker())
             shutil.copy(linked, path.with_suffix(f".{os.getpid()}"))
         path.with_suffix(f".{os.getpid()}").replace(path)
     return path

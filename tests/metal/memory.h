@@ -91,7 +91,7 @@ public:
             if (read && !r.filled && (w.written.thread < 0 || stale))
                 return say(r, offset, "reads what nobody wrote in", "");
             if (const char* who = conflict(w.written, now, r.shared, atomic))
-                return say(r, offset, write ? "writes where unordered with a write in" : "reads unordered with a write in", who);
+                return say(r, offset, write ? "writes unordered with a write in" : "reads unordered with a write in", who);
             const Visit visit = {now.group, now.epoch[r.shared], now.simd_epoch[r.shared], int16_t(now.number),
                                  int16_t(now.simdgroup), atomic};
             if (write) {

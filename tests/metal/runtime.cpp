@@ -96,7 +96,8 @@ void gs_barrier(int whole, int flags, int line) {
 }
 
 void gs_atomic(const volatile void* at, int bytes, int reads, int writes, int line) {
-    judge(const_cast<const void*>(at), size_t(bytes), reads, writes, true, line);
+    // What a mere load finds depends on the order of threads, unless a barrier settles it: to judge it is a plain one.
+    judge(const_cast<const void*>(at), size_t(bytes), reads, writes, writes, line);
 }
 
 void* gs_threadgroup(int id, unsigned long bytes, int granule, const char* name) {
