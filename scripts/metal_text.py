@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the Metal text of a kernel, as it reaches Apple's compiler, and compares it with what MLX itself makes.
+"""Prints the Metal text of a kernel, as it reaches Apple's compiler, and compares it with MLX's own.
 
     python scripts/metal_text.py forward      the text
     python scripts/metal_text.py --compare    every kernel against MLX; exit 1 where they differ
@@ -25,12 +25,14 @@ def difference(launch: Launch) -> list[str] | None:
     theirs = printed_by_mlx(*launch)
     if theirs is None:
         return None
-    texts = (renamed(text).splitlines() for text in (theirs, launch.text.text))
-    return list(unified_diff(*texts, "MLX", "ours", lineterm=""))
+    a, b = (renamed(text).splitlines() for text in (theirs, launch.text.text))
+    return list(unified_diff(a, b, "MLX", "ours", lineterm=""))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kernel", nargs="?", choices=sorted(KERNELS))
     parser.add_argument("--compare", action="store_true", help="with the text that MLX makes")
     arguments = parser.parse_args()

@@ -4,14 +4,11 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from metal import compiler
+from metal.fixtures import clang  # noqa: F401
 from metal.launcher import ORDERS, KernelError, Launcher
 
 
-@pytest.fixture(autouse=True)
-def clang():
-    if compiler.clang() is None:
-        pytest.skip(compiler.WITHOUT)
+pytestmark = pytest.mark.usefixtures("clang")
 
 
 @pytest.fixture(params=ORDERS)
@@ -19,16 +16,27 @@ def launcher(request):
     return Launcher(request.param)
 
 
-def run(launcher, source, inputs, outputs, grid, threads, *, template=(), init_value=None, atomic=False, header=""):
+def run(
+    launcher, source, inputs, outputs, grid, threads, *, template=(), init_value=None, atomic=False, header=""
+):
     """Outputs as NumPy arrays; inputs: name -> array, outputs: name -> (shape, dtype)."""
     kernel = launcher.metal_kernel(
-        name="sample", input_names=list(inputs), output_names=list(outputs), source=source, header=header,
+        name="sample",
+        input_names=list(inputs),
+        output_names=list(outputs),
+        source=source,
+        header=header,
         atomic_outputs=atomic,
-    )  # fmt: skip
+    )
     found = kernel(
-        inputs=list(inputs.values()), template=template, grid=grid, threadgroup=threads, init_value=init_value,
-        output_shapes=[shape for shape, _ in outputs.values()], output_dtypes=[dtype for _, dtype in outputs.values()],
-    )  # fmt: skip
+        inputs=list(inputs.values()),
+        template=template,
+        grid=grid,
+        threadgroup=threads,
+        init_value=init_value,
+        output_shapes=[shape for shape, _ in outputs.values()],
+        output_dtypes=[dtype for _, dtype in outputs.values()],
+    )
     return [np.asarray(array) for array in found]
 
 
@@ -62,7 +70,14 @@ def test_simd_groups(launcher):
     x[1, 3] = 100
     lines = "".join(f"out[{64 * k}u + i] = {call};\n" for k, call in enumerate(SIMD))
     source = "const uint i = thread_position_in_grid.x, lane = thread_index_in_simdgroup, x = a[i];\n" + lines
-    found = run(launcher, source, {"a": mx.array(x.ravel())}, {"out": ((len(SIMD), 2, 32), mx.uint32)}, (64, 1, 1), (64, 1, 1))[0]
+    found = run(
+        launcher,
+        source,
+        {"a": mx.array(x.ravel())},
+        {"out": ((len(SIMD), 2, 32), mx.uint32)},
+        (64, 1, 1),
+        (64, 1, 1),
+    )[0]
     for k, (call, expected) in enumerate(SIMD.items()):
         np.testing.assert_array_equal(found[k], expected(x), call)
 
@@ -70,8 +85,9 @@ def test_simd_groups(launcher):
 def test_where_a_thread_is(launcher):
     """A grid of 5x3x2 in groups of 2x2x1: those at the edge are smaller, as Metal's."""
     source = """
-        const uint3 at = thread_position_in_grid, in = thread_position_in_threadgroup, size = threads_per_threadgroup;
-        const uint3 group = threadgroup_position_in_grid, groups = threadgroups_per_grid, grid = threads_per_grid;
+        const uint3 at = thread_position_in_grid, grid = threads_per_grid;
+        const uint3 in = thread_position_in_threadgroup, size = threads_per_threadgroup;
+        const uint3 group = threadgroup_position_in_grid, groups = threadgroups_per_grid;
         const uint k = 12u * ((at.z * grid.y + at.y) * grid.x + at.x);
         out[k] = at.x, out[k + 1u] = at.y, out[k + 2u] = at.z;
         out[k + 3u] = in.x, out[k + 4u] = in.y, out[k + 5u] = thread_index_in_threadgroup;
@@ -87,16 +103,22 @@ def test_where_a_thread_is(launcher):
 
 
 def test_arguments_and_types(launcher):
-    """A scalar, shapes, small and large inputs, bytes, bools, a template, vectors, integers and halves of 64 bits."""
+    """A scalar, shapes, small and large inputs, bytes, bools, a template, vectors, integers of 64 bits."""
     source = """
         const uint i = thread_position_in_grid.x;
         const float3 v = float3(float2(scale), few[1]) * 2.0f;
         const ulong wide = (ulong(many[i]) << 40) | ulong(W);
-        out[i] = T(v.x + v.z) + T(few_shape[0]) + T(many_strides[0]) + T(uint(wide >> 40)) + (flags[i] ? T(100) : T(0));
+        out[i] = T(v.x + v.z) + T(few_shape[0]) + T(many_strides[0]) + T(uint(wide >> 40));
+        if (flags[i]) out[i] += T(100);
         last[i] = short(many[i]) - short(2);
     """
     many, flags = np.arange(10, dtype=np.uint8).reshape(5, 2), np.arange(10) % 3 == 0
-    inputs = {"scale": 1.5, "few": mx.array([0.0, 4.0, 0.0]), "many": mx.array(many), "flags": mx.array(flags)}
+    inputs = {
+        "scale": 1.5,
+        "few": mx.array([0.0, 4.0, 0.0]),
+        "many": mx.array(many),
+        "flags": mx.array(flags),
+    }
     outputs = {"out": ((10,), mx.int32), "last": ((10,), mx.int16)}
     template = [("T", mx.int32), ("W", 7)]
     out, last = run(launcher, source, inputs, outputs, (10, 1, 1), (4, 1, 1), template=template)
@@ -113,17 +135,21 @@ def test_atomics(launcher):
         atomic_fetch_add_explicit(&here[0], i, memory_order_relaxed);
         atomic_fetch_max_explicit(&out[1], i, memory_order_relaxed);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        if (tid == 0u) atomic_fetch_add_explicit(&out[0], atomic_load_explicit(&here[0], memory_order_relaxed),
-                                                 memory_order_relaxed);
+        const uint sum = atomic_load_explicit(&here[0], memory_order_relaxed);
+        if (tid == 0u) atomic_fetch_add_explicit(&out[0], sum, memory_order_relaxed);
     """
-    found = run(launcher, source, {}, {"out": ((2,), mx.uint32)}, (150, 1, 1), (64, 1, 1), init_value=0, atomic=True)[0]
+    found = run(
+        launcher, source, {}, {"out": ((2,), mx.uint32)}, (150, 1, 1), (64, 1, 1), init_value=0, atomic=True
+    )[0]
     assert found.tolist() == [150 * 149 // 2, 149]
 
 
 def test_what_nobody_wrote_is_garbage(launcher):
     found = run(launcher, "out[1] = 2.0f;", {}, {"out": ((3,), mx.float32)}, (1, 1, 1), (1, 1, 1))[0]
     assert found[1] == 2 and np.isnan(found[[0, 2]]).all()
-    found = run(launcher, "out[1] = 2.0f;", {}, {"out": ((3,), mx.float32)}, (1, 1, 1), (1, 1, 1), init_value=5)[0]
+    found = run(
+        launcher, "out[1] = 2.0f;", {}, {"out": ((3,), mx.float32)}, (1, 1, 1), (1, 1, 1), init_value=5
+    )[0]
     assert found.tolist() == [5, 2, 5]
 
 
@@ -151,29 +177,74 @@ FAULTS = {
     "read far away": ("a[i]", "a[i + 100000000u]", r"reads memory that belongs to no buffer"),
     "write beyond an output": ("out[i] =", "out[i + 1u] =", r"writes beyond out"),
     "write to an input": ("out[i] =", "const_cast<device float*>(a)[i] =", r"writes to the input a"),
-    "index beyond a threadgroup array": ("tile[tid] =", "tile[tid + 64u] =", r"indexes an array beyond its end"),
+    "index beyond a threadgroup array": (
+        "tile[tid] =",
+        "tile[tid + 64u] =",
+        r"indexes an array beyond its end",
+    ),
     "pointer beyond a threadgroup array": (
-        "tile[tid] =", "threadgroup float* p = tile; p[tid + 64u] =", r"writes beyond tile"),
+        "tile[tid] =",
+        "threadgroup float* p = tile; p[tid + 64u] =",
+        r"writes beyond tile",
+    ),
     "index beyond a thread's array": (
-        "out[i] = x", "float l[4] = {x, x, x, x}; out[i] = l[i & 7u]", r"indexes an array beyond"),
+        "out[i] = x",
+        "float l[4] = {x, x, x, x}; out[i] = l[i & 7u]",
+        r"indexes an array beyond",
+    ),
     "no barrier": (WHOLE, "", r"unordered with a write in (tile|sums)|nobody wrote in (tile|sums)"),
-    "barrier of other memory": (WHOLE, WHOLE.replace("mem_threadgroup)", "mem_device)"), r"unordered with a write"),
+    "barrier of other memory": (
+        WHOLE,
+        WHOLE.replace("mem_threadgroup)", "mem_device)"),
+        r"unordered with a write",
+    ),
     "barrier of a SIMD group only": (WHOLE, PART, r"unordered with a write|nobody wrote"),
     "no barrier in a SIMD group": (PART, "", r"unordered with a write in tile"),
-    "write after others read": ("out[i] = x", "tile[0] = x; out[i] = x", r"writes unordered with a (read|write) in tile"),
-    "read of what nobody wrote": ("if (lane == 0u) sums[simd] = sum;", "", r"reads what nobody wrote in sums"),
-    "read of an output nobody wrote": ("out[i] = x", "out[i] = x + out[i ^ 64u]", r"reads what nobody wrote in out|unordered"),
-    "two groups write a word": ("out[i] =", "out[tid] =", r"writes unordered with a write in out .* another threadgroup"),
-    "early return before a barrier": ("float x =", "if (tid == 5u) return; float x =", r"thread 5 has returned"),
+    "write after others read": (
+        "out[i] = x",
+        "tile[0] = x; out[i] = x",
+        r"writes unordered with a (read|write) in tile",
+    ),
+    "read of what nobody wrote": (
+        "if (lane == 0u) sums[simd] = sum;",
+        "",
+        r"reads what nobody wrote in sums",
+    ),
+    "read of an output nobody wrote": (
+        "out[i] = x",
+        "out[i] = x + out[i ^ 64u]",
+        r"reads what nobody wrote in out|unordered",
+    ),
+    "two groups write a word": (
+        "out[i] =",
+        "out[tid] =",
+        r"writes unordered with a write in out .* another threadgroup",
+    ),
+    "early return before a barrier": (
+        "float x =",
+        "if (tid == 5u) return; float x =",
+        r"thread 5 has returned",
+    ),
     "not all come to a barrier": (
-        "out[i] = x", "if (tid < 40u) threadgroup_barrier(mem_flags::mem_none); out[i] = x", r"not all come"),
-    "not all lanes come to a sum": ("const uint sum =", "uint sum = 0; if (lane < 9u) sum =", r"not all come"),
+        "out[i] = x",
+        "if (tid < 40u) threadgroup_barrier(mem_flags::mem_none); out[i] = x",
+        r"not all come",
+    ),
+    "not all lanes come to a sum": (
+        "const uint sum =",
+        "uint sum = 0; if (lane < 9u) sum =",
+        r"not all come",
+    ),
     "shuffle from no lane": ("out[i] = x", "out[i] = simd_shuffle(x, 32)", r"a lane that is not there"),
-    "an integer that does not fit": ("out[i] = x", "out[i] = float(int(x * 1e30f))", r"an integer of a float"),
+    "an integer that does not fit": (
+        "out[i] = x",
+        "out[i] = float(int(x * 1e30f))",
+        r"an integer of a float",
+    ),
     "division by zero": ("out[i] = x", "out[i] = float(i / (tid - i))", r"divides an integer by zero"),
     "shift too far": ("out[i] = x", "out[i] = float(1u << (tid + 1u))", r"shifts by more bits"),
     "too much threadgroup memory": ("tile[64]", "tile[8192]", r"32776 bytes of threadgroup memory"),
-}  # fmt: skip
+}
 
 
 def run_sample(launcher, source):
@@ -204,11 +275,20 @@ def test_a_kernel_runs_after_a_fault(launcher):
 def test_a_load_that_no_barrier_settles_is_noticed(launcher):
     source = """
         const uint before = atomic_fetch_add_explicit(&out[0], 1u, memory_order_relaxed);
-        if (before == 3u && thread_position_in_grid.x < 64u)
-            atomic_fetch_add_explicit(&out[1], atomic_load_explicit(&out[0], memory_order_relaxed), memory_order_relaxed);
+        const uint now = before == 3u ? atomic_load_explicit(&out[0], memory_order_relaxed) : 0u;
+        atomic_fetch_add_explicit(&out[1], now, memory_order_relaxed);
     """
     with pytest.raises(KernelError, match="unordered"):
-        run(launcher, source, {}, {"out": ((2,), mx.uint32)}, (64, 1, 1), (64, 1, 1), init_value=0, atomic=True)
+        run(
+            launcher,
+            source,
+            {},
+            {"out": ((2,), mx.uint32)},
+            (64, 1, 1),
+            (64, 1, 1),
+            init_value=0,
+            atomic=True,
+        )
 
 
 def test_an_input_may_be_counted_up_in_place(launcher):

@@ -4,6 +4,7 @@
 import mlx.core as mx
 import pytest
 from metal import compiler
+from metal.fixtures import clang  # noqa: F401
 from metal.mlx_text import Kernel, generate, printed_by_mlx, renamed
 from metal.rules import broken_rules
 from metal.table import SMALL, SMALLEST, launches
@@ -11,10 +12,7 @@ from metal.table import SMALL, SMALLEST, launches
 from gsplat_train.backends._kernels import KERNELS
 
 
-@pytest.fixture(autouse=True)
-def clang():
-    if compiler.clang() is None:
-        pytest.skip(compiler.WITHOUT)
+pytestmark = pytest.mark.usefixtures("clang")
 
 
 # ---- the kernels ----
@@ -33,17 +31,33 @@ def test_kernel_keeps_metals_rules(name):
         assert broken_rules(launch.text.text) == []
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernel_keeps_metals_limits(name):
+    for launch in launches(name):
+        assert len(compiler.buffers_of(launch.text)) <= 31
+    assert KERNELS[name].threads <= 1024
+
+
 # ---- our text is MLX's ----
 
-BODY = "uint i = thread_position_in_grid.x + a_ndim * thread_index_in_simdgroup; x[i] = a[i] + c_shape[0] + b;"
+BODY = (
+    "uint i = thread_position_in_grid.x + a_ndim * thread_index_in_simdgroup; x[i] = a[i] + c_shape[0] + b;"
+)
 
 
-@pytest.mark.parametrize("template", [(), (("T", mx.float16), ("W", 3), ("F", False))], ids=["plain", "template"])
+@pytest.mark.parametrize(
+    "template", [(), (("T", mx.float16), ("W", 3), ("F", False))], ids=["plain", "template"]
+)
 @pytest.mark.parametrize("atomic", [False, True])
 @pytest.mark.parametrize("n", [0, 7, 8])
 def test_text_is_mlxs(template, atomic, n):
     kernel = Kernel("sample", ("a", "b", "c"), ("x", "y"), BODY, "// header\n", atomic)
-    launch = (kernel, [mx.zeros((n,), mx.uint8), mx.array(2.0), mx.zeros((2, n))], [mx.float32, mx.int32], template)
+    launch = (
+        kernel,
+        [mx.zeros((n,), mx.uint8), mx.array(2.0), mx.zeros((2, n))],
+        [mx.float32, mx.int32],
+        template,
+    )
     theirs = printed_by_mlx(*launch)
     if theirs is None:
         pytest.skip("this version of MLX prints no text on a machine without Metal")
@@ -79,7 +93,10 @@ out[i] = here[i] + simd_sum(x);
 WRONG = {
     "device pointer to threadgroup memory": ("threadgroup float* here", "device float* here"),
     "thread pointer to threadgroup memory": ("threadgroup float* here", "thread float* here"),
-    "thread pointer to device memory": ("float x = first(many);", "float x = 0.0f; const thread float* p = many; x += p[0];"),
+    "thread pointer to device memory": (
+        "float x = first(many);",
+        "float x = 0.0f; const thread float* p = many; x += p[0];",
+    ),
     "constant pointer where device is asked": ("first(many)", "first(few)"),
     "threadgroup pointer where device is asked": ("first(many)", "first(shared)"),
     "thread reference to device memory": ("twice(x)", "twice(out[i])"),
@@ -90,9 +107,15 @@ WRONG = {
     "min of two types": ("float x = first(many);", "float x = min(first(many), 1);"),
     "variable nobody uses": ("float x = first(many);", "float x = first(many); float y = 1.0f;"),
     "variable nobody set": ("float x = first(many);", "float x; x += first(many);"),
-    "signed against unsigned": ("const uint i", "const int j = 3; const bool b = j < thread_position_in_grid.x; const uint i"),
-    "a bit mask from a vote without a cast": ("const uint i =", "const uint v = simd_ballot(true); const uint i = v +"),
-}  # fmt: skip
+    "signed against unsigned": (
+        "const uint i",
+        "const int j = 3; const bool b = j < thread_position_in_grid.x; const uint i",
+    ),
+    "a bit mask from a vote without a cast": (
+        "const uint i =",
+        "const uint v = simd_ballot(true); const uint i = v +",
+    ),
+}
 
 
 def sample(source, header=HEADER):
@@ -141,8 +164,8 @@ def test_broken_rule_is_named(header):
 @pytest.mark.parametrize(
     "header",
     [
-        "inline float f(const device float* p, thread float& q, thread float r[3]) { return p[0] * q + r[0]; }",
-        "#define SPACE thread\ninline float f(const SPACE float& p) { float a[2] = {p, p}; return a[0] * a[1]; }",
+        "inline float f(const device float* p, thread float& q, thread float r[3]) { return *p * q + *r; }",
+        "#define SPACE thread\ninline float f(const SPACE float& p) { float a[2] = {p, p}; return *a; }",
         "constant constexpr float k[2] = {1.0f, 2.0f}, l = k[0] * 2.0f;",
         "inline int f(int x, int y) { int a = x * y, b = x & y, c = (x) * (y); return a + b + c; }",
     ],

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """clang for the text of a kernel: as a check with Metal's address spaces, or as a library that runs.
 
-The text stays as it is but for two things that C++ cannot say, both done here with regular expressions: the line that
-instantiates a template, and variables of a function in the threadgroup's address space.
+The text stays as it is but for two things that C++ cannot say, both done here with regular expressions: the
+line that instantiates a template, and variables of a function in the threadgroup's address space.
 """
 
 from __future__ import annotations
@@ -22,10 +22,18 @@ from pathlib import Path
 from .mlx_text import Argument, Text
 
 HERE = Path(__file__).parent
-LANGUAGE = ["-x", "c++", "-std=c++14", "-nostdinc", f"-I{HERE}", "-Wno-c++17-extensions", "-Wno-unknown-attributes"]
+LANGUAGE = [
+    "-x",
+    "c++",
+    "-std=c++14",
+    "-nostdinc",
+    f"-I{HERE}",
+    "-Wno-c++17-extensions",
+    "-Wno-unknown-attributes",
+]
 STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-unused-function"]
 STRICT += ["-Wno-unused-const-variable", "-Wno-unused-command-line-argument"]
-# Each access calls __tsan_read4 and its kin, which are the runtime's; whatever C++ leaves undefined calls it too.
+# Each access calls __tsan_read4 and its kin, which are the runtime's; so does what C++ leaves undefined.
 WATCHED = ["-fsanitize=thread", "-mllvm", "-tsan-instrument-read-before-write"]
 WATCHED += ["-mllvm", "-tsan-instrument-func-entry-exit=0"]
 UNDEFINED = "bounds,integer-divide-by-zero,shift,float-cast-overflow,bool"
@@ -115,11 +123,20 @@ def as_cpp(text: str, run: bool) -> str:
 def check(text: str) -> None:
     """CompileError unless the text is right: words, types, address spaces, no warning."""
     with tempfile.TemporaryDirectory() as scratch:
-        call(*LANGUAGE, *STRICT, "-O0", "-c", "-", "-o", Path(scratch) / "kernel.o", text=as_cpp(text, run=False))
+        call(
+            *LANGUAGE,
+            *STRICT,
+            "-O0",
+            "-c",
+            "-",
+            "-o",
+            Path(scratch) / "kernel.o",
+            text=as_cpp(text, run=False),
+        )
 
 
 def expanded(text: str) -> str:
-    """The text with its own macros expanded and Metal's words as they are; `# 12 "kernel"` says which line follows."""
+    """The text with its own macros expanded, Metal's words as they are; `# 12 "kernel"`: line 12 follows."""
     return call(*LANGUAGE, "-E", "-D__METAL_VERSION__=310", "-", text=f'#line 1 "kernel"\n{text}')
 
 
@@ -133,7 +150,7 @@ def syntax_tree(text: str) -> str:
 
 
 def entry(text: Text) -> str:
-    """A C function `gs_entry(buffers, place)` that calls the kernel. Its buffers: one for each such argument."""
+    """A C function `gs_entry(buffers, place)` that calls the kernel; buffers as in `buffers_of`."""
     values, buffer = [], 0
     for argument in text.arguments:
         if argument.source == "attribute":
@@ -178,7 +195,17 @@ def _built(source: str, options: list[str], name: str, command: tuple[str, ...] 
             compiled, linked = Path(scratch) / "kernel.o", Path(scratch) / "kernel.so"
             call(*options, "-c", "-", "-o", compiled, text=source, command=command)
             undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-            call("-shared", "-O2", *_zig("-fno-sanitize=all"), compiled, "-o", linked, *undefined, "-lm", command=linker())
+            call(
+                "-shared",
+                "-O2",
+                *_zig("-fno-sanitize=all"),
+                compiled,
+                "-o",
+                linked,
+                *undefined,
+                "-lm",
+                command=linker(),
+            )
             shutil.copy(linked, path.with_suffix(f".{os.getpid()}"))
         path.with_suffix(f".{os.getpid()}").replace(path)
     return path

@@ -16,6 +16,8 @@ from gsplat_train.backends._kernels import KernelSpec, body, header
 from .launcher import ORDERS, Launcher
 from .mlx_text import Kernel
 
+FIRST_CAPACITY = 4096  # intersections; tests are small, and memory that nobody needs takes time to watch
+
 
 def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = None) -> SimpleNamespace:
     """A backend of its own; `launcher` is what runs its kernels, `engine` knows its capacities."""
@@ -26,9 +28,16 @@ def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = 
         return launcher.metal_kernel(spec.name, inputs, outputs, body(spec.name), header(cuda=False))
 
     engine = Engine(make)
+    engine.first_capacity = FIRST_CAPACITY
     steps = Steps(engine)
     return SimpleNamespace(
-        launcher=launcher, engine=engine, project=engine.project, isect_tiles=engine.isect_tiles,
-        rasterize=engine.rasterize, photometric_loss=engine.photometric_loss, adam=python.adam,
-        train_step=steps.train_step, settle=steps.settle,
-    )  # fmt: skip
+        launcher=launcher,
+        engine=engine,
+        project=engine.project,
+        isect_tiles=engine.isect_tiles,
+        rasterize=engine.rasterize,
+        photometric_loss=engine.photometric_loss,
+        adam=python.adam,
+        train_step=steps.train_step,
+        settle=steps.settle,
+    )

@@ -41,7 +41,7 @@ struct Fiber {
 };
 
 class Machine {
-public:
+   public:
     std::vector<Fiber> fibers = std::vector<Fiber>(kMaxThreads);
     Fiber* running = nullptr;
     std::string message;
@@ -50,8 +50,8 @@ public:
     // `main` never returns; it calls the kernel and then yield(kDone), again and again.
     void prepare(void (*main)()) {
         if (!stacks)
-            stacks = static_cast<unsigned char*>(mmap(nullptr, kStack * kMaxThreads, PROT_READ | PROT_WRITE,
-                                                      MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0));
+            stacks = static_cast<unsigned char*>(
+                mmap(nullptr, kStack * kMaxThreads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0));
         for (Fiber& f : fibers) f.begun = false;
         fiber_main = main;
         message.clear();
@@ -88,7 +88,7 @@ public:
         } while (true);
     }
 
-private:
+   private:
     unsigned char* stacks = nullptr;
     void (*fiber_main)() = nullptr;
     jmp_buf scheduler;

@@ -37,7 +37,7 @@ class _Buffer(ctypes.Structure):
 
 
 class Launcher:
-    """Runs kernels in one order of threads. `change` may alter a kernel first: to prove that a fault is caught."""
+    """Runs kernels in one order of threads. `change` may alter one first: to show that a fault is noticed."""
 
     def __init__(self, order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = None) -> None:
         self.order = ORDERS.index(order)
@@ -105,9 +105,15 @@ class Launcher:
         reason = ctypes.create_string_buffer(1000)
         three = ctypes.c_uint32 * 3
         failed = compiler.runtime().gs_run(
-            compiler.library(text).gs_entry, buffers, len(keep), three(*grid), three(*threads), self.order,
-            reason, len(reason),
-        )  # fmt: skip
+            compiler.library(text).gs_entry,
+            buffers,
+            len(keep),
+            three(*grid),
+            three(*threads),
+            self.order,
+            reason,
+            len(reason),
+        )
         if failed:
             raise KernelError(f"{kernel.name}: {reason.value.decode()}")
         return [mx.array(array) for array in outputs]

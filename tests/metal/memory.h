@@ -7,7 +7,9 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,7 +25,7 @@ struct Thread {  // who asks
 
 struct Visit {
     uint32_t group = 0, epoch = 0, simd_epoch = 0;
-    int16_t thread = -1, simdgroup = 0;
+    int16_t thread = 0, simdgroup = 0;  // its number + 1; 0: none was here
     bool atomic = false;
 };
 
@@ -37,20 +39,20 @@ struct Region {
     size_t bytes = 0, granule = 4;  // a word has `granule` bytes
     bool writable = false, shared = false;  // shared: threadgroup memory
     bool filled = false;                    // holds values before the kernel runs
-    std::vector<Word> words;                // of writable regions
+    std::unique_ptr<Word[], void (*)(void*)> words{nullptr, std::free};  // of writable regions
 };
 
 inline const char* conflict(const Visit& before, const Thread& now, bool shared, bool atomic) {
-    if (before.thread < 0 || (shared && before.group != now.group)) return nullptr;
+    if (before.thread == 0 || (shared && before.group != now.group)) return nullptr;
     if (before.atomic && atomic) return nullptr;
     if (before.group != now.group) return "another threadgroup";
-    if (before.thread == now.number || before.epoch != now.epoch[shared]) return nullptr;
+    if (before.thread == now.number + 1 || before.epoch != now.epoch[shared]) return nullptr;
     if (before.simdgroup == now.simdgroup && before.simd_epoch != now.simd_epoch[shared]) return nullptr;
     return "another thread";
 }
 
 class Memory {
-public:
+   public:
     // Forgets all regions and makes room for `bytes`, the sum of the footprints to come.
     void start(size_t bytes) {
         regions.clear();
@@ -69,7 +71,8 @@ public:
         Region r;
         r.name = name, r.begin = base + page_owner.size() * kPage, r.bytes = bytes, r.granule = granule;
         r.writable = writable, r.shared = shared, r.filled = filled;
-        if (writable) r.words.resize((bytes + granule - 1) / granule);
+        // calloc: untouched memory costs nothing, and zero means that nobody was there.
+        if (writable) r.words.reset(static_cast<Word*>(std::calloc(bytes / granule + 1, sizeof(Word))));
         page_owner.insert(page_owner.end(), footprint(bytes) / kPage, int(regions.size()));
         regions.push_back(std::move(r));
         return regions.back();
@@ -88,12 +91,11 @@ public:
         for (size_t i = offset / r.granule; i <= (offset + bytes - 1) / r.granule; ++i) {
             Word& w = r.words[i];
             const bool stale = r.shared && w.written.group != now.group;
-            if (read && !r.filled && (w.written.thread < 0 || stale))
-                return say(r, offset, "reads what nobody wrote in", "");
+            if (read && !r.filled && (w.written.thread == 0 || stale)) return say(r, offset, "reads what nobody wrote in", "");
             if (const char* who = conflict(w.written, now, r.shared, atomic))
                 return say(r, offset, write ? "writes unordered with a write in" : "reads unordered with a write in", who);
-            const Visit visit = {now.group, now.epoch[r.shared], now.simd_epoch[r.shared], int16_t(now.number),
-                                 int16_t(now.simdgroup), atomic};
+            const Visit visit = {
+                now.group, now.epoch[r.shared], now.simd_epoch[r.shared], int16_t(now.number + 1), int16_t(now.simdgroup), atomic};
             if (write) {
                 for (const Visit& read : w.read)
                     if (const char* who = conflict(read, now, r.shared, atomic))
@@ -109,7 +111,7 @@ public:
         return "";
     }
 
-private:
+   private:
     static constexpr size_t kPage = 4096;
     unsigned char* base = nullptr;
     size_t capacity = 0;
@@ -117,8 +119,8 @@ private:
     std::vector<int> page_owner;  // the region of each page
 
     static std::string say(const Region& r, size_t offset, const char* what, const char* who) {
-        std::string text = std::string(what) + " " + r.name + " at byte " + std::to_string(offset) + " of " +
-                           std::to_string(r.bytes);
+        std::string text =
+            std::string(what) + " " + r.name + " at byte " + std::to_string(offset) + " of " + std::to_string(r.bytes);
         return *who ? text + " by " + who : text;
     }
 };

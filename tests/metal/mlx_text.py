@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text that MLX hands to Apple's compiler for a custom kernel, made by rules of our own and by MLX itself.
+"""The text that MLX hands to Apple's compiler for a custom kernel, by rules of our own and by MLX itself.
 
 What MLX adds to a header and a body (seen in the output of verbose=True; `printed_by_mlx` gets it anywhere):
 each input is `constant` if it has fewer than 8 elements, else `device`, a reference if it has no dimension;
-`<input>_shape`, `_strides`, `_ndim` and the attributes of Metal (thread_position_in_grid ...) become arguments
+`<input>_shape`, `_strides`, `_ndim` and Metal's attributes (thread_position_in_grid ...) become arguments
 where the body's text has their names.
 """
 
@@ -154,16 +154,25 @@ def printed_by_mlx(
 
     Exporting a function only records its kernels, which newer MLX does on machines without Metal too.
     """
-    call = mx.fast.metal_kernel(
-        name=kernel.name, input_names=list(kernel.input_names), output_names=list(kernel.output_names),
-        source=kernel.source, header=kernel.header, atomic_outputs=kernel.atomic_outputs,
-    )  # fmt: skip
+    call: Any = mx.fast.metal_kernel(
+        name=kernel.name,
+        input_names=list(kernel.input_names),
+        output_names=list(kernel.output_names),
+        source=kernel.source,
+        header=kernel.header,
+        atomic_outputs=kernel.atomic_outputs,
+    )
 
     def record(*arrays: mx.array) -> list[mx.array]:
         return call(
-            inputs=list(arrays), template=list(template), grid=(1, 1, 1), threadgroup=(1, 1, 1), verbose=True,
-            output_shapes=[(1,)] * len(output_dtypes), output_dtypes=list(output_dtypes),
-        )  # fmt: skip
+            inputs=list(arrays),
+            template=list(template),
+            grid=(1, 1, 1),
+            threadgroup=(1, 1, 1),
+            verbose=True,
+            output_shapes=[(1,)] * len(output_dtypes),
+            output_dtypes=list(output_dtypes),
+        )
 
     with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "said"), "w+") as said:
         sys.stdout.flush()

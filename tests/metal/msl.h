@@ -42,9 +42,9 @@ typedef __fp16 half;
 #endif
 typedef half float16_t;
 
-#define GS_VECTORS(T)                                     \
-    typedef T T##2 __attribute__((ext_vector_type(2)));   \
-    typedef T T##3 __attribute__((ext_vector_type(3)));   \
+#define GS_VECTORS(T)                                   \
+    typedef T T##2 __attribute__((ext_vector_type(2))); \
+    typedef T T##3 __attribute__((ext_vector_type(3))); \
     typedef T T##4 __attribute__((ext_vector_type(4)));
 GS_VECTORS(char)
 GS_VECTORS(uchar)
@@ -79,7 +79,9 @@ struct If<true, T> {
 
 constexpr int sum() { return 0; }
 template <class... A>
-constexpr int sum(int first, A... rest) { return first + sum(rest...); }
+constexpr int sum(int first, A... rest) {
+    return first + sum(rest...);
+}
 
 template <class V, class A, int N>
 struct Put {
@@ -139,8 +141,12 @@ template <class>
 struct WorkPerThread;
 struct complex64_t;
 template <class T, class U>
-inline T ceildiv(T n, U m) { return (n + m - 1) / m; }
+inline T ceildiv(T n, U m) {
+    return (n + m - 1) / m;
+}
 template <class U, class T>
-inline U cast_to(T x) { return static_cast<U>(x); }
+inline U cast_to(T x) {
+    return static_cast<U>(x);
+}
 inline float log1p(float x) { return __builtin_log1pf(x); }
 inline float hypot(float x, float y) { return __builtin_hypotf(x, y); }

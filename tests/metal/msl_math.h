@@ -29,55 +29,55 @@ METAL_FUNC To as_type(From x) {
     return out;
 }
 
-#define GS_UNARY(name, ...)                                               \
-    METAL_FUNC float name(float x) { return __VA_ARGS__; }                \
-    template <int N>                                                      \
-    METAL_FUNC vec<float, N> name(vec<float, N> x) {                      \
-        for (int i = 0; i < N; ++i) x[i] = name(float(x[i]));             \
-        return x;                                                         \
+#define GS_UNARY(name, ...)                                   \
+    METAL_FUNC float name(float x) { return __VA_ARGS__; }    \
+    template <int N>                                          \
+    METAL_FUNC vec<float, N> name(vec<float, N> x) {          \
+        for (int i = 0; i < N; ++i) x[i] = name(float(x[i])); \
+        return x;                                             \
     }
-#define GS_BINARY(name, ...)                                              \
-    METAL_FUNC float name(float x, float y) { return __VA_ARGS__; }       \
-    template <int N>                                                      \
-    METAL_FUNC vec<float, N> name(vec<float, N> x, vec<float, N> y) {     \
-        for (int i = 0; i < N; ++i) x[i] = name(float(x[i]), float(y[i]));\
-        return x;                                                         \
+#define GS_BINARY(name, ...)                                               \
+    METAL_FUNC float name(float x, float y) { return __VA_ARGS__; }        \
+    template <int N>                                                       \
+    METAL_FUNC vec<float, N> name(vec<float, N> x, vec<float, N> y) {      \
+        for (int i = 0; i < N; ++i) x[i] = name(float(x[i]), float(y[i])); \
+        return x;                                                          \
     }
-#define GS_MATH                                             \
-    GS_UNARY(fabs, __builtin_fabsf(x))                      \
-    GS_UNARY(floor, __builtin_floorf(x))                    \
-    GS_UNARY(ceil, __builtin_ceilf(x))                      \
-    GS_UNARY(trunc, __builtin_truncf(x))                    \
-    GS_UNARY(round, __builtin_roundf(x))                    \
-    GS_UNARY(rint, __builtin_rintf(x))                      \
-    GS_UNARY(fract, x - __builtin_floorf(x))                \
-    GS_UNARY(saturate, x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f) \
+#define GS_MATH                                                            \
+    GS_UNARY(fabs, __builtin_fabsf(x))                                     \
+    GS_UNARY(floor, __builtin_floorf(x))                                   \
+    GS_UNARY(ceil, __builtin_ceilf(x))                                     \
+    GS_UNARY(trunc, __builtin_truncf(x))                                   \
+    GS_UNARY(round, __builtin_roundf(x))                                   \
+    GS_UNARY(rint, __builtin_rintf(x))                                     \
+    GS_UNARY(fract, x - __builtin_floorf(x))                               \
+    GS_UNARY(saturate, x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f)            \
     GS_UNARY(sign, x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x == x ? x : 0.0f) \
-    GS_UNARY(sqrt, __builtin_sqrtf(x))                      \
-    GS_UNARY(rsqrt, 1.0f / __builtin_sqrtf(x))              \
-    GS_UNARY(exp, __builtin_expf(x))                        \
-    GS_UNARY(exp2, __builtin_exp2f(x))                      \
-    GS_UNARY(exp10, __builtin_powf(10.0f, x))               \
-    GS_UNARY(log, __builtin_logf(x))                        \
-    GS_UNARY(log2, __builtin_log2f(x))                      \
-    GS_UNARY(log10, __builtin_log10f(x))                    \
-    GS_UNARY(sin, __builtin_sinf(x))                        \
-    GS_UNARY(cos, __builtin_cosf(x))                        \
-    GS_UNARY(tan, __builtin_tanf(x))                        \
-    GS_UNARY(asin, __builtin_asinf(x))                      \
-    GS_UNARY(acos, __builtin_acosf(x))                      \
-    GS_UNARY(atan, __builtin_atanf(x))                      \
-    GS_UNARY(sinh, __builtin_sinhf(x))                      \
-    GS_UNARY(cosh, __builtin_coshf(x))                      \
-    GS_UNARY(tanh, __builtin_tanhf(x))                      \
-    GS_BINARY(atan2, __builtin_atan2f(x, y))                \
-    GS_BINARY(pow, __builtin_powf(x, y))                    \
-    GS_BINARY(powr, __builtin_powf(x, y))                   \
-    GS_BINARY(fmod, __builtin_fmodf(x, y))                  \
-    GS_BINARY(fmin, __builtin_fminf(x, y))                  \
-    GS_BINARY(fmax, __builtin_fmaxf(x, y))                  \
-    GS_BINARY(copysign, __builtin_copysignf(x, y))          \
-    GS_BINARY(divide, x / y)                                \
+    GS_UNARY(sqrt, __builtin_sqrtf(x))                                     \
+    GS_UNARY(rsqrt, 1.0f / __builtin_sqrtf(x))                             \
+    GS_UNARY(exp, __builtin_expf(x))                                       \
+    GS_UNARY(exp2, __builtin_exp2f(x))                                     \
+    GS_UNARY(exp10, __builtin_powf(10.0f, x))                              \
+    GS_UNARY(log, __builtin_logf(x))                                       \
+    GS_UNARY(log2, __builtin_log2f(x))                                     \
+    GS_UNARY(log10, __builtin_log10f(x))                                   \
+    GS_UNARY(sin, __builtin_sinf(x))                                       \
+    GS_UNARY(cos, __builtin_cosf(x))                                       \
+    GS_UNARY(tan, __builtin_tanf(x))                                       \
+    GS_UNARY(asin, __builtin_asinf(x))                                     \
+    GS_UNARY(acos, __builtin_acosf(x))                                     \
+    GS_UNARY(atan, __builtin_atanf(x))                                     \
+    GS_UNARY(sinh, __builtin_sinhf(x))                                     \
+    GS_UNARY(cosh, __builtin_coshf(x))                                     \
+    GS_UNARY(tanh, __builtin_tanhf(x))                                     \
+    GS_BINARY(atan2, __builtin_atan2f(x, y))                               \
+    GS_BINARY(pow, __builtin_powf(x, y))                                   \
+    GS_BINARY(powr, __builtin_powf(x, y))                                  \
+    GS_BINARY(fmod, __builtin_fmodf(x, y))                                 \
+    GS_BINARY(fmin, __builtin_fminf(x, y))                                 \
+    GS_BINARY(fmax, __builtin_fmaxf(x, y))                                 \
+    GS_BINARY(copysign, __builtin_copysignf(x, y))                         \
+    GS_BINARY(divide, x / y)                                               \
     GS_BINARY(step, y < x ? 0.0f : 1.0f)
 GS_MATH
 namespace precise {
@@ -88,9 +88,9 @@ GS_MATH
 }
 
 // min, max, clamp: of two values of the same type, as Metal's overloads; of floats a NaN loses.
-#define GS_ORDERED(T)                                                     \
-    METAL_FUNC T min(T a, T b) { return b < a ? b : a; }                  \
-    METAL_FUNC T max(T a, T b) { return a < b ? b : a; }                  \
+#define GS_ORDERED(T)                                    \
+    METAL_FUNC T min(T a, T b) { return b < a ? b : a; } \
+    METAL_FUNC T max(T a, T b) { return a < b ? b : a; } \
     METAL_FUNC T clamp(T x, T lo, T hi) { return min(max(x, lo), hi); }
 GS_ORDERED(short)
 GS_ORDERED(ushort)
@@ -112,11 +112,15 @@ METAL_FUNC vec<T, N> max(vec<T, N> a, vec<T, N> b) {
     return a;
 }
 template <class T, int N>
-METAL_FUNC vec<T, N> clamp(vec<T, N> x, vec<T, N> lo, vec<T, N> hi) { return min(max(x, lo), hi); }
+METAL_FUNC vec<T, N> clamp(vec<T, N> x, vec<T, N> lo, vec<T, N> hi) {
+    return min(max(x, lo), hi);
+}
 METAL_FUNC int abs(int x) { return x < 0 ? -x : x; }
 METAL_FUNC float abs(float x) { return __builtin_fabsf(x); }
 template <int N>
-METAL_FUNC vec<float, N> abs(vec<float, N> x) { return fabs(x); }
+METAL_FUNC vec<float, N> abs(vec<float, N> x) {
+    return fabs(x);
+}
 
 METAL_FUNC float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 template <int N>
@@ -125,9 +129,13 @@ METAL_FUNC vec<float, N> fma(vec<float, N> a, vec<float, N> b, vec<float, N> c) 
     return a;
 }
 template <class T>
-METAL_FUNC T mix(T a, T b, T share) { return a + (b - a) * share; }
+METAL_FUNC T mix(T a, T b, T share) {
+    return a + (b - a) * share;
+}
 template <class T>
-METAL_FUNC T select(T a, T b, bool second) { return second ? b : a; }
+METAL_FUNC T select(T a, T b, bool second) {
+    return second ? b : a;
+}
 METAL_FUNC bool isnan(float x) { return __builtin_isnan(x); }
 METAL_FUNC bool isinf(float x) { return __builtin_isinf(x); }
 METAL_FUNC bool isfinite(float x) { return __builtin_isfinite(x); }
@@ -139,11 +147,17 @@ METAL_FUNC T dot(vec<T, N> a, vec<T, N> b) {
     return sum;
 }
 template <int N>
-METAL_FUNC float length_squared(vec<float, N> a) { return dot(a, a); }
+METAL_FUNC float length_squared(vec<float, N> a) {
+    return dot(a, a);
+}
 template <int N>
-METAL_FUNC float length(vec<float, N> a) { return sqrt(dot(a, a)); }
+METAL_FUNC float length(vec<float, N> a) {
+    return sqrt(dot(a, a));
+}
 template <int N>
-METAL_FUNC vec<float, N> normalize(vec<float, N> a) { return a * rsqrt(dot(a, a)); }
+METAL_FUNC vec<float, N> normalize(vec<float, N> a) {
+    return a * rsqrt(dot(a, a));
+}
 METAL_FUNC float3 cross(float3 a, float3 b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
 template <int N>
 METAL_FUNC bool any(vec<int, N> a) {

@@ -27,9 +27,7 @@ namespace metal {
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
 METAL_FUNC mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(int(a) | int(b)); }
 
-METAL_FUNC void threadgroup_barrier(mem_flags flags, int line = __builtin_LINE()) {
-    gs_barrier(1, int(flags), line);
-}
+METAL_FUNC void threadgroup_barrier(mem_flags flags, int line = __builtin_LINE()) { gs_barrier(1, int(flags), line); }
 METAL_FUNC void simdgroup_barrier(mem_flags flags, int line = __builtin_LINE()) { gs_barrier(0, int(flags), line); }
 
 // ---- SIMD groups ----
@@ -41,7 +39,7 @@ struct simd_vote {
     METAL_FUNC bool all() const { return bits == 0xffffffffu; }
     METAL_FUNC bool any() const { return bits != 0; }
 
-private:
+   private:
     vote_t bits;
 };
 
@@ -64,52 +62,52 @@ struct gs_Lanes {  // every lane's x at one operation
     GS_QUIET uint lane() const { return met->lane; }
 };
 
-#define GS_REDUCE(name, first, combine)                                          \
-    template <class T>                                                           \
-    GS_PLAIN T name(T x, int line = __builtin_LINE()) {                          \
-        const gs_Lanes<T> lanes(#name, line, x);                                 \
-        T a = T(first);                                                          \
-        bool begun = false;                                                      \
-        for (uint i = 0; i < 32u; ++i)                                           \
-            if (lanes.has(i)) {                                                  \
-                const T b = lanes.of(i);                                         \
-                a = begun ? T(combine) : b;                                      \
-                begun = true;                                                    \
-            }                                                                    \
-        return a;                                                                \
+#define GS_REDUCE(name, first, combine)                 \
+    template <class T>                                  \
+    GS_PLAIN T name(T x, int line = __builtin_LINE()) { \
+        const gs_Lanes<T> lanes(#name, line, x);        \
+        T a = T(first);                                 \
+        bool begun = false;                             \
+        for (uint i = 0; i < 32u; ++i)                  \
+            if (lanes.has(i)) {                         \
+                const T b = lanes.of(i);                \
+                a = begun ? T(combine) : b;             \
+                begun = true;                           \
+            }                                           \
+        return a;                                       \
     }
 GS_REDUCE(simd_sum, 0, a + b)
-GS_REDUCE(simd_product, 1, a * b)
+GS_REDUCE(simd_product, 1, a* b)
 GS_REDUCE(simd_min, 0, min(a, b))
 GS_REDUCE(simd_max, 0, max(a, b))
-GS_REDUCE(simd_and, 0, a & b)
+GS_REDUCE(simd_and, 0, a& b)
 GS_REDUCE(simd_or, 0, a | b)
 GS_REDUCE(simd_xor, 0, a ^ b)
 
-#define GS_PREFIX(name, first, last, combine)                                    \
-    template <class T>                                                           \
-    GS_PLAIN T name(T x, int line = __builtin_LINE()) {                          \
-        const gs_Lanes<T> lanes(#name, line, x);                                 \
-        T a = T(first);                                                          \
-        for (uint i = 0; i last lanes.lane(); ++i)                               \
-            if (lanes.has(i)) {                                                  \
-                const T b = lanes.of(i);                                         \
-                a = T(combine);                                                  \
-            }                                                                    \
-        return a;                                                                \
+#define GS_PREFIX(name, first, last, combine)           \
+    template <class T>                                  \
+    GS_PLAIN T name(T x, int line = __builtin_LINE()) { \
+        const gs_Lanes<T> lanes(#name, line, x);        \
+        T a = T(first);                                 \
+        for (uint i = 0; i last lanes.lane(); ++i)      \
+            if (lanes.has(i)) {                         \
+                const T b = lanes.of(i);                \
+                a = T(combine);                         \
+            }                                           \
+        return a;                                       \
     }
 GS_PREFIX(simd_prefix_exclusive_sum, 0, <, a + b)
 GS_PREFIX(simd_prefix_inclusive_sum, 0, <=, a + b)
-GS_PREFIX(simd_prefix_exclusive_product, 1, <, a * b)
-GS_PREFIX(simd_prefix_inclusive_product, 1, <=, a * b)
+GS_PREFIX(simd_prefix_exclusive_product, 1, <, a* b)
+GS_PREFIX(simd_prefix_inclusive_product, 1, <=, a* b)
 
 // `from`: the lane whose x this one gets; `fallback`: what a lane gets that would read beyond the group.
-#define GS_SHUFFLE(name, parameter, from, fallback)                              \
-    template <class T>                                                           \
-    GS_PLAIN T name(T x, ushort parameter, int line = __builtin_LINE()) {        \
-        const gs_Lanes<T> lanes(#name, line, x);                                 \
-        const uint lane = lanes.lane(), source = from;                           \
-        (void)lane;                                                              \
+#define GS_SHUFFLE(name, parameter, from, fallback)                                             \
+    template <class T>                                                                          \
+    GS_PLAIN T name(T x, ushort parameter, int line = __builtin_LINE()) {                       \
+        const gs_Lanes<T> lanes(#name, line, x);                                                \
+        const uint lane = lanes.lane(), source = from;                                          \
+        (void)lane;                                                                             \
         return fallback ? x : lanes.read(source, #name " from a lane that is not there", line); \
     }
 GS_SHUFFLE(simd_broadcast, k, k, false)
@@ -133,9 +131,7 @@ inline GS_PLAIN simd_vote simd_ballot(bool x, int line = __builtin_LINE()) {
 METAL_FUNC simd_vote simd_active_threads_mask(int line = __builtin_LINE()) { return simd_ballot(true, line); }
 METAL_FUNC bool simd_any(bool x, int line = __builtin_LINE()) { return ulong(simd_ballot(x, line)) != 0; }
 METAL_FUNC bool simd_all(bool x, int line = __builtin_LINE()) { return ulong(simd_ballot(!x, line)) == 0; }
-inline GS_PLAIN bool simd_is_first(int line = __builtin_LINE()) {
-    return gs_Lanes<bool>("simd_is_first", line, true).lane() == 0;
-}
+inline GS_PLAIN bool simd_is_first(int line = __builtin_LINE()) { return gs_Lanes<bool>("simd_is_first", line, true).lane() == 0; }
 
 // ---- atomics ----
 
@@ -167,50 +163,47 @@ struct gs_is_atomic<float> {
 };
 
 // One operation in one address space: `old` is what was there, `now` what is there afterwards.
-#define GS_ATOMIC(name, space, allowed, reads, now)                                                                \
-    template <class T, class V>                                                                             \
-    GS_PLAIN T name(space volatile atomic<T>* p, V given, memory_order, int line = __builtin_LINE()) {      \
-        static_assert(gs_is_atomic<T>::allowed, "Metal has no such atomic in this address space");          \
-        GS_RUN(gs_atomic((const volatile void*)p, sizeof(T), reads, 1, line);)                                        \
-        (void)line;                                                                                         \
-        const T old = p->value, x = T(given);                                                               \
-        (void)x;                                                                                            \
-        p->value = now;                                                                                     \
-        return old;                                                                                         \
+#define GS_ATOMIC(name, space, allowed, reads, now)                                                    \
+    template <class T, class V>                                                                        \
+    GS_PLAIN T name(space volatile atomic<T>* p, V given, memory_order, int line = __builtin_LINE()) { \
+        static_assert(gs_is_atomic<T>::allowed, "Metal has no such atomic in this address space");     \
+        GS_RUN(gs_atomic((const volatile void*)p, sizeof(T), reads, 1, line);)                         \
+        (void)line;                                                                                    \
+        const T old = p->value, x = T(given);                                                          \
+        (void)x;                                                                                       \
+        p->value = now;                                                                                \
+        return old;                                                                                    \
     }
-#define GS_ATOMICS(space, allowed)                                                                          \
-    GS_ATOMIC(atomic_fetch_add_explicit, space, allowed, 1, T(old + x))                                        \
-    GS_ATOMIC(atomic_fetch_sub_explicit, space, allowed, 1, T(old - x))                                        \
-    GS_ATOMIC(atomic_fetch_min_explicit, space, allowed, 1, T(x < old ? x : old))                              \
-    GS_ATOMIC(atomic_fetch_max_explicit, space, allowed, 1, T(old < x ? x : old))                              \
-    GS_ATOMIC(atomic_fetch_and_explicit, space, allowed, 1, T(old & x))                                        \
-    GS_ATOMIC(atomic_fetch_or_explicit, space, allowed, 1, T(old | x))                                         \
-    GS_ATOMIC(atomic_fetch_xor_explicit, space, allowed, 1, T(old ^ x))                                        \
-    GS_ATOMIC(atomic_exchange_explicit, space, allowed, 1, x)                                                  \
-    GS_ATOMIC(gs_atomic_put, space, allowed, 0, x)                                                             \
-    template <class T, class V>                                                                             \
-    METAL_FUNC void atomic_store_explicit(space volatile atomic<T>* p, V x, memory_order order,             \
-                                          int line = __builtin_LINE()) {                                    \
-        gs_atomic_put(p, x, order, line);                                                                   \
-    }                                                                                                       \
-    template <class T>                                                                                      \
-    GS_PLAIN T atomic_load_explicit(const space volatile atomic<T>* p, memory_order,                        \
-                                    int line = __builtin_LINE()) {                                          \
-        GS_RUN(gs_atomic((const volatile void*)p, sizeof(T), 1, 0, line);)                                        \
-        (void)line;                                                                                         \
-        return p->value;                                                                                    \
-    }                                                                                                       \
-    template <class T>                                                                                      \
-    GS_PLAIN bool atomic_compare_exchange_weak_explicit(space volatile atomic<T>* p, thread T* expected,    \
-                                                        T x, memory_order, memory_order,                    \
-                                                        int line = __builtin_LINE()) {                      \
-        GS_RUN(gs_atomic((const volatile void*)p, sizeof(T), 1, 1, line);)                                  \
-        (void)line;                                                                                         \
-        const T old = p->value;                                                                             \
-        const bool equal = old == *expected;                                                                \
-        if (equal) p->value = x;                                                                            \
-        *expected = old;                                                                                    \
-        return equal;                                                                                       \
+#define GS_ATOMICS(space, allowed)                                                                                             \
+    GS_ATOMIC(atomic_fetch_add_explicit, space, allowed, 1, T(old + x))                                                        \
+    GS_ATOMIC(atomic_fetch_sub_explicit, space, allowed, 1, T(old - x))                                                        \
+    GS_ATOMIC(atomic_fetch_min_explicit, space, allowed, 1, T(x < old ? x : old))                                              \
+    GS_ATOMIC(atomic_fetch_max_explicit, space, allowed, 1, T(old < x ? x : old))                                              \
+    GS_ATOMIC(atomic_fetch_and_explicit, space, allowed, 1, T(old& x))                                                         \
+    GS_ATOMIC(atomic_fetch_or_explicit, space, allowed, 1, T(old | x))                                                         \
+    GS_ATOMIC(atomic_fetch_xor_explicit, space, allowed, 1, T(old ^ x))                                                        \
+    GS_ATOMIC(atomic_exchange_explicit, space, allowed, 1, x)                                                                  \
+    GS_ATOMIC(gs_atomic_put, space, allowed, 0, x)                                                                             \
+    template <class T, class V>                                                                                                \
+    METAL_FUNC void atomic_store_explicit(space volatile atomic<T>* p, V x, memory_order order, int line = __builtin_LINE()) { \
+        gs_atomic_put(p, x, order, line);                                                                                      \
+    }                                                                                                                          \
+    template <class T>                                                                                                         \
+    GS_PLAIN T atomic_load_explicit(const space volatile atomic<T>* p, memory_order, int line = __builtin_LINE()) {            \
+        GS_RUN(gs_atomic((const volatile void*)p, sizeof(T), 1, 0, line);)                                                     \
+        (void)line;                                                                                                            \
+        return p->value;                                                                                                       \
+    }                                                                                                                          \
+    template <class T>                                                                                                         \
+    GS_PLAIN bool atomic_compare_exchange_weak_explicit(space volatile atomic<T>* p, thread T* expected, T x, memory_order,    \
+                                                        memory_order, int line = __builtin_LINE()) {                           \
+        GS_RUN(gs_atomic((const volatile void*)p, sizeof(T), 1, 1, line);)                                                     \
+        (void)line;                                                                                                            \
+        const T old = p->value;                                                                                                \
+        const bool equal = old == *expected;                                                                                   \
+        if (equal) p->value = x;                                                                                               \
+        *expected = old;                                                                                                       \
+        return equal;                                                                                                          \
     }
 GS_ATOMICS(device, device_ok)
 #ifndef GS_EMULATE

@@ -11,10 +11,10 @@ struct Place {  // as in runtime.cpp
     uint simdgroups_per_threadgroup, threads_per_simdgroup;
 };
 
-#define GS_THREE(name)                                                \
-    GS_QUIET uint3 name(const void* place) {                          \
-        const uint* at = static_cast<const Place*>(place)->name;      \
-        return uint3(at[0], at[1], at[2]);                            \
+#define GS_THREE(name)                                           \
+    GS_QUIET uint3 name(const void* place) {                     \
+        const uint* at = static_cast<const Place*>(place)->name; \
+        return uint3(at[0], at[1], at[2]);                       \
     }
 #define GS_ONE(name) \
     GS_QUIET uint name(const void* place) { return static_cast<const Place*>(place)->name; }

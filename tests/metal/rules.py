@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules of Metal that clang does not know for C++, looked up in its syntax tree of the text.
 
-Metal Shading Language Specification: every pointer and reference names its address space (4.4), variables outside
-functions are `constant` (4.2), there are no lambda expressions and no static variables in functions (1.4.4), and
-no double (2.1).
+Metal Shading Language Specification: every pointer and reference names its address space, variables outside
+functions are `constant`, there are no lambda expressions, no static variables in functions and no double.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def _complaints(node: dict[str, Any], parents: list[str], source: str, offset: i
 
 
 def _declaration(source: str, offset: int, kind: str) -> tuple[str, str]:
-    """The declaration up to the name, less what other names in it are set to, and what comes from the name on."""
+    """The declaration up to the name, less what other names are set to, and what comes from the name on."""
     begin, depth = offset, 0
     ends = "(,;{}" if kind == "ParmVarDecl" else ";{}("
     while begin:
@@ -78,7 +77,7 @@ def _declaration(source: str, offset: int, kind: str) -> tuple[str, str]:
 
 
 def _offset(node: dict[str, Any]) -> int | None:
-    """Where the node's name is in the text; None where it comes from msl.h or a macro, or was written by clang."""
+    """Where the node's name is in the text; None where it comes from msl.h or from clang itself."""
     place = node.get("loc") or node.get("range", {}).get("begin", {})
     place = place.get("expansionLoc", place)
     if node.get("isImplicit") or "offset" not in place or place.get("includedFrom"):

@@ -25,8 +25,7 @@ void fiber_main() {
 
 void judge(const void* at, size_t bytes, bool read, bool write, bool atomic, int line) {
     if (machine.on_stack(at) || !machine.running) return;
-    const std::string wrong =
-        memory.judge(reinterpret_cast<uintptr_t>(at), bytes, read, write, atomic, machine.running->who);
+    const std::string wrong = memory.judge(reinterpret_cast<uintptr_t>(at), bytes, read, write, atomic, machine.running->who);
     if (!wrong.empty()) machine.fail(wrong, line);
 }
 
