@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -76,11 +77,13 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.mark.parametrize("program", ["train", "render", "export"])
 def test_help_is_instant(program: str) -> None:
+    """In processor time, which a busy machine does not change much; alone that is the time waited."""
     times = []
     for _ in range(3):
-        start = time.monotonic()
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert "Usage" in call(program, "--help").stdout
-        times.append(time.monotonic() - start)
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
     assert min(times) < 0.5
 
 
