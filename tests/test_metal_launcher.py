@@ -7,7 +7,6 @@ import pytest
 from metal.fixtures import clang  # noqa: F401
 from metal.launcher import ORDERS, KernelError, Launcher
 
-
 pytestmark = pytest.mark.usefixtures("clang")
 
 

@@ -11,7 +11,6 @@ from metal.table import SMALL, SMALLEST, launches
 
 from gsplat_train.backends._kernels import KERNELS
 
-
 pytestmark = pytest.mark.usefixtures("clang")
 
 
