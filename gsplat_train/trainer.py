@@ -300,7 +300,7 @@ def _signals() -> Iterator[list[int]]:
             signal.raise_signal(number)
         received.append(number)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous: dict[int, Any] = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
