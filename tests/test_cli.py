@@ -32,7 +32,7 @@ SHORT = [
 
 
 def command(program: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", f"gsplat_train.cli.{program}", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", f"gsplat_train.cli.{program}", *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
