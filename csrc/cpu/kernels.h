@@ -69,7 +69,6 @@ struct LossArgs {
     PlaneArgs planes;
     const uint8_t* target;  // [3][rows][stride]
     float* v_image;         // [3][rows][stride]
-    float* maps;            // [9][rows][stride]: dSSIM/dmu, d/dsigma_xx, d/dsigma_xy per channel
     float ssim_weight, l1_weight;  // d loss / d (sum of SSIM), d loss / d (sum of |x - y|)
     double l1, ssim;        // sums over this task's pixels
 };
@@ -100,15 +99,15 @@ struct Kernels {
     void (*spans)(const Record&, uint16_t* out);  // out[2 r], out[2 r + 1]: tiles [from, to) of row r, relative to x0
     void (*forward)(BlendArgs&, int tile);
     void (*backward)(BlendArgs&, int tile);
-    void (*ssim_maps)(LossArgs&, int channel, int row0, int row1, float* scratch);
-    void (*loss_gradient)(LossArgs&, int channel, int row0, int row1, float* scratch);
+    void (*loss)(LossArgs&, int channel, int row0, int row1, float* scratch);
     void (*splat_gradients)(const UpdateArgs&, long first, long last, float* v_means2d, float* v_conics, float* v_colors,
                             float* v_opacities, float* v_abs);
     void (*update)(UpdateArgs&, long first, long last);
     void (*adam)(float* p, float* m, float* v, const float* g, long count, float lr, float v_correction);
 };
 
-constexpr int kLossScratchRows = 64;  // rows of (stride + 64) floats that a loss task needs
+constexpr int kStripRows = 48;  // most rows of a loss task; the maps of ten more are computed for it
+constexpr int kLossScratchRows = 5 + 3 * (kStripRows + 10) + kStripRows + 20;  // rows of (stride + 32) floats that a task needs
 
 namespace avx512 { const Kernels* kernels(); }
 namespace avx2 { const Kernels* kernels(); }

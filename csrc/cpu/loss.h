@@ -3,7 +3,6 @@
 // With blurred moments mu = G*x, nu = G*y, s = G*x^2 - mu^2, t = G*y^2 - nu^2, c = G*xy - mu nu:
 // SSIM = A B / (C D), A = 2 mu nu + C1, B = 2 c + C2, C = mu^2 + nu^2 + C1, D = s + t + C2, and
 // dSSIM/dx = G*(dSSIM/dmu) + 2 x G*(dSSIM/ds) + y G*(dSSIM/dc), for the window is its own transpose.
-// Both passes blur by columns into a row with margins, then along that row.
 #pragma once
 #include "../constants.h"
 #include "kernels.h"
@@ -34,12 +33,12 @@ struct Window {
     }
 };
 
-// The rows under the window centred on `row` that the picture has: `count` from `first`, the first one under tap `tap`.
+// The rows [first, last) under the window centred on `row` that the picture has; the first one stands under tap `tap`.
 struct Band {
-    int first, count, tap;
+    int first, last, tap;
     Band(int row, int height) {
         first = row - kReach < 0 ? 0 : row - kReach;
-        count = (row + kReach < height ? row + kReach + 1 : height) - first;
+        last = row + kReach < height ? row + kReach + 1 : height;
         tap = first - (row - kReach);
     }
 };
@@ -60,72 +59,10 @@ GS_INLINE void clear(float* q, long n) {
     for (long i = 0; i < n; i += 16) store(q + i, F16(0.0f));
 }
 
-// Writes the three maps of rows [row0, row1) and adds their L1 and SSIM.
-static void ssim_maps(LossArgs& args, int channel, int row0, int row1, float* scratch) {
-    const PlaneArgs& p = args.planes;
-    const Window g;
-    const int stride = p.stride, pitch = stride + 2 * kMargin;
-    const int columns = p.tiles_x * gs_const::kTile;  // beyond these the planes are not filled, the blurred rows stay zero
-    const long plane = long(p.rows) * stride;
-    const float* image = p.image + channel * plane;
-    const uint8_t* target = args.target + channel * plane;
-    float* maps[3];
-    for (int k = 0; k < 3; ++k) maps[k] = args.maps + (3 * channel + k) * plane;
-    // A ring of eleven rows of y as floats (x is floats already), then the five blurred rows.
-    float* ring = scratch;
-    float* rows[5];
-    for (int k = 0; k < 5; ++k) {
-        rows[k] = scratch + long(kTaps + k) * pitch;
-        clear(rows[k], pitch);
-    }
-    const F16 to_unit = 1.0f / 255.0f, zero = 0.0f, two = 2.0f, one = 1.0f;
-    const F16 c1 = gs_const::kSsimC1, c2 = gs_const::kSsimC2;
-    F16 l1 = zero, ssim = zero;
-    int filled = row0 - kReach < 0 ? 0 : row0 - kReach;
-    for (int row = row0; row < row1; ++row) {
-        const Band band(row, p.height);
-        for (; filled < band.first + band.count; ++filled)
-            for (int x = 0; x < columns; x += 16)
-                store(ring + long(filled % kTaps) * pitch + x, load_u8(target + long(filled) * stride + x) * to_unit);
-        const float *photo[kTaps], *render = image + long(band.first) * stride;
-        for (int k = 0; k < band.count; ++k) photo[k] = ring + long((band.first + k) % kTaps) * pitch;
-        const float* here = ring + long(row % kTaps) * pitch;
-        for (int x = 0; x < columns; x += 16) {
-            F16 sx = zero, sy = zero, sxx = zero, syy = zero, sxy = zero;
-            for (int k = 0; k < band.count; ++k) {
-                const F16 tap = g.all[band.tap + k];
-                const F16 a = load(render + long(k) * stride + x), b = load(photo[k] + x);
-                const F16 ta = tap * a, tb = tap * b;
-                sx += ta, sy += tb, sxx += ta * a, syy += tb * b, sxy += ta * b;
-            }
-            store(rows[0] + kMargin + x, sx), store(rows[1] + kMargin + x, sy), store(rows[2] + kMargin + x, sxx);
-            store(rows[3] + kMargin + x, syy), store(rows[4] + kMargin + x, sxy);
-        }
-        for (int x = 0; x < columns; x += 16) {
-            const M16 inside = first_lanes(p.width - x);  // the others' maps are zero
-            const F16 mu = blur_row(rows[0] + kMargin + x, g), nu = blur_row(rows[1] + kMargin + x, g);
-            const F16 s = blur_row(rows[2] + kMargin + x, g) - mu * mu, t = blur_row(rows[3] + kMargin + x, g) - nu * nu;
-            const F16 c = blur_row(rows[4] + kMargin + x, g) - mu * nu;
-            const F16 A = two * mu * nu + c1, B = two * c + c2, C = mu * mu + nu * nu + c1, D = s + t + c2;
-            const F16 inv = one / (C * D);
-            const F16 value = A * B * inv;
-            const F16 d_s = -value * C * inv;                // dSSIM/ds = -A B / (C D^2)
-            const F16 d_c = two * A * inv;
-            const F16 d_mu = two * (nu * B * inv - mu * value * D * inv) - two * mu * d_s - nu * d_c;
-            const long at = long(row) * stride + x;
-            store(maps[0] + at, keep(inside, d_mu));
-            store(maps[1] + at, keep(inside, d_s));
-            store(maps[2] + at, keep(inside, d_c));
-            ssim += keep(inside, value);
-            l1 += keep(inside, abs(load(image + at) - load(here + x)));
-        }
-    }
-    args.l1 += double(sum(l1));
-    args.ssim += double(sum(ssim));
-}
-
-// Rows [row0, row1) of v_image from the maps of up to five rows on either side.
-static void loss_gradient(LossArgs& args, int channel, int row0, int row1, float* scratch) {
+// One channel of rows [row0, row1): adds their L1 and SSIM, writes v_image. The maps of five more rows on either side are computed
+// along the way, so that they live and die in the second-level cache. Everything is blurred by columns into a row with margins of
+// zeros, then along that row.
+static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* scratch) {
     const PlaneArgs& p = args.planes;
     const Window g;
     const int stride = p.stride, pitch = stride + 2 * kMargin;
@@ -134,35 +71,82 @@ static void loss_gradient(LossArgs& args, int channel, int row0, int row1, float
     const float* image = p.image + channel * plane;
     const uint8_t* target = args.target + channel * plane;
     float* out = args.v_image + channel * plane;
-    const float* maps[3];
-    float* rows[3];
-    for (int k = 0; k < 3; ++k) {
-        maps[k] = args.maps + (3 * channel + k) * plane;
+    for (int row = row0 < p.height ? p.height : row0; row < row1; ++row) clear(out + long(row) * stride, columns);
+    if (row0 >= p.height) return;
+    if (row1 > p.height) row1 = p.height;
+
+    float* rows[5];
+    for (int k = 0; k < 5; ++k) {
         rows[k] = scratch + long(k) * pitch;
         clear(rows[k], pitch);
     }
-    const F16 to_unit = 1.0f / 255.0f, zero = 0.0f, two = 2.0f;
+    // Rows [map0, map1) of the maps, and of the photo as floats [photo0, photo1).
+    const int map0 = Band(row0, p.height).first, map1 = Band(row1 - 1, p.height).last;
+    const int photo0 = Band(map0, p.height).first, photo1 = Band(map1 - 1, p.height).last;
+    float* maps[3];
+    for (int k = 0; k < 3; ++k) maps[k] = scratch + 5L * pitch + long(k) * (kStripRows + 2 * kReach) * stride;
+    float* photo = scratch + 5L * pitch + 3L * (kStripRows + 2 * kReach) * stride;
+    const F16 to_unit = 1.0f / 255.0f, zero = 0.0f, two = 2.0f, one = 1.0f;
+    for (int row = photo0; row < photo1; ++row)
+        for (int x = 0; x < columns; x += 16)
+            store(photo + long(row - photo0) * stride + x, load_u8(target + long(row) * stride + x) * to_unit);
+
+    const F16 c1 = gs_const::kSsimC1, c2 = gs_const::kSsimC2;
+    F16 l1 = zero, ssim = zero;
+    for (int row = map0; row < map1; ++row) {
+        const Band band(row, p.height);
+        for (int x = 0; x < columns; x += 16) {
+            const float *a_row = image + long(band.first) * stride + x, *b_row = photo + long(band.first - photo0) * stride + x;
+            F16 sx = zero, sy = zero, sxx = zero, syy = zero, sxy = zero;
+            for (int k = 0; k < band.last - band.first; ++k) {
+                const F16 tap = g.all[band.tap + k], a = load(a_row + long(k) * stride), b = load(b_row + long(k) * stride);
+                const F16 ta = tap * a, tb = tap * b;
+                sx += ta, sy += tb, sxx += ta * a, syy += tb * b, sxy += ta * b;
+            }
+            const int at = kMargin + x;
+            store(rows[0] + at, sx), store(rows[1] + at, sy), store(rows[2] + at, sxx), store(rows[3] + at, syy), store(rows[4] + at, sxy);
+        }
+        const M16 own = row >= row0 && row < row1 ? all_lanes() : ~all_lanes();
+        for (int x = 0; x < columns; x += 16) {
+            const M16 inside = first_lanes(p.width - x);  // the others' maps are zero
+            const int from = kMargin + x;
+            const F16 mu = blur_row(rows[0] + from, g), nu = blur_row(rows[1] + from, g);
+            const F16 s = blur_row(rows[2] + from, g) - mu * mu, t = blur_row(rows[3] + from, g) - nu * nu;
+            const F16 c = blur_row(rows[4] + from, g) - mu * nu;
+            const F16 A = two * mu * nu + c1, B = two * c + c2, C = mu * mu + nu * nu + c1, D = s + t + c2;
+            const F16 inv = one / (C * D);
+            const F16 value = A * B * inv;
+            const F16 d_s = -value * C * inv;  // dSSIM/ds = -A B / (C D^2)
+            const F16 d_c = two * A * inv;
+            const F16 d_mu = two * (nu * B * inv - mu * value * D * inv) - two * mu * d_s - nu * d_c;
+            const long at = long(row - map0) * stride + x;
+            store(maps[0] + at, keep(inside, d_mu));
+            store(maps[1] + at, keep(inside, d_s));
+            store(maps[2] + at, keep(inside, d_c));
+            ssim += keep(inside & own, value);
+            l1 += keep(inside & own, abs(load(image + long(row) * stride + x) - load(photo + long(row - photo0) * stride + x)));
+        }
+    }
+    args.l1 += double(sum(l1));
+    args.ssim += double(sum(ssim));
+
     const F16 ssim_weight = args.ssim_weight, l1_weight = args.l1_weight;
     for (int row = row0; row < row1; ++row) {
-        if (row >= p.height) {
-            clear(out + long(row) * stride, columns);
-            continue;
-        }
         const Band band(row, p.height);
         for (int x = 0; x < columns; x += 16) {
             F16 s[3] = {zero, zero, zero};
-            for (int k = 0; k < band.count; ++k) {
+            for (int k = 0; k < band.last - band.first; ++k) {
                 const F16 tap = g.all[band.tap + k];
-                const long at = long(band.first + k) * stride + x;
+                const long at = long(band.first + k - map0) * stride + x;
                 for (int q = 0; q < 3; ++q) s[q] += tap * load(maps[q] + at);
             }
             for (int q = 0; q < 3; ++q) store(rows[q] + kMargin + x, s[q]);
         }
         for (int x = 0; x < columns; x += 16) {
             const long at = long(row) * stride + x;
-            const F16 a = load(image + at), b = load_u8(target + at) * to_unit;
-            const F16 d_mu = blur_row(rows[0] + kMargin + x, g), d_s = blur_row(rows[1] + kMargin + x, g);
-            const F16 d_c = blur_row(rows[2] + kMargin + x, g);
+            const int from = kMargin + x;
+            const F16 a = load(image + at), b = load(photo + long(row - photo0) * stride + x);
+            const F16 d_mu = blur_row(rows[0] + from, g), d_s = blur_row(rows[1] + from, g), d_c = blur_row(rows[2] + from, g);
             const F16 sign = select(b < a, F16(1.0f), select(a < b, F16(-1.0f), zero));
             const F16 v = ssim_weight * (d_mu + two * a * d_s + b * d_c) + l1_weight * sign;
             store(out + at, keep(first_lanes(p.width - x), v));

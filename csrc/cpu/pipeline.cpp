@@ -368,27 +368,20 @@ void Pipeline::forward(const float background[3]) {
 
 LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda) {
     const Timer timer(stage_seconds[3]);
-    constexpr int kRows = 24;  // a task's rows; its halo costs ten more
     const double count = 3.0 * planes_.width * planes_.height;
     LossArgs shared = {};
     shared.planes = planes_;
     shared.target = target;
     shared.v_image = v_image();
-    shared.maps = maps_.get(9 * plane_size());
     shared.ssim_weight = float(-ssim_lambda / count);
     shared.l1_weight = float((1.0 - ssim_lambda) / count);
-    const int strips = (planes_.height + kRows - 1) / kRows, strips_out = (planes_.rows + kRows - 1) / kRows;
-    const size_t room = size_t(kLossScratchRows) * (planes_.stride + 64);
-    float* scratch = scratch_.get(room * 3 * std::max(strips, strips_out));
+    const int strips = (planes_.rows + kStripRows - 1) / kStripRows;
     std::vector<LossArgs> parts(size_t(3) * strips, shared);
     parallel_for(3 * strips, [&](int i) {
-        const int row = i / 3 * kRows;
-        kernels().ssim_maps(parts[i], i % 3, row, std::min(planes_.height, row + kRows), scratch + room * i);
-    });
-    parallel_for(3 * strips_out, [&](int i) {
-        LossArgs args = shared;
-        const int row = i / 3 * kRows;
-        kernels().loss_gradient(args, i % 3, row, std::min(planes_.rows, row + kRows), scratch + room * i);
+        static thread_local Buffer<float> scratch;  // a thread's, for one task after the other
+        const int row = i / 3 * kStripRows;
+        float* room = scratch.get(size_t(kLossScratchRows) * (planes_.stride + 32));
+        kernels().loss(parts[i], i % 3, row, std::min(planes_.rows, row + kStripRows), room);
     });
     LossValue value = {};
     for (const LossArgs& p : parts) {  // in a fixed order: the same sum for any number of threads
@@ -488,7 +481,7 @@ bool Pipeline::update(const Params& params, const Moments& moments, int sh_degre
 size_t Pipeline::bytes() const {
     return records_.bytes() + keys_.bytes() + keys_b_.bytes() + order_.bytes() + order_b_.bytes() + offsets_.bytes() +
            first_slot_.bytes() + histogram_.bytes() + spans_.bytes() + used_.bytes() + tiles_.bytes() + image_.bytes() +
-           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + maps_.bytes() + scratch_.bytes() + slots_.bytes();
+           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + slots_.bytes();
 }
 
 }  // namespace gs

@@ -128,7 +128,7 @@ class Pipeline {
     Buffer<uint32_t> keys_, keys_b_, order_, order_b_, offsets_, first_slot_, histogram_;
     Buffer<uint16_t> spans_, used_;
     Buffer<Tile> tiles_;
-    Buffer<float> image_, transmittance_, v_image_, v_alpha_, maps_, scratch_, slots_;
+    Buffer<float> image_, transmittance_, v_image_, v_alpha_, slots_;
 };
 
 }  // namespace gs

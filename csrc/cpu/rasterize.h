@@ -155,7 +155,10 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
             s.behind -= load_block(planes.v_alpha + at, planes.stride) * load_block(planes.transmittance + at, planes.stride);
     }
     for (long i = first; i < last; ++i) {
-        if (i + 8 < last) __builtin_prefetch(&args.records[args.tiles[i + 8].id]);
+        if (i + 8 < last) {
+            __builtin_prefetch(&args.records[args.tiles[i + 8].id]);
+            __builtin_prefetch(args.slots + long(args.tiles[i + 8].slot) * kSlotFloats, 1);
+        }
         float* slot = args.slots + long(args.tiles[i].slot) * kSlotFloats;
         F16 sums[12];
         for (int q = 0; q < 12; ++q) sums[q] = zero;
