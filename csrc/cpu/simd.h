@@ -223,6 +223,21 @@ GS_INLINE F16 reciprocal(F16 x) {
 #endif
 }
 
+// 1/sqrt(x) to about 1e-7, likewise; x > 0 and normal.
+GS_INLINE F16 reciprocal_sqrt(F16 x) {
+    const F16 half = x * F16(0.5f);
+    F16 r;
+#if defined(__AVX512F__)
+    r.v[0] = (vf)_mm512_rsqrt14_ps((__m512)x.v[0]);
+#elif defined(__x86_64__)
+    GS_EACH r.v[p] = (vf)GS_X86(rsqrt)((GS_REG)x.v[p]);
+#else
+    GS_EACH r.v[p] = (vf)vrsqrteq_f32((float32x4_t)x.v[p]);
+    r = r * (F16(1.5f) - half * r * r);
+#endif
+    return r * (F16(1.5f) - half * r * r);
+}
+
 // ---- memory -----------------------------------------------------------------------------------------------------
 GS_INLINE F16 load(const float* q) {
     F16 r;

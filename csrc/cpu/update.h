@@ -79,7 +79,8 @@ GS_INLINE void adam_vector(float* p, float* m, float* v, F16 grad, int n, const 
     using namespace gs_const;
     const F16 m1 = F16(kAdamBeta1) * load_first(m, n) + F16(1.0f - kAdamBeta1) * grad;
     const F16 v1 = F16(kAdamBeta2) * load_first(v, n) + F16(1.0f - kAdamBeta2) * grad * grad;
-    const F16 p1 = load_first(p, n) - r.rate * m1 / (sqrt(v1 * r.correction) + F16(kAdamEps));
+    // 1 / sqrt(v + eps^2) is 1 / (sqrt(v) + eps) wherever either term counts alone, and costs no root and no division.
+    const F16 p1 = load_first(p, n) - r.rate * m1 * reciprocal_sqrt(v1 * r.correction + F16(kAdamEps * kAdamEps));
     store_first(m, m1, n), store_first(v, v1, n), store_first(p, p1, n);
 }
 
@@ -219,6 +220,10 @@ static void update_range(UpdateArgs& args, long first, long last) {
             for (int j = 0; j < n; ++j)
                 for (int group = 0; group < row; group += 16) {
                     const long at = (i + j) * row + group;
+                    // The next block's: three streams in turns of a few kilobytes are too short for the machine's own prefetching.
+                    __builtin_prefetch(args.params.shN + at + 16 * row, 1);
+                    __builtin_prefetch(args.m.shN + at + 16 * row, 1);
+                    __builtin_prefetch(args.v.shN + at + 16 * row, 1);
                     adam_vector(args.params.shN + at, args.m.shN + at, args.v.shN + at, g_sh[group + j], row - group, rate);
                 }
         }
