@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training steps to be timed: without density control, at SH degree 3."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from gsplat_train import backends
+from gsplat_train.config import Config
+from gsplat_train.gaussians import Gaussians
+from gsplat_train.optimizer import TrainState, learning_rates, start
+from gsplat_train.scene import View
+from gsplat_train.train_step import Noise, Regularizers, train_step
+
+BLACK = np.zeros(3, np.float32)
+
+
+class Training:
+    """A backend's training of one state, which can start again where `warm_up` steps had brought it."""
+
+    def __init__(
+        self, name: str, gaussians: Gaussians, views: Any, seed: int, warm_up: int, restarts: bool = True
+    ) -> None:
+        self.backend: Any = backends.load(name)
+        self.views, self.seed = views, seed
+        self.state = start(gaussians)
+        self.counted: dict[str, list[float]] = {}
+        self.step = stepper(self.backend, self.state, endless(views, seed))
+        for _ in range(warm_up):
+            self.step()
+        trees = (self.state.gaussians, self.state.m, self.state.v) if restarts else ()
+        self.kept = self.state.step, [[np.array(leaf) for leaf in tree] for tree in trees]
+        self.clear()
+
+    def restart(self) -> None:
+        step, trees = self.kept
+        gaussians, m, v = (Gaussians(*map(mx.array, tree)) for tree in trees)
+        self.state = TrainState(gaussians, m, v, step)
+        mx.eval(self.state.gaussians, self.state.m, self.state.v)
+        self.step = stepper(self.backend, self.state, endless(self.views, self.seed + 1))
+        self.clear()
+
+    def clear(self) -> None:
+        if hasattr(self.backend, "statistics"):
+            self.backend.statistics(reset=True)
+
+    def count(self) -> None:
+        """After a step: keeps what the backend counted in it."""
+        if hasattr(self.backend, "statistics"):
+            for name, value in self.backend.statistics(reset=True).items():
+                self.counted.setdefault(name, []).append(value)
+
+    def counts(self) -> dict[str, float]:
+        """Medians over the steps that were counted; of intersections the mean."""
+        centre = {name: statistics.median(values) for name, values in self.counted.items()}
+        if "intersections" in centre:
+            centre["intersections"] = statistics.fmean(self.counted["intersections"])
+        return centre
+
+
+def stepper(backend: Any, state: TrainState, views: Iterator[View]) -> Callable[[], None]:
+    """One training step a call, without density control, at SH degree 3."""
+    config = Config()
+
+    def step() -> None:
+        train_step(
+            backend,
+            state,
+            next(views),
+            lrs=learning_rates(config, state.step),
+            sh_degree=3,
+            ssim_lambda=config.ssim_lambda,
+            background=BLACK,
+            antialiased=False,
+            regularizers=Regularizers(0.0, 0.0),
+            noise=Noise(0.0, 0),
+            stats=None,
+            absgrad=False,
+        )
+        mx.eval(state.gaussians, state.m, state.v)
+
+    return step
+
+
+def time_in_turn(
+    steps: dict[str, Callable[[], None]],
+    warm_up: int,
+    count: int,
+    after: Callable[[str], None] = lambda name: None,
+) -> dict[str, list[float]]:
+    """Milliseconds of `count` calls of each after `warm_up` calls, ten of one and ten of the other in turn.
+    `after` is called after each and not timed."""
+    for step in steps.values():
+        for _ in range(warm_up):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    while min(map(len, times.values())) < count:
+        for name, step in steps.items():
+            for _ in range(min(10, count - len(times[name]))):
+                start = time.perf_counter()
+                step()
+                times[name].append(1e3 * (time.perf_counter() - start))
+                after(name)
+    return times
+
+
+def endless(views: Any, seed: int) -> Iterator[View]:
+    rng = np.random.default_rng(seed)
+    while True:
+        for i in rng.permutation(len(views)):
+            yield views[i]
