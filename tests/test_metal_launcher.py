@@ -271,6 +271,25 @@ def test_a_kernel_runs_after_a_fault(launcher):
     assert np.isfinite(run_sample(launcher, RIGHT)).all()
 
 
+STRUCTS = """
+    const uint i = thread_position_in_grid.x;
+    ((device Large*)out)[i + FROM] = ((const device Large*)a)[i];
+"""
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_copies_of_structs_are_judged(launcher, beyond):
+    header = "struct Large { float values[40]; };\n"
+    a, source = mx.arange(320).astype(mx.float32), STRUCTS.replace("FROM", str(beyond))
+    outputs = {"out": ((320,), mx.float32)}
+    if beyond:
+        with pytest.raises(KernelError, match="writes beyond out"):
+            run(launcher, source, {"a": a}, outputs, (8, 1, 1), (8, 1, 1), header=header)
+    else:
+        found = run(launcher, source, {"a": a}, outputs, (8, 1, 1), (8, 1, 1), header=header)[0]
+        np.testing.assert_array_equal(found, a)
+
+
 def test_a_load_that_no_barrier_settles_is_noticed(launcher):
     source = """
         const uint before = atomic_fetch_add_explicit(&out[0], 1u, memory_order_relaxed);

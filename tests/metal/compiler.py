@@ -167,8 +167,12 @@ def entry(text: Text) -> str:
 
 def library(text: Text) -> ctypes.CDLL:
     """The kernel as a library with the function gs_entry; compiled once, then kept."""
+    return _library(as_cpp(text.text, run=True) + '\n#include "place.h"\n' + entry(text))
+
+
+@cache
+def _library(source: str) -> ctypes.CDLL:
     runtime()
-    source = as_cpp(text.text, run=True) + '\n#include "place.h"\n' + entry(text)
     return ctypes.CDLL(str(_built(source, [*LANGUAGE, *RUN, *WATCHED], "kernel", clang())))
 
 

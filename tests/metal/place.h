@@ -36,3 +36,14 @@ GS_QUIET uint3 grid_origin(const void*) { return uint3(0u); }
 GS_QUIET uint thread_execution_width(const void* place) { return threads_per_simdgroup(place); }
 
 }  // namespace gs_place
+
+// Older clangs copy structs by these names, later ones by __tsan_memcpy and its kin; both are judged.
+extern "C" {
+void* __tsan_memcpy(void*, const void*, size_t);
+void* __tsan_memmove(void*, const void*, size_t);
+void* __tsan_memset(void*, int, size_t);
+#define GS_HIDDEN __attribute__((visibility("hidden"), no_sanitize("thread"), no_builtin))
+GS_HIDDEN void* memcpy(void* to, const void* from, size_t bytes) { return __tsan_memcpy(to, from, bytes); }
+GS_HIDDEN void* memmove(void* to, const void* from, size_t bytes) { return __tsan_memmove(to, from, bytes); }
+GS_HIDDEN void* memset(void* to, int value, size_t bytes) { return __tsan_memset(to, value, bytes); }
+}
