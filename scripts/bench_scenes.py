@@ -41,13 +41,24 @@ def start_of(points: np.ndarray, colors: np.ndarray, n: int, seed: int) -> Gauss
 
 def random_scene(n: int, width: int, height: int, seed: int) -> tuple[Gaussians, Camera, np.ndarray]:
     """z uniform in 2..10, centres uniform over 1.1x the image, scales log-normal(0, 0.5) times 2.5 px (2 px
-    from 3 million on).""" rng = np.random.default_rng(seed) focal = float(width) z = rng.uniform(2, 10, n)
-    pixels = (rng.uniform(-0.55, 0.55, (n, 2))) * (width, height) size = rng.lognormal(0, 0.5, (n, 3)) *
-    (2.0 if n >= 3_000_000 else 2.5) leaves = ( np.concatenate([pixels * z[:, None] / focal, z[:, None]],
-    axis=1), rng.normal(size=(n, 4)), np.log(size * z[:, None] / focal), rng.normal(size=n),
-    rng.normal(size=(n, 1, 3)) * 0.5, ) shN = mx.zeros((n, 15, 3))  # filled in place: the process's peak
-    memory is to be that of training mx.eval(shN) filled = np.asarray(shN)
-    rng.standard_normal(dtype=np.float32, out=filled) filled *= np.float32(0.1) camera = Camera(np.eye(4),
-    [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], width, height) photo = rng.integers(0, 256,
-    (height, width, 3), dtype=np.uint8) return Gaussians(*(mx.array(leaf.astype(np.float32)) for leaf in
-    leaves), shN), camera, photo
+    from 3 million on); the photo is noise."""
+    rng = np.random.default_rng(seed)
+    focal = float(width)
+    z = rng.uniform(2, 10, n)
+    pixels = (rng.uniform(-0.55, 0.55, (n, 2))) * (width, height)
+    size = rng.lognormal(0, 0.5, (n, 3)) * (2.0 if n >= 3_000_000 else 2.5)
+    leaves = (
+        np.concatenate([pixels * z[:, None] / focal, z[:, None]], axis=1),
+        rng.normal(size=(n, 4)),
+        np.log(size * z[:, None] / focal),
+        rng.normal(size=n),
+        rng.normal(size=(n, 1, 3)) * 0.5,
+    )
+    shN = mx.zeros((n, 15, 3))  # filled in place: the process's peak memory is to be that of training
+    mx.eval(shN)
+    filled = np.asarray(shN)
+    rng.standard_normal(dtype=np.float32, out=filled)
+    filled *= np.float32(0.1)
+    camera = Camera(np.eye(4), [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], width, height)
+    photo = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Gaussians(*(mx.array(leaf.astype(np.float32)) for leaf in leaves), shN), camera, photo

@@ -90,12 +90,22 @@ def clock_hz(rounds: int = 10) -> float | None:
 
 
 def scale_gb_s(threads: int, megabytes: int = 256, rounds: int = 7) -> float:
-    """STREAM's "scale" in place, a *= s, on `threads` threads: GB read and written a second, median of
-    `rounds`.""" parts = np.array_split(np.ones(megabytes << 18, np.float32), threads) times = [] for _ in
-    range(rounds): team = [ threading.Thread(target=np.multiply, args=(part, np.float32(1.0)),
-    kwargs={"out": part}) for part in parts ] start = time.perf_counter() for thread in team: thread.start()
-    for thread in team: thread.join() times.append(time.perf_counter() - start) return 2 * (megabytes << 20)
-    / statistics.median(times) / 1e9
+    """STREAM's "scale" in place, a *= s, on `threads` threads: GB read and written a second, the median of
+    `rounds`."""
+    parts = np.array_split(np.ones(megabytes << 18, np.float32), threads)
+    times = []
+    for _ in range(rounds):
+        team = [
+            threading.Thread(target=np.multiply, args=(part, np.float32(1.0)), kwargs={"out": part})
+            for part in parts
+        ]
+        start = time.perf_counter()
+        for thread in team:
+            thread.start()
+        for thread in team:
+            thread.join()
+        times.append(time.perf_counter() - start)
+    return 2 * (megabytes << 20) / statistics.median(times) / 1e9
 
 
 def lane_use(
@@ -103,9 +113,9 @@ def lane_use(
 ) -> dict[str, int]:
     """What blending `sample` tiles of each camera's picture takes.
 
-    forward: evaluations of a splat at a block of 4x4 pixels (the splat reaches the block, and a pixel there is
-    not yet opaque). backward: those where it contributed, the only ones of that pass. lanes: the pixels where it
-    did.
+    forward: evaluations of a splat at a block of 4x4 pixels (the splat reaches the block, and a pixel there
+    is not yet opaque). backward: those where it contributed, the only ones of that pass. lanes: the pixels
+    where it did.
     """
     use = {"forward": 0, "backward": 0, "lanes": 0}
     rng = np.random.default_rng(seed)
@@ -116,9 +126,7 @@ def lane_use(
         )
         ids, offsets = map(np.asarray, backend.isect_tiles(projected, *size))
         mx.eval(projected)
-        means, conics, opacities = map(
-            np.asarray, (projected.means2d, projected.conics, projected.opacities)
-        )
+        means, conics, opacities = map(np.asarray, (projected.means2d, projected.conics, projected.opacities))
         columns = -(-camera.width // 16)
         for tile in rng.permutation(len(offsets) - 1)[:sample]:
             chosen = ids[offsets[tile] : offsets[tile + 1]]
@@ -133,8 +141,8 @@ def count_tile(
 ) -> None:
     """Adds a tile's counts to `use`: the blending of csrc/cpu/rasterize.h without its order of work.
 
-    means [S, 2] px from the tile's corner, conics [S, 3], log2_o [S], front to back; inside [2]: how many of the
-    tile's columns and rows of pixels the picture has.
+    means [S, 2] px from the tile's corner, conics [S, 3], log2_o [S], front to back; inside [2]: how many of
+    the tile's columns and rows of pixels the picture has.
     """
     half_log2e = np.float32(-0.72134752)
     centre = np.arange(16, dtype=np.float32) + 0.5
