@@ -52,7 +52,8 @@ def main() -> None:
                 some: list[float] = []
                 while sum(some) < 1e3 * args.seconds:
                     some += time_in_turn({"cpp": run.step}, 0, 1)["cpp"]
-                times.append(statistics.fmean(some))  # a slice of the scheduler may be longer than a step
+                # The mean: a slice of the scheduler may outlast a step.
+                times.append(statistics.fmean(some))
     finally:
         other.kill()
         other.wait()
@@ -61,7 +62,8 @@ def main() -> None:
         "what": "busy core", "n": args.n, "width": args.width, "height": args.height, "threads": args.threads,
         "ms_alone": round(statistics.median(alone), 3), "ms_beside": round(statistics.median(beside), 3),
         "ratio": round(statistics.median(ratios), 3), "ratios": [round(r, 3) for r in ratios],
-        "proportional": round(args.threads / (args.threads - 0.5), 3), "machine": machine(), "commit": commit(),
+        "proportional": round(args.threads / (args.threads - 0.5), 3),
+        "machine": machine(), "commit": commit(),
     }  # fmt: skip
     print(json.dumps(line))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the table of `bench.py cost`: the time of a step over splats and over pixels. Needs the extra `bench`.
+"""Draws the table of `bench.py cost`: the time of a step over splats and pixels. Needs the extra `bench`.
 
 python scripts/plot_cost.py cost.jsonl docs/images/cost.svg
 """
