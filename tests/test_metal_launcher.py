@@ -277,6 +277,19 @@ STRUCTS = """
 """
 
 
+def test_constants_are_no_buffers_and_may_be_read(launcher):
+    header = "constant constexpr float kA[4] = {1.0f, 2.0f, 3.0f, 4.0f}, kB[4] = {5.0f, 6.0f, 7.0f, 8.0f};\n"
+    source = """
+        const uint i = thread_position_in_grid.x;
+        constant const float* table = a[i] > 3.0f ? kB : kA;
+        out[i] = table[i & 3u];
+    """
+    outputs = {"out": ((8,), mx.float32)}
+    inputs = {"a": mx.arange(8).astype(mx.float32)}
+    found = run(launcher, source, inputs, outputs, (8, 1, 1), (8, 1, 1), header=header)[0]
+    assert found.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_copies_of_structs_are_judged(launcher, beyond):
     header = "struct Large { float values[40]; };\n"
