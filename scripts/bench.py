@@ -203,6 +203,7 @@ def report(
         **({"intersections": round(counts["intersections"])} if "intersections" in counts else {}),
         **more,
         "machine": machine(),
+        "load": round(os.getloadavg()[0], 2),  # beyond `threads`, others were at work
         "threads": threads(module),
         "commit": commit(),
     }

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks' own arithmetic: fits, counts and clocks."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import load_backend
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+import bench_cost
+import machine_share
+from bench_scenes import random_scene
+from bench_steps import Training
+
+from gsplat_train.scene import View
+
+
+def cells(ms, peak=lambda n: 5e7 + 1000 * n):
+    """A table whose times are ms(splats, pixels, threads)."""
+    return [
+        {
+            "n": n, "width": w, "height": h, "threads": t,
+            "ms_median": ms(n, w * h, t), "peak_bytes": peak(n),
+        }
+        for n in (1000, 100_000, 1_000_000) for w, h in ((100, 100), (200, 100)) for t in (1, 2)
+    ]  # fmt: skip
+
+
+def test_exponents_are_those_of_the_times():
+    lines = list(bench_cost.growth(cells(lambda n, pixels, threads: n**0.75 * pixels**0.5 / threads)))
+    assert len(lines) == 4 + 6
+    for line in lines:
+        expected = {"splats": 0.75, "pixels": 0.5}[line["over"]]
+        assert line["exponent"] == line["exponent_last"] == expected
+
+
+def test_the_last_exponent_is_of_the_largest_two():
+    lines = list(bench_cost.growth(cells(lambda n, pixels, threads: 1.0 + n / 100_000)))
+    splats = [line for line in lines if line["over"] == "splats"]
+    assert all(line["exponent"] < 0.5 < line["exponent_last"] for line in splats)
+
+
+def test_speed_up_and_memory():
+    table = cells(lambda n, pixels, threads: 3.0 / threads)
+    assert [line["speed_up"] for line in bench_cost.speed_up(table)] == [2.0] * 6
+    lines = list(bench_cost.memory(table))
+    assert [line["bytes_per_splat"] for line in lines] == [1000] * 4
+    assert {(line["from"], line["to"]) for line in lines} == {(100_000, 1_000_000)}
+
+
+@pytest.mark.parametrize(("width", "height"), [(125, 93), (64, 48)])
+def test_the_sample_counts_what_the_native_loops_count(width, height):
+    """All tiles sampled: the same evaluations, but for pixels that a rounding puts over a threshold."""
+    cpp = load_backend("cpp")
+    gaussians, camera, photo = random_scene(4000, width, height, 0)
+    use = machine_share.lane_use(cpp, gaussians, [camera], sample=10_000)
+    run = Training("cpp", gaussians, [View("random", camera, photo)], 0, 0, restarts=False)
+    run.step()
+    run.count()
+    assert use["forward"] == pytest.approx(run.counts()["evaluations"], rel=2e-4)
+    assert 0.3 < use["lanes"] / (16 * use["forward"]) <= use["lanes"] / (16 * use["backward"]) < 1
+
+
+def test_a_training_starts_again_where_it_was():
+    load_backend("cpp")
+    gaussians, camera, photo = random_scene(500, 64, 48, 0)
+    run = Training("cpp", gaussians, [View("random", camera, photo)], 0, warm_up=3)
+    results = []
+    for _ in range(2):
+        run.restart()
+        assert run.state.step == 3
+        run.step()
+        results.append(np.array(run.state.gaussians.means))
+    assert run.state.step == 4 and results[0].tobytes() == results[1].tobytes()
+
+
+def test_the_clock_is_a_processors():
+    clock = machine_share.clock_hz()
+    if clock is None:
+        pytest.skip("measured on x86-64 only, where memory may be written and run")
+    assert 5e8 < clock < 8e9
