@@ -7,11 +7,13 @@
 #define GS_ISA gpu
 #define GS_FN inline
 #define GS_THREAD thread
+#define GS_GROUP threadgroup
 #define GS_CONSTANT constant constexpr
 #elif defined(__CUDACC_RTC__) || defined(__CUDACC__)
 #define GS_ISA gpu
 #define GS_FN __device__ __forceinline__
 #define GS_THREAD
+#define GS_GROUP
 #define GS_CONSTANT __device__ constexpr
 #else
 #define GS_FN inline __attribute__((always_inline))

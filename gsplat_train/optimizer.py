@@ -30,7 +30,7 @@ class TrainState:
     m: Gaussians
     v: Gaussians
     step: int = 0
-    # A backend that works ahead of the host keeps the newest trees to itself; who looks at one calls this first.
+    # A backend that works ahead of the host keeps the newest trees to itself; a look at one calls this first.
     settle: Callable[[], object] | None = field(default=None, repr=False, compare=False)
 
     def __getattribute__(self, name: str) -> Any:

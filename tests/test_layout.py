@@ -18,7 +18,8 @@ ORDER = """
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     sh neighbors gaussians formats formats.ply losses
     backends backends.python_rasterize backends.python backends.cpp
-    backends._kernels backends._gpu backends._gpu_step backends.metal backends.cuda
+    backends._kernel_text backends._kernels backends._gpu backends._gpu_step backends._nvrtc
+    backends.metal backends.cuda
     render optimizer density density.mcmc density.adc
     train_step checkpoint evaluate sampler clock progress run_folder trainer
     cli cli.runs cli.train cli.render cli.export

@@ -1,9 +1,8 @@
 // Stage 5, a SIMD group a bucket of a tile's list: eight pixels a lane, one in each 8x4 block. From the checkpoint on it goes
 // front to back again, with behind = v . (what lies behind the splats passed so far), background included. Every
 // (splat, tile) pair owns a slot and gets exactly one sum: no atomics, the same bits each time.
-threadgroup float4 shared[4 * 32 * 3];
-const uint lane = thread_index_in_simdgroup, simd = simdgroup_index_in_threadgroup;
-const uint b = threadgroup_position_in_grid.x * 4 + simd;
+threadgroup float4 shared[32 * 3];
+const uint lane = thread_index_in_simdgroup, b = threadgroup_position_in_grid.x;
 const uint tiles = uint(sizes[kTilesX] * sizes[kTilesY]);
 const int tiles_x = sizes[kTilesX], width = sizes[kWidth], height = sizes[kHeight];
 if (b < buckets[tiles]) {
@@ -11,8 +10,8 @@ if (b < buckets[tiles]) {
     const uint begin = (b - buckets[tile]) * kBucket, first = uint(offsets[tile]) + begin;
     const uint last = min(first + kBucket, uint(offsets[tile + 1]));
     const int left = int(tile) % tiles_x * kTile, top = int(tile) / tiles_x * kTile;
-    const uint staged = simd * 96;
-    if (begin >= used[tile]) {
+    const uint reached = lane < 8 ? used[8 * tile + lane] : 0;  // up to where each block went
+    if (begin >= simd_max(reached)) {
         for (uint k = first * 3 + lane; k < last * 3; k += 32)
             ((device float4*)slot_grads)[3 * slots[k / 3] + k % 3] = float4{0.0f, 0.0f, 0.0f, 0.0f};
     } else {
@@ -21,7 +20,8 @@ if (b < buckets[tiles]) {
         #pragma unroll
         for (uint s = 0; s < 8; ++s) {
             const int px = left + int(s % 2) * 8 + int(lane % 8), py = top + int(s / 2) * 4 + int(lane / 8);
-            const float4 start = ((const device float4*)checkpoints)[b * 256 + s * 32 + lane];
+            float4 start = {0.0f, 0.0f, 0.0f, 0.0f};
+            if (begin < simd_shuffle(reached, s)) start = ((const device float4*)checkpoints)[b * 256 + s * 32 + lane];
             t[s] = start.x, behind[s] = 0.0f, vr[s] = 0.0f, vg[s] = 0.0f, vb[s] = 0.0f;
             if (px < width && py < height) {
                 const uint p = uint(py * width + px);
@@ -52,21 +52,21 @@ if (b < buckets[tiles]) {
                     blocks |= least <= reach ? 1u << s : 0u;
                 }
                 blocks &= alive;
-                shared[staged + 3 * lane] = float4{r0.x, r0.y, ha, hb};
-                shared[staged + 3 * lane + 1] = float4{hc, l, r1.z, r1.w};
-                shared[staged + 3 * lane + 2] = float4{r2.x, as_type<float>(slot), as_type<float>(blocks), 0.0f};
+                shared[3 * lane] = float4{r0.x, r0.y, ha, hb};
+                shared[3 * lane + 1] = float4{hc, l, r1.z, r1.w};
+                shared[3 * lane + 2] = float4{r2.x, as_type<float>(slot), as_type<float>(blocks), 0.0f};
             }
             simdgroup_barrier(mem_flags::mem_threadgroup);
             const uint count = min(last - at, 32u);
             for (uint j = 0; j < count; ++j) {
-                const float4 s2 = shared[staged + 3 * j + 2];
+                const float4 s2 = shared[3 * j + 2];
                 const uint to = kSlot * as_type<uint>(s2.y);
                 const uint mask = as_type<uint>(s2.z);
                 if (mask == 0) {
                     if (lane < 12) slot_grads[to + lane] = 0.0f;
                     continue;
                 }
-                const float4 s0 = shared[staged + 3 * j], s1 = shared[staged + 3 * j + 1];
+                const float4 s0 = shared[3 * j], s1 = shared[3 * j + 1];
                 float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}, sum_blue = 0.0f, abs_x = 0.0f, abs_y = 0.0f;
                 #pragma unroll
                 for (uint s = 0; s < 8; ++s) {

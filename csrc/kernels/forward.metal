@@ -1,26 +1,26 @@
-// Stage 3, a group a tile, a SIMD group an 8x4 block of it, a thread a pixel: blend front to back. The lanes of a SIMD group
-// test 32 splats at a time against their block and pass over those that miss it. Before each bucket of 64 entries every
-// pixel leaves its transmittance (0 once it has ended) and colour, where the backward pass takes up.
-threadgroup float4 shared[8 * 32 * 3];
-threadgroup uint ends[8];
+// Stage 3, a SIMD group an 8x4 block of a tile, a thread a pixel: blend front to back. The lanes of a SIMD group test 32 splats
+// at a time against their block and pass over those that miss it. Before each bucket every pixel leaves its transmittance
+// (0 once it has ended) and colour, where the backward pass takes up; `used` says up to where a block went.
+threadgroup float4 shared[4 * 32 * 3];
 const uint lane = thread_index_in_simdgroup, simd = simdgroup_index_in_threadgroup;
-const uint tile = threadgroup_position_in_grid.x;
+const uint tile = threadgroup_position_in_grid.x / 2, block = threadgroup_position_in_grid.x % 2 * 4 + simd;
 const int tiles_x = sizes[kTilesX], width = sizes[kWidth], height = sizes[kHeight];
-const int left = int(tile) % tiles_x * kTile + int(simd % 2) * 8, top = int(tile) / tiles_x * kTile + int(simd / 2) * 4;
+const int left = int(tile) % tiles_x * kTile + int(block % 2) * 8, top = int(tile) / tiles_x * kTile + int(block / 2) * 4;
 const int px = left + int(lane % 8), py = top + int(lane / 8);
 const float x = float(px) + 0.5f, y = float(py) + 0.5f;
 const bool inside = px < width && py < height;
 const uint first = uint(offsets[tile]), last = uint(offsets[tile + 1]), bucket = buckets[tile];
-const uint staged = simd * 96, pixel = simd * 32 + lane;
+const uint staged = simd * 96, pixel = block * 32 + lane;
 float t = 1.0f, red = 0.0f, green = 0.0f, blue = 0.0f;
 bool live = inside;
 uint at = first;
+uint id = at + lane < last ? uint(ids[at + lane]) : 0;
 for (; at < last && simd_any(live); at += 32) {
     if ((at - first) % kBucket == 0)
         ((device float4*)checkpoints)[(bucket + (at - first) / kBucket) * 256 + pixel] = float4{live ? t : 0.0f, red, green, blue};
     bool reaches = false;
     if (at + lane < last) {
-        const device float4* record = (const device float4*)records + 3 * uint(ids[at + lane]);
+        const device float4* record = (const device float4*)records + 3 * id;
         const float4 r0 = record[0], r1 = record[1], r2 = record[2];
         const float l = log2(r1.y);
         const float ha = -0.5f * kLog2E * r0.z, hb = -kLog2E * r0.w, hc = -0.5f * kLog2E * r1.x;
@@ -33,6 +33,7 @@ for (; at < last && simd_any(live); at += 32) {
             shared[staged + 3 * lane + 2] = float4{r2.x, 0.0f, 0.0f, 0.0f};
         }
     }
+    if (at + 32 + lane < last) id = uint(ids[at + 32 + lane]);  // under way while the splats blend
     simdgroup_barrier(mem_flags::mem_threadgroup);
     for (uint rest = uint(simd_vote::vote_t(simd_ballot(reaches))); rest; rest &= rest - 1) {
         const uint j = staged + 3 * ctz(rest);
@@ -49,13 +50,7 @@ for (; at < last && simd_any(live); at += 32) {
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
 }
-if (lane == 0) ends[simd] = min(at, last);
-threadgroup_barrier(mem_flags::mem_threadgroup);
-uint end = first;
-for (uint w = 0; w < 8; ++w) end = max(end, ends[w]);
-for (uint b = (at - first + kBucket - 1) / kBucket; b < (end - first + kBucket - 1) / kBucket; ++b)
-    ((device float4*)checkpoints)[(bucket + b) * 256 + pixel] = float4{0.0f, 0.0f, 0.0f, 0.0f};
-if (lane == 0 && simd == 0) used[tile] = end - first;
+if (lane == 0) used[8 * tile + block] = at - first;
 if (inside) {
     const uint p = uint(py * width + px);
     image[3 * p] = red + t * settings[kBackground];

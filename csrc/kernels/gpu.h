@@ -31,8 +31,9 @@ GS_CONSTANT uint kWell = 0, kOverflow = 1, kNotFinite = 2;
 GS_CONSTANT uint kRecord = 12, kRed = 6, kDepth = 9, kRadiusX = 10, kRadiusY = 11;
 // a slot's floats: what one tile adds to a splat's gradient, as sums over pixels of d = dL/d ln(alpha), d dx, d dy, ...
 GS_CONSTANT uint kSlot = 12;
-GS_CONSTANT uint kBucket = 64;        // entries of a tile's list that one SIMD group takes in the backward pass
+GS_CONSTANT uint kBucket = 32;        // entries of a tile's list that one SIMD group takes in the backward pass
 GS_CONSTANT uint kIntersectGroup = 256;  // splats of a group in intersect
+GS_CONSTANT uint kStride = 8;          // from one counter to the next: atomics on one cache line wait for each other
 GS_CONSTANT uint kSortChunk = 2048;   // keys sorted in threadgroup memory: 16 kB
 
 GS_FN CameraParams unpack_camera(float4 a, float4 b, float4 c, float4 d, float4 e, int width, int height) {
@@ -97,6 +98,53 @@ GS_FN float normal(uint counter, uint seed, uint step) {
     const float u1 = (float(hash(key) >> 8) + 0.5f) * (1.0f / 16777216.0f);
     const float u2 = (float(hash(key + 0x27D4EB2Fu) >> 8) + 0.5f) * (1.0f / 16777216.0f);
     return sqrt(-2.0f * log(u1)) * cos(6.28318531f * u2);
+}
+
+GS_FN ulong simd_exchange(ulong x, uint mask) {
+    const uint low = simd_shuffle_xor(uint(x & 0xFFFFFFFFu), mask), high = simd_shuffle_xor(uint(x >> 32), mask);
+    return ulong(high) << 32 | ulong(low);
+}
+
+// Sorts keys V tid .. V tid + V - 1 of each of 256 threads, `width` (a power of two) of them in earnest: Batcher's bitonic
+// network. Near partners lie in the same thread, the next in the same SIMD group, only far ones meet in `local`.
+template <int V>
+GS_FN void sort_keys(GS_THREAD ulong* key, GS_GROUP ulong* local, uint tid, uint width) {
+    for (uint k = 2; k <= width; k *= 2) {
+        for (uint j = k / 2; j >= 32 * V; j /= 2) {
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            #pragma unroll
+            for (uint i = 0; i < V; ++i) local[256 * i + tid] = key[i];
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            #pragma unroll
+            for (uint i = 0; i < V; ++i) {
+                const uint e = V * tid + i;
+                const ulong other = local[256 * i + (tid ^ (j / V))];
+                key[i] = (key[i] < other) == (((e & j) == 0) == ((e & k) == 0)) ? key[i] : other;
+            }
+        }
+        for (uint j = min(k / 2, uint(16 * V)); j >= V; j /= 2) {
+            #pragma unroll
+            for (uint i = 0; i < V; ++i) {
+                const uint e = V * tid + i;
+                const ulong other = simd_exchange(key[i], j / V);
+                key[i] = (key[i] < other) == (((e & j) == 0) == ((e & k) == 0)) ? key[i] : other;
+            }
+        }
+        #pragma unroll
+        for (uint j = V / 2; j > 0; j /= 2) {
+            if (j < k) {
+                #pragma unroll
+                for (uint i = 0; i < V; ++i) {
+                    if ((i & j) == 0) {
+                        const bool up = ((V * tid + i) & k) == 0;
+                        const ulong a = key[i], b = key[i + j];
+                        key[i] = (a < b) == up ? a : b;
+                        key[i + j] = (a < b) == up ? b : a;
+                    }
+                }
+            }
+        }
+    }
 }
 
 // By its bits: Metal's fast arithmetic takes every number for finite.

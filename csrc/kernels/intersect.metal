@@ -68,17 +68,14 @@ for (uint first = 0; first < all; first += 256) {
         if (w < simd) place += sums[w];
         found += sums[w];
     }
-    if (tid == 0) base_of_entries[0] = atomic_fetch_add_explicit(&count[total_at], found, memory_order_relaxed);
+    if (tid == 0) base_of_entries[0] = atomic_fetch_add_explicit(&count[kStride * total_at], found, memory_order_relaxed);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (hit) {
-        const uint rank = atomic_fetch_add_explicit(&count[tile], 1u, memory_order_relaxed);
+        const uint rank = atomic_fetch_add_explicit(&count[kStride * tile], 1u, memory_order_relaxed);
         atomic_fetch_add_explicit(&hits[s], 1u, memory_order_relaxed);
         const uint at = base_of_entries[0] + place;
         if (at < capacity) {
-            entries[4 * at] = tile;
-            entries[4 * at + 1] = rank;
-            entries[4 * at + 2] = group * kIntersectGroup + s;
-            entries[4 * at + 3] = running + place;
+            ((device uint4*)entries)[at] = uint4{tile, rank, group * kIntersectGroup + s, running + place};
         }
     }
     running += found;

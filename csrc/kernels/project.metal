@@ -1,7 +1,7 @@
 // Stage 1, a thread a Gaussian: parameters -> the splat's record; and zeroes for the counters of `intersect`.
 const uint i = thread_position_in_grid.x;
 const int n = sizes[kN];
-if (i < uint(sizes[kTilesX] * sizes[kTilesY] + 8)) counters[i] = 0;
+if (i <= uint(sizes[kTilesX] * sizes[kTilesY])) counters[kStride * i] = 0;
 if (i < uint(n)) {
     const device float4* c4 = (const device float4*)camera;
     const CameraParams cam = unpack_camera(c4[0], c4[1], c4[2], c4[3], c4[4], sizes[kWidth], sizes[kHeight]);
@@ -30,10 +30,10 @@ if (i < uint(n)) {
         sh_basis(direction, degree, basis);
         const int bands = (degree + 1) * (degree + 1) - 1;
         for (int c = 0; c < 3; ++c) rgb[c] = kSH0 * params[dc + c] + 0.5f;
-        const uint row = 14 * n + 3 * uint(rest) * i;
+        const uint row = 3 * uint(rest) * i;
         for (int b = 0; b < 15; ++b) {
             if (b >= bands) break;
-            for (int c = 0; c < 3; ++c) rgb[c] += basis[b] * params[row + 3 * b + c];
+            for (int c = 0; c < 3; ++c) rgb[c] += basis[b] * shn[row + 3 * b + c];
         }
     }
     const float ox = visible ? min(rx, 1e9f) : 0.0f, oy = visible ? min(ry, 1e9f) : 0.0f;

@@ -1,12 +1,16 @@
-// Stage 6b for autograd, a thread a Gaussian: the gradient of its splat -> of its parameters. A culled one's is zero.
-const uint i = thread_position_in_grid.x;
+// Stage 6b for autograd, a thread a Gaussian: the gradient of its splat -> of its parameters. A culled one's is zero. The
+// rows of shN of a group lie side by side, and its threads write them together.
+threadgroup float group_basis[128 * 15];
+threadgroup float group_rgb[128 * 3];
+const uint tid = thread_position_in_threadgroup.x, i = thread_position_in_grid.x;
+const uint group = threadgroup_position_in_grid.x;
 const int n = sizes[kN];
 if (i < uint(n)) {
     const device float4* c4 = (const device float4*)camera;
     const CameraParams cam = unpack_camera(c4[0], c4[1], c4[2], c4[3], c4[4], sizes[kWidth], sizes[kHeight]);
     const bool antialiased = sizes[kAntialiased] != 0;
-    const int degree = sizes[kDegree], rest = sizes[kRest], bands = (degree + 1) * (degree + 1) - 1;
-    const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, dc = 11 * n + 3 * i, row = 14 * n + 3 * uint(rest) * i;
+    const int degree = sizes[kDegree], bands = (degree + 1) * (degree + 1) - 1;
+    const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, dc = 11 * n + 3 * i, row = 3 * uint(sizes[kRest]) * i;
     const bool seen = as_type<int>(records[kRecord * i + kRadiusX]) > 0;
     Gaussian<float> v = {{0.0f, 0.0f, 0.0f}, 0.0f, 0.0f, 0.0f, 0.0f, {0.0f, 0.0f, 0.0f}, 0.0f};
     float v_rgb[3] = {0.0f, 0.0f, 0.0f}, basis[15];
@@ -31,7 +35,7 @@ if (i < uint(n)) {
         for (int b = 0; b < 15; ++b) {
             w[b] = 0.0f;
             if (b < bands)
-                for (int c = 0; c < 3; ++c) w[b] += v_rgb[c] * params[row + 3 * b + c];
+                for (int c = 0; c < 3; ++c) w[b] += v_rgb[c] * shn[row + 3 * b + c];
         }
         const Vec3<float> along = direction_vjp(direction, inv_distance, sh_basis_vjp(direction, degree, w));
         v.mean.x += along.x, v.mean.y += along.y, v.mean.z += along.z;
@@ -41,6 +45,12 @@ if (i < uint(n)) {
     grads[s] = v.log_scale.x, grads[s + 1] = v.log_scale.y, grads[s + 2] = v.log_scale.z;
     grads[10 * n + i] = v.logit;
     for (int c = 0; c < 3; ++c) grads[dc + c] = kSH0 * v_rgb[c];
-    for (int b = 0; b < rest; ++b)
-        for (int c = 0; c < 3; ++c) grads[row + 3 * b + c] = b < bands ? basis[b] * v_rgb[c] : 0.0f;
+    for (int b = 0; b < 15; ++b) group_basis[15 * tid + uint(b)] = b < bands ? basis[b] : 0.0f;
+    for (int c = 0; c < 3; ++c) group_rgb[3 * tid + uint(c)] = v_rgb[c];
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+const uint width = 3 * uint(sizes[kRest]), base = width * group * 128, all = width * min(128u, uint(n) - group * 128);
+for (uint e = tid; e < all; e += 128) {
+    const uint line = e / width, place = e % width, band = place / 3;
+    grads_shn[base + e] = group_basis[15 * line + band] * group_rgb[3 * line + place - 3 * band];
 }

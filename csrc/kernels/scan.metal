@@ -4,7 +4,7 @@ threadgroup uint sums[32];
 threadgroup uint troubles[1];
 const uint tid = thread_position_in_threadgroup.x, lane = thread_index_in_simdgroup, simd = simdgroup_index_in_threadgroup;
 const uint tiles = uint(sizes[kTilesX] * sizes[kTilesY]), groups = uint(sizes[kGroups]);
-const uint needed = counters[tiles];
+const uint needed = counters[kStride * tiles];
 uint trouble = 0;
 for (uint i = tid; i < uint(sizes[kFlags]); i += 1024) trouble = max(trouble, flags[i]);
 trouble = simd_max(trouble);
@@ -33,7 +33,7 @@ for (uint pass = 0; pass < 3; ++pass) {
     for (uint first = 0; first < count; first += 1024) {
         const uint i = first + tid;
         uint value = 0;
-        if (i < count && well) value = pass == 0 ? counters[i] : pass == 1 ? (counters[i] + kBucket - 1) / kBucket : group_counts[i];
+        if (i < count && well) value = pass == 0 ? counters[kStride * i] : pass == 1 ? (counters[kStride * i] + kBucket - 1) / kBucket : group_counts[i];
         const uint before = simd_prefix_exclusive_sum(value);
         threadgroup_barrier(mem_flags::mem_threadgroup);  // the last round's sums are read
         if (lane == 31) sums[simd] = before + value;

@@ -3,10 +3,8 @@
 const uint p = thread_position_in_grid.x;
 const uint tiles = uint(sizes[kTilesX] * sizes[kTilesY]);
 if (p < uint(offsets[tiles])) {  // 0 if this step may not change anything
-    const uint tile = entries[4 * p], splat = entries[4 * p + 2];
-    const uint slot = group_starts[splat / kIntersectGroup] + entries[4 * p + 3];
-    const uint at = uint(offsets[tile]) + entries[4 * p + 1];
-    keys[2 * at] = slot;
-    keys[2 * at + 1] = as_type<uint>(records[kRecord * splat + kDepth]);
+    const uint4 entry = ((const device uint4*)entries)[p];  // tile, rank, splat, place in its group
+    const uint splat = entry.z, slot = group_starts[splat / kIntersectGroup] + entry.w;
+    ((device uint2*)keys)[uint(offsets[entry.x]) + entry.y] = uint2{slot, as_type<uint>(records[kRecord * splat + kDepth])};
     slot_splats[slot] = splat;
 }

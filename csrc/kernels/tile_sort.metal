@@ -1,5 +1,5 @@
-// Stage 2d, a group a tile: its list front to back. Up to 2,048 keys are sorted in threadgroup memory (bitonic); a longer list
-// is sorted in such pieces, which are then merged in device memory, each key finding its place by a binary search in the
+// Stage 2d, a group a tile: its list front to back. Up to 2,048 keys are sorted in registers; a longer list is sorted in such
+// pieces, which are then merged in device memory, each key finding its place by a binary search in the
 // piece beside its own: no list is too long. Positive floats sort as their bits do.
 threadgroup ulong local[kSortChunk];
 const uint tid = thread_position_in_threadgroup.x, tile = threadgroup_position_in_grid.x;
@@ -13,32 +13,29 @@ for (uint begin = 0; begin < n; begin += kSortChunk) {
     const uint count = min(n - begin, kSortChunk);
     uint width = 1;
     while (width < count) width *= 2;
-    for (uint i = tid; i < width; i += 256) local[i] = i < count ? unsorted[begin + i] : ~ulong(0);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint k = 2; k <= width; k *= 2) {
-        for (uint j = k / 2; j > 0; j /= 2) {
-            for (uint t = tid; t < width / 2; t += 256) {
-                const uint low = 2 * t - (t & (j - 1)), high = low + j;
-                const ulong a = local[low], b = local[high];
-                if ((a > b) == ((low & k) == 0)) {
-                    local[low] = b;
-                    local[high] = a;
-                }
-            }
-            threadgroup_barrier(mem_flags::mem_threadgroup);
-        }
+    const uint per_thread = count <= 256 ? 1 : count <= 512 ? 2 : count <= 1024 ? 4 : 8;
+    ulong key[8];
+    #pragma unroll
+    for (uint i = 0; i < 8; ++i) {
+        const uint at = per_thread * tid + i;
+        key[i] = i < per_thread && at < count ? unsorted[begin + at] : ~ulong(0);
     }
-    for (uint i = tid; i < count; i += 256) {
-        const ulong key = local[i];
+    if (per_thread == 1) sort_keys<1>(key, local, tid, width);
+    else if (per_thread == 2) sort_keys<2>(key, local, tid, width);
+    else if (per_thread == 4) sort_keys<4>(key, local, tid, width);
+    else sort_keys<8>(key, local, tid, width);
+    #pragma unroll
+    for (uint i = 0; i < 8; ++i) {
+        const uint at = begin + per_thread * tid + i;
+        if (i >= per_thread || at >= n) continue;
         if (merges) {
-            here[begin + i] = key;
+            here[at] = key[i];
         } else {
-            const uint slot = uint(key & 0xFFFFFFFFu);
-            slots[first + i] = slot;
-            ids[first + i] = int(slot_splats[slot]);
+            const uint slot = uint(key[i] & 0xFFFFFFFFu);
+            slots[first + at] = slot;
+            ids[first + at] = int(slot_splats[slot]);
         }
     }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 if (merges) {
     for (uint width = kSortChunk; width < n; width *= 2) {

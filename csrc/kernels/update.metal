@@ -1,15 +1,13 @@
-// Stage 6, a thread a Gaussian, the only pass over the state: its slots are summed, carried back through projection and colour,
-// and used at once by Adam, MCMC's noise and the density statistics. If the step may not change anything, all is copied.
-threadgroup float shared_basis[128 * 15];
-threadgroup float shared_rgb[128 * 3];
-threadgroup uint moves[128];
+// Stage 6a, a thread a Gaussian: its slots are summed, carried back through projection and colour, and used at once by Adam,
+// MCMC's noise and the density statistics. shN waits for update_shn, which gets {direction, whether it moves; colour's gradient}.
+// If the step may not change anything, all is copied.
 threadgroup uint bad_groups[4];
 const uint tid = thread_position_in_threadgroup.x, lane = thread_index_in_simdgroup, simd = simdgroup_index_in_threadgroup;
 const uint i = thread_position_in_grid.x, group = threadgroup_position_in_grid.x;
 const uint n = uint(sizes[kN]);
 const bool valid = i < n, well = status[kState] == kWell && is_finite(loss[0]);
 const int degree = sizes[kDegree], bands = (degree + 1) * (degree + 1) - 1;
-const uint rest = uint(sizes[kRest]), row = 14 * n + 3 * rest * i;
+const uint row = 3 * uint(sizes[kRest]) * i;
 
 // The slots of a SIMD group's splats: a lane its own where they are few, all lanes together where they are many.
 float4 a = {0.0f, 0.0f, 0.0f, 0.0f}, b = {0.0f, 0.0f, 0.0f, 0.0f}, c = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -42,8 +40,8 @@ for (uint left = uint(simd_vote::vote_t(simd_ballot(many))); left; left &= left 
 }
 
 float v_rgb[3] = {0.0f, 0.0f, 0.0f};
+Vec3<float> facing = {0.0f, 0.0f, 0.0f};
 bool broken = false;
-for (uint k = 0; k < 15; ++k) shared_basis[15 * tid + k] = 0.0f;
 if (valid) {
     const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, o = 10 * n + i, dc = 11 * n + 3 * i;
     Gaussian<float> g;
@@ -67,19 +65,18 @@ if (valid) {
         const Vec3<float> towards = {g.mean.x - cam.position[0], g.mean.y - cam.position[1], g.mean.z - cam.position[2]};
         const float inv_distance = 1.0f / sqrt(max(dot(towards, towards), 1e-24f));
         const Vec3<float> direction = scale(towards, inv_distance);
+        facing = direction;
         v_rgb[0] = records[r + kRed] > 0.0f ? b.z : 0.0f;
         v_rgb[1] = records[r + kRed + 1] > 0.0f ? b.w : 0.0f;
         v_rgb[2] = records[r + kRed + 2] > 0.0f ? c.x : 0.0f;
         if (bands > 0) {
-            float basis[15], w[15];
-            sh_basis(direction, degree, basis);
+            float w[15];
             #pragma unroll
             for (int k = 0; k < 15; ++k) {
                 w[k] = 0.0f;
                 if (k < bands) {
                     const uint at = row + 3 * uint(k);
-                    w[k] = v_rgb[0] * params[at] + v_rgb[1] * params[at + 1] + v_rgb[2] * params[at + 2];
-                    shared_basis[15 * tid + uint(k)] = basis[k];
+                    w[k] = v_rgb[0] * shn[at] + v_rgb[1] * shn[at + 1] + v_rgb[2] * shn[at + 2];
                 }
             }
             const Vec3<float> along = direction_vjp(direction, inv_distance, sh_basis_vjp(direction, degree, w));
@@ -141,31 +138,14 @@ if (valid) {
         stats[3 * i + 2] = stats_in[3 * i + 2] + (counts ? 1.0f : 0.0f);
     }
 }
-moves[tid] = well && !broken ? 1u : 0u;
-for (uint k = 0; k < 3; ++k) shared_rgb[3 * tid + k] = v_rgb[k];
+if (valid) {
+    ((device float4*)colour)[2 * i] = float4{facing.x, facing.y, facing.z, well && !broken ? 1.0f : 0.0f};
+    ((device float4*)colour)[2 * i + 1] = float4{v_rgb[0], v_rgb[1], v_rgb[2], 0.0f};
+}
 const bool trouble = simd_any(broken);
 if (lane == 0) bad_groups[simd] = trouble ? 1u : 0u;
 threadgroup_barrier(mem_flags::mem_threadgroup);
 if (tid == 0) {
     const bool lost = status[kState] == kWell && !is_finite(loss[0]);
     flags[group] = lost || (bad_groups[0] | bad_groups[1] | bad_groups[2] | bad_groups[3]) != 0 ? 1u : 0u;
-}
-// shN: the group's rows lie side by side, and its threads take them number by number.
-const uint width = 3 * rest;
-if (width > 0) {
-    const uint base = 14 * n + width * group * 128, all = width * min(128u, n - group * 128);
-    const uint rows_a_turn = 128 / width, rest_a_turn = 128 % width;
-    const float rate = settings[5], v_correction = settings[kVCorrection];
-    uint line = tid / width, place = tid % width;
-    for (uint e = tid; e < all; e += 128) {
-        const uint at = base + e, band = place / 3;
-        const float grad = shared_basis[15 * line + band] * shared_rgb[3 * line + place - 3 * band];
-        Moved to = {params[at], m[at], v_in[at]};
-        if (moves[line] != 0) to = adam_step(to.p, to.m, to.v, grad, rate, v_correction);
-        new_params[at] = to.p;
-        new_m[at] = to.m;
-        new_v[at] = to.v;
-        line += rows_a_turn, place += rest_a_turn;
-        if (place >= width) place -= width, line += 1;
-    }
 }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stages as JIT kernels for any MLX GPU, with their VJPs; _gpu_step.py has the whole training step.
 
-An `Engine` is bound to one of MLX's kernel makers (metal.py, cuda.py). The kernels are in csrc/kernels, their table in
-_kernels.py. Notation as in backends: N Gaussians, M intersections, images [H, W, C]. A splat's record is 12 floats: means2d,
-conic, opacity, colour, depth, radii. Stages take and return arrays of exact length, so `isect_tiles` waits for M.
+An `Engine` is bound to one of MLX's kernel makers (metal.py, cuda.py). The kernels are in csrc/kernels, their
+table in _kernels.py. Notation as in backends: N Gaussians, M intersections, images [H, W, C]. A splat's
+record is 12 floats: means2d, conic, opacity, colour, depth, radii. Stages take and return arrays of exact
+length, so `isect_tiles` waits for M.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from ..gaussians import Gaussians
 from ..losses import photometric_loss as _reference_loss
 from . import Projected, Tiles
-from ._kernels import BUCKET, INTERSECT_GROUP, KERNELS, TILE, KernelSpec, Sizes, arguments
+from ._kernels import BUCKET, KERNELS, KernelSpec, Sizes, arguments
 
 __all__ = ["KERNELS", "Engine", "KernelSpec", "Sizes"]
 
@@ -58,7 +59,7 @@ class Engine:
             names = sizes.names
             values = [
                 sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
-                int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], 0, 0, 0, 0,
+                int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], *[0] * 4,
             ]  # fmt: skip
             if len(self._sizes) > 1000:
                 self._sizes.clear()
@@ -85,6 +86,10 @@ class Engine:
         self._capacity[width, height] = max(capacity, self.capacity(width, height))
         return self._capacity[width, height]
 
+    def forget(self) -> None:
+        """Starts from `first_capacity` again."""
+        self._capacity.clear()
+
     # ---- the stages of Backend ----
 
     def project(
@@ -101,23 +106,24 @@ class Engine:
         """See Backend.project."""
         n, rest = gaussians.means.shape[0], gaussians.shN.shape[1]
         if n == 0:
-            empty = [mx.zeros(shape) for shape in ((0, 2), (0, 3), (0,), (0, 3), (0,))]
-            return Projected(*empty[:3], mx.zeros((0, 2), mx.int32), *empty[3:])
+            two, three, none = mx.zeros((0, 2)), mx.zeros((0, 3)), mx.zeros(0)
+            return Projected(two, three, none, mx.zeros((0, 2), mx.int32), three, none)
         sizes = Sizes(n, rest, width, height, 8)
         told = [camera_array(viewmat, K), self.sizes(sizes, sh_degree, antialiased)]
 
         @mx.custom_function
-        def forward(params: mx.array) -> tuple[mx.array, ...]:
-            records = self.run("project", sizes, [params, *told])[0].reshape(n, 12)
+        def forward(params: mx.array, shn: mx.array) -> tuple[mx.array, ...]:
+            records = self.run("project", sizes, [params, shn, *told])[0].reshape(n, 12)
             return (records[:, 0:2], records[:, 2:5], records[:, 9], records[:, 6:9], records[:, 5], records)
 
         @forward.vjp
-        def vjp(params: mx.array, cotangents: Any, outputs: Any) -> mx.array:
+        def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
             v_means2d, v_conics, v_depths, v_colors, v_opacities, _ = (c.reshape(-1) for c in cotangents)
             v = [v_means2d, v_conics, v_depths, v_colors, v_opacities]
-            return self.run("project_vjp", sizes, [params, outputs[5].reshape(-1), *v, *told])[0]
+            return tuple(self.run("project_vjp", sizes, [*primals, outputs[5].reshape(-1), *v, *told]))
 
-        means2d, conics, depths, colors, opacities, records = forward(pack(gaussians))
+        function: Any = forward
+        means2d, conics, depths, colors, opacities, records = function(*pack(gaussians))
         radii = mx.stop_gradient(mx.contiguous(mx.stop_gradient(records)[:, 10:12]).view(mx.int32))
         return Projected(means2d, conics, depths, radii, colors, opacities)
 
@@ -131,17 +137,14 @@ class Engine:
         records = _records(means2d, conics, depths, radii, colors, opacities)
         while True:
             sizes = Sizes(n, 0, width, height, self.capacity(width, height))
-            counters = mx.arange(tiles + 8).astype(mx.uint32) * 0
+            counters = mx.arange(8 * tiles + 8).astype(mx.uint32) * 0
             lists = self.bins(sizes, self.sizes(sizes), records, counters, START, no_flags(sizes))
             state, needed = np.asarray(lists["status"])[:2].tolist()
             if state == 0:
                 break
             self.grow(width, height, needed)
         tile_lists = TileLists(lists["ids"][:needed], lists["offsets"][: tiles + 1])
-        starts = mx.repeat(lists["group_starts"][: -(-n // INTERSECT_GROUP)], INTERSECT_GROUP)[:n]
-        spans = lists["spans"][: 2 * n].reshape(n, 2)
-        slots_of = mx.stack([spans[:, 0] + starts, spans[:, 1]], axis=1)
-        tile_lists.extra = lists | {"sizes": sizes, "slots_of": slots_of.reshape(-1)}
+        tile_lists.extra = lists | {"sizes": sizes}
         return tile_lists
 
     def bins(
@@ -200,7 +203,7 @@ class Engine:
             inputs += [image.reshape(-1), final_t, v_image.reshape(-1), v_alpha.reshape(-1), told]
             (grads,) = self.run("backward", sizes, inputs, (True, len(primals) > 6))
             v_means2d, v_conics, v_colors, v_opacities, v_abs = self.run(
-                "splat_grads", sizes, [records, lists["slots_of"], grads, told]
+                "splat_grads", sizes, [records, lists["spans"], lists["group_starts"], grads, told]
             )
             v = [
                 v_means2d[: 2 * n].reshape(n, 2),
@@ -216,7 +219,8 @@ class Engine:
         args.append(background)
         if absgrad_probe is not None:
             args.append(absgrad_probe)
-        return forward(*args)[:2]
+        function: Any = forward
+        return function(*args)[:2]
 
     def photometric_loss(
         self, image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
@@ -241,7 +245,8 @@ class Engine:
         def vjp(image: Any, cotangents: Any, outputs: Any) -> mx.array:
             return (outputs[1][: 3 * height * width] * cotangents[0][0]).reshape(height, width, 3)
 
-        values, _ = loss(image)
+        function: Any = loss
+        values, _ = function(image)
         passive = mx.stop_gradient(values)
         return values[0], passive[1], passive[2]
 
@@ -255,23 +260,25 @@ def no_flags(sizes: Sizes) -> mx.array:
 
 
 def on_device(array: mx.array) -> mx.array:
-    """A copy that a GPU's operation has written: arrays made from the host's numbers lie in managed memory."""
+    """A copy that an operation of the GPU has written: what the host made lies in managed memory."""
     array = array + mx.zeros_like(array)
     mx.eval(array)
     return array
 
 
-def pack(gaussians: Gaussians) -> mx.array:
-    """The leaves behind each other, flat: what the kernels call `params`."""
-    return mx.concatenate([leaf.reshape(-1) for leaf in gaussians])
+def pack(gaussians: Gaussians) -> tuple[mx.array, mx.array]:
+    """The first five leaves behind each other, and shN, flat: what the kernels call `params` and `shn`."""
+    params, shn = mx.concatenate([leaf.reshape(-1) for leaf in gaussians[:5]]), gaussians.shN.reshape(-1)
+    return params, shn if shn.size >= 8 else mx.concatenate([shn, mx.zeros(8 - shn.size)])
 
 
-def unpack(packed: mx.array, n: int, rest: int) -> Gaussians:
-    """The inverse of `pack`."""
-    shapes = [(n, 3), (n, 4), (n, 3), (n,), (n, 1, 3), (n, rest, 3)]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes]).tolist()
-    parts = zip([0, *ends[:-1]], ends, shapes, strict=True)
-    return Gaussians(*(mx.contiguous(packed[a:b].reshape(shape)) for a, b, shape in parts))
+def unpack(params: mx.array, shn: mx.array, n: int, rest: int) -> Gaussians:
+    """The inverse of `pack`, in memory of its own."""
+    ends, shapes = [0, 3, 7, 10, 11, 14], [(n, 3), (n, 4), (n, 3), (n,), (n, 1, 3)]
+    parts = zip(ends[:-1], ends[1:], shapes, strict=True)
+    leaves = [mx.contiguous(params[a * n : b * n].reshape(shape)) for a, b, shape in parts]
+    leaves.append(mx.contiguous(shn[: 3 * rest * n].reshape(n, rest, 3)))
+    return Gaussians(*leaves)
 
 
 def camera_array(viewmat: np.ndarray, K: np.ndarray) -> mx.array:
@@ -311,11 +318,10 @@ def _lists_of(tiles: Tiles, n: int, width: int, height: int) -> dict[str, Any]:
     buckets = np.concatenate([[0], np.cumsum(per_tile)]).astype(np.uint32)
     bucket_tiles = np.zeros(sizes.names["buckets"] + 8, np.uint32)
     bucket_tiles[: buckets[-1]] = np.repeat(np.arange(len(per_tile)), per_tile)
-    slots_of = np.stack([np.cumsum(counts) - counts, counts], axis=1).astype(np.uint32).reshape(-1)
+    spans = np.stack([np.cumsum(counts) - counts, counts], axis=1).astype(np.uint32).reshape(-1)
+    group_starts = np.zeros(sizes.names["groups"] + 8, np.uint32)  # `spans` counts from the first of all
     padded = np.zeros(max(8, m), np.int32)
     padded[:m] = ids
-    arrays = {"ids": padded, "slots": slots, "buckets": buckets, "bucket_tiles": bucket_tiles, "slots_of": slots_of}
+    arrays = {"ids": padded, "slots": slots, "buckets": buckets, "bucket_tiles": bucket_tiles,
+              "spans": spans, "group_starts": group_starts}  # fmt: skip
     return {name: mx.array(a) for name, a in arrays.items()} | {"offsets": tiles.offsets, "sizes": sizes}
-
-
-assert TILE == 16

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole training step on the GPU, ahead of the host: nothing is read back inside a step.
 
-`Ahead` holds the packed parameters and moments of one TrainState while steps are under way, and a journal of these. Buffers have
-a fixed capacity. If a view needs more, the device stops changing anything from that step on; the host sees it some steps
-later, makes room and repeats those steps in order, so that the result is the same for any first capacity. It stops the same
-way at the first loss or gradient that is not finite: the steps after it are dropped, and the loss reported is NaN.
+`Ahead` holds the packed parameters and moments of one TrainState while steps are under way, and a journal of
+these. Buffers have a fixed capacity. If a view needs more, the device stops changing anything from that step
+on; the host sees it some steps later, makes room and repeats those steps in order, so that the result is the
+same for any first capacity. It stops the same way at the first loss or gradient that is not finite: the steps
+after it are dropped, and the loss reported is NaN.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ._kernels import Sizes
 if TYPE_CHECKING:
     from ..scene import View
 
+BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
 WINDOW = 32  # steps between two looks at the status; the host is at most twice as many ahead
 PHOTO_BYTES = 8 << 30
 BETA1, BETA2 = 0.9, 0.999  # csrc/constants.h
@@ -35,7 +37,7 @@ class Ahead:
         self.engine, self.photos, self.state = engine, photos, state
         trees = (state.gaussians, state.m, state.v)  # settles what another backend may have left
         self.n, self.rest = state.gaussians.means.shape[0], state.gaussians.shN.shape[1]
-        self.params, self.m, self.v = map(pack, trees)
+        self.params, self.m, self.v = map(pack, trees)  # each a pair of flat arrays: all but shN, and shN
         self.first_step = state.step
         self.journal: list[tuple[View, dict[str, Any]]] = []
         self.stats: mx.array | None = None
@@ -48,35 +50,58 @@ class Ahead:
 
     def _restart(self) -> None:
         self.status, self.seen = START, deque()
+        self.launched = self.looked = 0  # of the journal
         self.flags = no_flags(Sizes(self.n, self.rest, 16, 16, 8))
 
     def step(self, view: View, settings: dict[str, Any]) -> tuple[float, float, float]:
         """Asks for one more step; the newest loss that the host has seen."""
         self.journal.append((view, settings))
-        self._launch(view, settings, self.first_step + len(self.journal))
         self.state.step += 1
-        if len(self.journal) % WINDOW == 0 or len(self.journal) == 1:
-            self.seen.append(self.status)
-            if len(self.seen) > 1 or len(self.journal) == 1:
-                status = np.asarray(self.seen.popleft())
-                camera = view.camera
-                if status[2] * 1.15 > self.engine.capacity(camera.width, camera.height):
-                    self.engine.grow(camera.width, camera.height, int(status[2]))
-                if status[0] != 0:
-                    self._settle()
+        count = len(self.journal)
+        if count == 1 or count - self.launched == BATCH:
+            self._launch_waiting()
+        if count == self.launched and (count == 1 or count - self.looked >= WINDOW):
+            self.looked = count
+            self._look(view)
         return NAN if self.failed else self.last
 
-    def _launch(self, view: View, s: dict[str, Any], number: int) -> None:
-        """One step: eleven kernels, all asynchronous. number: the step's, from 1."""
+    def _look(self, view: View) -> None:
+        """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
+        self.seen.append(self.status)
+        if len(self.seen) == 1 and len(self.journal) > 1:
+            return
+        status = np.asarray(self.seen.popleft())
+        if len(self.journal) == 1:
+            self.last = _three(self.loss)
+        width, height = view.camera.width, view.camera.height
+        if status[2] * 1.15 > self.engine.capacity(width, height):
+            self.engine.grow(width, height, int(status[2]))
+        if status[0] != 0:
+            self._settle()
+
+    def _launch_waiting(self) -> None:
+        """Hands the steps that were asked for to MLX, all asynchronous."""
+        while self.launched < len(self.journal):
+            steps = self.journal[self.launched : self.launched + BATCH]
+            first = self.first_step + self.launched + 1
+            rows = [self._settings(s, view, first + i) for i, (view, s) in enumerate(steps)]
+            table = mx.array(np.stack(rows))
+            for i, (view, settings) in enumerate(steps):
+                self._launch(view, settings, table[i])
+            self.launched += len(steps)
+            results = (self.params, self.m, self.v, self.flags, self.status, self.loss)
+            mx.async_eval(results if self.stats is None else (*results, self.stats))
+
+    def _launch(self, view: View, s: dict[str, Any], settings: mx.array) -> None:
+        """One step: twelve kernels. settings: the step's row of the table."""
         engine, camera = self.engine, view.camera
         width, height = camera.width, camera.height
         sizes = Sizes(self.n, self.rest, width, height, engine.capacity(width, height))
         told = engine.sizes(sizes, s["sh_degree"], s["antialiased"])
         eye, photo = engine.camera(camera), self.photos.get(view.image)
-        settings = mx.array(self._settings(s, number, width, height))
         run = engine.run
 
-        records, counters = run("project", sizes, [self.params, eye, told])
+        records, counters = run("project", sizes, [*self.params, eye, told])
         lists = engine.bins(sizes, told, records, counters, self.status, self.flags)
         binned = [lists["ids"], lists["offsets"], lists["buckets"]]
         image, final_t, checkpoints, used = run("forward", sizes, [records, *binned, settings, told])
@@ -90,16 +115,18 @@ class Ahead:
         wanted = s["stats"] is not None
         if wanted and self.stats is None:
             self.stats, self.host_stats = mx.zeros(3 * max(3, self.n)), s["stats"]
-        inputs = [self.params, self.m, self.v, records, lists["spans"], lists["group_starts"], grads]
+        inputs = [*self.params, self.m[0], self.v[0], records, lists["spans"], lists["group_starts"], grads]
         inputs += [self.status, self.loss, self.stats if wanted else self.loss, eye, settings, told]
-        self.params, self.m, self.v, self.flags, stats = run("update", sizes, inputs, (wanted,))
+        params, m, v, colour, self.flags, stats = run("update", sizes, inputs, (wanted,))
+        inputs = [self.params[1], self.m[1], self.v[1], colour, settings, told]
+        shn = run("update_shn", sizes, inputs) if self.rest else inputs[:3]
+        self.params, self.m, self.v = (params, shn[0]), (m, shn[1]), (v, shn[2])
         if wanted:
             self.stats = stats
-        mx.async_eval(self.params, self.m, self.v, self.flags, self.status, self.loss, stats)
 
-    def _settings(self, s: dict[str, Any], number: int, width: int, height: int) -> np.ndarray:
-        """float32 [32], the order of csrc/kernels/gpu.h."""
-        out = loss_settings(s["ssim_lambda"], width, height)
+    def _settings(self, s: dict[str, Any], view: View, number: int) -> np.ndarray:
+        """float32 [32] of step `number` (from 1), in the order of csrc/kernels/gpu.h."""
+        out = loss_settings(s["ssim_lambda"], view.camera.width, view.camera.height)
         unbias = 1 / (1 - BETA1**number)
         lrs = s["lrs"]
         out[:6] = [lrs[name] * unbias for name in Gaussians._fields]
@@ -113,7 +140,8 @@ class Ahead:
     def _settle(self) -> None:
         """Waits; repeats what found too little room; notes the newest loss, or that it is not finite."""
         while True:
-            status, flags = np.asarray(self.status), np.asarray(self.flags)
+            self._launch_waiting()
+            status, flags = np.asarray(self.status), np.asarray(self.flags)[: -(-self.n // 128)]
             state, done = int(status[0]), int(status[3])
             if state == 0:
                 done += 0 if flags.any() else 1
@@ -125,12 +153,10 @@ class Ahead:
                 self.engine.grow(camera.width, camera.height, int(status[2]))
             self.journal = todo
             self._restart()
-            for i, (view, settings) in enumerate(todo):
-                self._launch(view, settings, self.first_step + i + 1)
         self.failed = done < len(self.journal)
         self.state.step = self.first_step + done
         if not self.failed:
-            self.last = tuple(np.asarray(self.loss)[:3].tolist())
+            self.last = _three(self.loss)
 
     def wait(self) -> tuple[float, float, float]:
         """Waits for all steps; loss, l1 and ssim of the last one, NaN if it could not be done."""
@@ -149,10 +175,16 @@ class Ahead:
     def finish(self) -> tuple[float, float, float]:
         """Waits, and gives the state its arrays."""
         result = self.wait()
-        trees = [unpack(packed, self.n, self.rest) for packed in (self.params, self.m, self.v)]
+        trees = [unpack(*packed, self.n, self.rest) for packed in (self.params, self.m, self.v)]
         mx.eval(trees)
         self.state.gaussians, self.state.m, self.state.v = trees
         return result
+
+
+def _three(loss: mx.array) -> tuple[float, float, float]:
+    """loss, l1, ssim as the kernel leaves them."""
+    values = np.asarray(loss)
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 class Photos:
@@ -162,7 +194,9 @@ class Photos:
         self._known: dict[int, tuple[Any, mx.array]] = {}
         self._bytes = 0
 
-    def get(self, photo: np.ndarray) -> mx.array:
+    def get(self, photo: np.ndarray | None) -> mx.array:
+        """uint8 [3 H W] of a view's photo."""
+        assert photo is not None, "the view has no photo"
         known = self._known.get(id(photo))
         if known is None:
             if self._bytes + photo.nbytes > PHOTO_BYTES:
@@ -183,7 +217,7 @@ class Steps:
         self._last = NAN
 
     def train_step(self, state: Any, view: View, **settings: Any) -> tuple[float, float, float]:
-        """See train_step.train_step. Returns before the step is done, with the newest loss known; `settle` waits."""
+        """See train_step.train_step. Does not wait for the step: returns the newest loss known."""
         ahead = self._ahead
         if ahead is None or ahead.state is not state or state.settle is None:
             self._finish()
@@ -194,17 +228,19 @@ class Steps:
         return ahead.step(view, settings)
 
     def settle(self, state: Any) -> tuple[float, float, float]:
-        """Waits for the steps of `state`; loss, l1, ssim of the last one, NaN where a step could not be done."""
+        """Waits for the steps of `state`; loss, l1, ssim of the last, NaN where one could not be done."""
         if self._ahead is not None and self._ahead.state is state:
             self._last = self._ahead.wait()
         return self._last
 
     def _empty(self, state: Any, view: View, settings: dict[str, Any]) -> tuple[float, float, float]:
         """A step of no Gaussians: the background is all there is."""
-        image = mx.broadcast_to(mx.array(settings["background"]), view.image.shape)
-        loss = self.engine.photometric_loss(image, mx.array(view.image), settings["ssim_lambda"])
+        assert view.image is not None, f"{view.name} has no photo"
+        photo = mx.array(view.image)
+        image = mx.broadcast_to(mx.array(settings["background"]), photo.shape)
+        self._last = _three(mx.stack([*self.engine.photometric_loss(image, photo, settings["ssim_lambda"])]))
         state.step += 1
-        return tuple(value.item() for value in loss)
+        return self._last
 
     def _finish(self) -> tuple[float, float, float]:
         ahead, self._ahead = self._ahead, None

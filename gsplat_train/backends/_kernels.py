@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU kernels as a table: where each one's text lies, what it reads and writes, how many threads it takes.
+"""The GPU kernels as a table: what each one reads and writes, and how many threads it takes.
 
-The text is Metal (csrc/kernels), the body of a function whose signature MLX writes. CUDA gets the same text behind
-cuda_shim.h. Lengths are expressions in the names of `Sizes`; every array has at least 8 elements, because MLX
-puts a shorter one into Metal's constant space.
+Lengths are expressions in the names of `Sizes`; every array has at least 8 elements, because MLX puts a
+shorter one into Metal's constant space. Their text: _kernel_text.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from ._kernel_text import body, header
+
+__all__ = ["KERNELS", "Array", "KernelSpec", "Sizes", "arguments", "body", "header"]
+
 TILE = 16  # px; csrc/constants.h
-BUCKET, INTERSECT_GROUP = 64, 256  # csrc/kernels/gpu.h
+BUCKET, INTERSECT_GROUP = 32, 256  # csrc/kernels/gpu.h
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ class Sizes:
         tiles = tiles_x * tiles_y
         return {
             "n": self.n,
-            "state": self.n * (14 + 3 * self.rest),  # the packed parameters of n Gaussians
+            "bands": 3 * self.rest * self.n,  # numbers in shN
             "area": self.width * self.height,
             "tiles_x": tiles_x,
             "tiles_y": tiles_y,
             "tiles": tiles,
+            "blocks": -(-self.width // 32) * tiles_y,  # of 32x16 pixels, for the loss
             "capacity": self.capacity,
             "buckets": self.capacity // BUCKET + tiles,
             "groups": -(-self.n // INTERSECT_GROUP),
@@ -71,11 +74,6 @@ class KernelSpec:
     counted_up: tuple[str, ...] = ()  # inputs that it adds to with atomics
     math_mode: str = "safe"  # Metal's; "fast" assumes that every number is finite
 
-    @property
-    def body(self) -> str:
-        """The path of the text within csrc."""
-        return f"kernels/{self.name}.metal"
-
 
 def _arrays(text: str) -> tuple[Array, ...]:
     """'name dtype length; ...' -> Arrays."""
@@ -86,6 +84,7 @@ _SIZES = "sizes int32 16;"
 _CAMERA = "camera float32 32;"
 _SETTINGS = "settings float32 32;"
 _TILES = "ids int32 capacity; offsets int32 tiles + 1; buckets uint32 tiles + 1;"
+_PARAMS = "params float32 14 * n; shn float32 bands;"
 _SPLATS = "records float32 12 * n;"
 
 KERNELS = {
@@ -93,14 +92,14 @@ KERNELS = {
     for spec in (
         KernelSpec(
             "project",
-            _arrays("params float32 state;" + _CAMERA + _SIZES),
-            _arrays(_SPLATS + "counters uint32 tiles + 8"),
+            _arrays(_PARAMS + _CAMERA + _SIZES),
+            _arrays(_SPLATS + "counters uint32 8 * tiles + 8"),
             128,
             "-(-max(n, tiles + 8) // 128)",
         ),
         KernelSpec(
             "intersect",
-            _arrays(_SPLATS + "counters uint32 tiles + 8;" + _SIZES),
+            _arrays(_SPLATS + "counters uint32 8 * tiles + 8;" + _SIZES),
             _arrays("entries uint32 4 * capacity; spans uint32 2 * n; group_counts uint32 groups"),
             256,
             "groups",
@@ -109,11 +108,12 @@ KERNELS = {
         KernelSpec(
             "scan",
             _arrays(
-                "counters uint32 tiles + 8; group_counts uint32 groups; status_in uint32 8; flags uint32 flags;"
-                + _SIZES
+                "counters uint32 8 * tiles + 8; group_counts uint32 groups; status_in uint32 8;"
+                "flags uint32 flags;" + _SIZES
             ),
             _arrays(
-                "offsets int32 tiles + 1; buckets uint32 tiles + 1; group_starts uint32 groups; status uint32 8"
+                "offsets int32 tiles + 1; buckets uint32 tiles + 1; group_starts uint32 groups;"
+                "status uint32 8"
             ),
             1024,
             "1",
@@ -132,7 +132,8 @@ KERNELS = {
         KernelSpec(
             "tile_sort",
             _arrays(
-                "keys uint32 2 * capacity; slot_splats uint32 capacity; offsets int32 tiles + 1; buckets uint32 tiles + 1"
+                "keys uint32 2 * capacity; slot_splats uint32 capacity; offsets int32 tiles + 1;"
+                "buckets uint32 tiles + 1"
             ),
             _arrays(
                 "ids int32 capacity; slots uint32 capacity; bucket_tiles uint32 buckets;"
@@ -145,50 +146,51 @@ KERNELS = {
             "forward",
             _arrays(_SPLATS + _TILES + _SETTINGS + _SIZES),
             _arrays(
-                "image float32 3 * area; final_t float32 area; checkpoints float32 1024 * buckets; used uint32 tiles"
+                "image float32 3 * area; final_t float32 area; checkpoints float32 1024 * buckets;"
+                "used uint32 8 * tiles"
             ),
-            256,
-            "tiles",
+            128,
+            "2 * tiles",
             math_mode="fast",
         ),
         KernelSpec(
             "ssim",
             _arrays("image float32 3 * area; target uint8 3 * area;" + _SIZES),
-            _arrays("maps float32 9 * area; partials float32 6 * tiles"),
-            256,
-            "3 * tiles",
+            _arrays("maps float32 9 * area; partials float32 6 * blocks"),
+            128,
+            "3 * blocks",
         ),
         KernelSpec(
             "loss",
             _arrays(
-                "image float32 3 * area; target uint8 3 * area; maps float32 9 * area; partials float32 6 * tiles;"
-                + _SETTINGS
-                + _SIZES
+                "image float32 3 * area; target uint8 3 * area; maps float32 9 * area;"
+                "partials float32 6 * blocks;" + _SETTINGS + _SIZES
             ),
             _arrays("v_image float32 3 * area; loss float32 8"),
-            256,
-            "3 * tiles",
+            128,
+            "3 * blocks",
         ),
         KernelSpec(
             "backward",
             _arrays(
                 _SPLATS
                 + _TILES
-                + "slots uint32 capacity; bucket_tiles uint32 buckets; used uint32 tiles;"
+                + "slots uint32 capacity; bucket_tiles uint32 buckets; used uint32 8 * tiles;"
                 + "checkpoints float32 1024 * buckets; image float32 3 * area; final_t float32 area;"
                 + "v_image float32 3 * area; v_alpha float32 area;"
                 + _SIZES
             ),
             _arrays("slot_grads float32 12 * capacity"),
-            128,
-            "-(-buckets // 4)",
+            32,
+            "buckets",
             template=("ALPHA", "ABSGRAD"),
             math_mode="fast",
         ),
         KernelSpec(
             "update",
             _arrays(
-                "params float32 state; m float32 state; v_in float32 state;"
+                _PARAMS
+                + "m float32 14 * n; v_in float32 14 * n;"
                 + _SPLATS
                 + "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
                 + "status uint32 8; loss float32 8; stats_in float32 3 * n;"
@@ -197,7 +199,8 @@ KERNELS = {
                 + _SIZES
             ),
             _arrays(
-                "new_params float32 state; new_m float32 state; new_v float32 state;"
+                "new_params float32 14 * n; new_m float32 14 * n; new_v float32 14 * n;"
+                "colour float32 8 * n;"
                 "flags uint32 flags; stats float32 3 * n"
             ),
             128,
@@ -205,10 +208,26 @@ KERNELS = {
             template=("STATS",),
         ),
         KernelSpec(
-            "splat_grads",
-            _arrays(_SPLATS + "slots_of uint32 2 * n; slot_grads float32 12 * capacity;" + _SIZES),
+            "update_shn",
             _arrays(
-                "v_means2d float32 2 * n; v_conics float32 3 * n; v_colors float32 3 * n; v_opacities float32 n;"
+                "shn float32 bands; m float32 bands; v_in float32 bands; colour float32 8 * n;"
+                + _SETTINGS
+                + _SIZES
+            ),
+            _arrays("new_shn float32 bands; new_m float32 bands; new_v float32 bands"),
+            256,
+            "flags",
+        ),
+        KernelSpec(
+            "splat_grads",
+            _arrays(
+                _SPLATS
+                + "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
+                + _SIZES
+            ),
+            _arrays(
+                "v_means2d float32 2 * n; v_conics float32 3 * n; v_colors float32 3 * n;"
+                "v_opacities float32 n;"
                 "v_abs float32 2 * n"
             ),
             128,
@@ -217,56 +236,19 @@ KERNELS = {
         KernelSpec(
             "project_vjp",
             _arrays(
-                "params float32 state;"
+                _PARAMS
                 + _SPLATS
-                + "v_means2d float32 2 * n; v_conics float32 3 * n; v_depths float32 n; v_colors float32 3 * n;"
-                + "v_opacities float32 n;"
+                + "v_means2d float32 2 * n; v_conics float32 3 * n; v_depths float32 n;"
+                + "v_colors float32 3 * n; v_opacities float32 n;"
                 + _CAMERA
                 + _SIZES
             ),
-            _arrays("grads float32 state"),
+            _arrays("grads float32 14 * n; grads_shn float32 bands"),
             128,
             "flags",
         ),
     )
 }
-
-
-@cache
-def source_folder() -> Path:
-    """csrc: inside the installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / "kernels").is_dir():
-            return folder
-    raise FileNotFoundError(f"the kernels' text is neither in {package / 'csrc'} nor beside {package}")
-
-
-@cache
-def body(name: str) -> str:
-    """The body of kernel `name`."""
-    return (source_folder() / KERNELS[name].body).read_text()
-
-
-@cache
-def header(*, cuda: bool) -> str:
-    """What stands before every kernel: kernels/gpu.h with all that it includes; for CUDA behind the shim."""
-    root, seen = source_folder(), set()
-
-    def expand(path: Path) -> str:
-        if path in seen:
-            return ""
-        seen.add(path)
-        lines = []
-        for line in path.read_text().splitlines():
-            if line.startswith('#include "'):
-                lines.append(expand((path.parent / line.split('"')[1]).resolve()))
-            elif not line.startswith(("#pragma once", "//")):
-                lines.append(line)
-        return "\n".join(lines) + "\n"
-
-    start = expand(root / "cuda_shim.h") if cuda else ""
-    return start + expand((root / "kernels/gpu.h").resolve())
 
 
 @cache

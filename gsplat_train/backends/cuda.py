@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels on NVIDIA's GPUs, through mx.fast.cuda_kernel: the Metal text behind csrc/cuda_shim.h."""
+"""The kernels on NVIDIA's GPUs: the Metal text behind csrc/cuda_shim.h.
+
+They are compiled by _nvrtc.py; where that does not work, by mx.fast.cuda_kernel. GS_CUDA_KERNELS=mlx asks for
+the latter.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import cache
+from typing import Any, cast
 
 import mlx.core as mx
 
-from . import unavailable
+from . import _nvrtc, unavailable
 from ._gpu import Engine
 from ._gpu_step import Steps
-from ._kernels import KernelSpec, body, header
+from ._kernel_text import body, fingerprint, header
+from ._kernels import KernelSpec
 from .python import adam
 
 __all__ = ["adam", "isect_tiles", "photometric_loss", "project", "rasterize", "settle", "train_step"]
@@ -19,10 +27,26 @@ if not mx.cuda.is_available():
     raise unavailable("cuda")
 
 
-def make(spec: KernelSpec) -> Callable[..., list[mx.array]]:
+@cache
+def _compiles() -> bool:
+    """Whether the kernels can be compiled here."""
+    if os.environ.get("GS_CUDA_KERNELS") == "mlx":
+        return False
+    try:
+        return bool(_nvrtc.program("scan", ()))
+    except (AttributeError, OSError, RuntimeError):
+        return False
+
+
+def make(spec: KernelSpec) -> Callable[..., Any]:
     """MLX's callable for a kernel."""
+    if _compiles():
+        return _nvrtc.launcher(spec)
     inputs, outputs = [a.name for a in spec.inputs], [a.name for a in spec.outputs]
-    return mx.fast.cuda_kernel(f"gs_{spec.name}", inputs, outputs, body(spec.name), header(cuda=True))
+    # MLX keeps compiled kernels on disk by their names alone: the name must change with the text.
+    name = f"gs_{spec.name}_{fingerprint(spec.name)}"
+    kernel = mx.fast.cuda_kernel(name, inputs, outputs, body(spec.name), header(cuda=True))
+    return cast(Callable[..., Any], kernel)
 
 
 engine = Engine(make)

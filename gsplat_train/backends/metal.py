@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import mlx.core as mx
 
 from . import unavailable
 from ._gpu import Engine
 from ._gpu_step import Steps
-from ._kernels import KernelSpec, body, header
+from ._kernel_text import body, header
+from ._kernels import KernelSpec
 from .python import adam
 
 __all__ = ["adam", "isect_tiles", "photometric_loss", "project", "rasterize", "settle", "train_step"]
@@ -19,10 +21,10 @@ if not mx.metal.is_available():
     raise unavailable("metal")
 
 
-def make(spec: KernelSpec) -> Callable[..., list[mx.array]]:
+def make(spec: KernelSpec) -> Callable[..., Any]:
     """MLX's callable for a kernel."""
     inputs, outputs = [a.name for a in spec.inputs], [a.name for a in spec.outputs]
-    return mx.fast.metal_kernel(
+    kernel = mx.fast.metal_kernel(
         f"gs_{spec.name}",
         inputs,
         outputs,
@@ -30,6 +32,7 @@ def make(spec: KernelSpec) -> Callable[..., list[mx.array]]:
         header(cuda=False),
         compile_options={"math_mode": spec.math_mode},
     )
+    return cast(Callable[..., Any], kernel)
 
 
 engine = Engine(make)

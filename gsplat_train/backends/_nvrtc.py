@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA source -> machine code, by the NVRTC library that MLX's CUDA build has loaded.
+
+mx.fast.cuda_kernel compiles a kernel behind headers of its own: 2 s each. Without those headers it takes a
+fifth of that; mx.fast.precompiled_cuda_kernel runs the result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ._kernel_text import body, header
+from ._kernels import KERNELS, KernelSpec
+
+TYPES = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "uint8": "uint8_t"}
+INTEGERS = "typedef unsigned int uint32_t;\ntypedef int int32_t;\ntypedef unsigned char uint8_t;\n"
+
+
+def source(spec: KernelSpec, variant: tuple[bool, ...]) -> str:
+    """A kernel with its template arguments, as a function named by `symbol`."""
+    arguments = [f"const {TYPES[a.dtype]}* {a.name}" for a in spec.inputs]
+    arguments += [f"{TYPES[a.dtype]}* {a.name}" for a in spec.outputs]
+    lines = [
+        f"constexpr bool {name} = {str(value).lower()};"
+        for name, value in zip(spec.template, variant, strict=True)
+    ]
+    start = f'extern "C" __global__ void {symbol(spec, variant)}({", ".join(arguments)}) {{'
+    return "\n".join([INTEGERS + header(cuda=True), start, *lines, body(spec.name), "}\n"])
+
+
+def symbol(spec: KernelSpec, variant: tuple[bool, ...]) -> str:
+    """The name of a kernel's variant."""
+    return "_".join([f"gs_{spec.name}", *("ft"[value] for value in variant)])
+
+
+@cache
+def program(name: str, variant: tuple[bool, ...]) -> bytes:
+    """The machine code of a kernel for the GPU in use; OSError or RuntimeError where that cannot be."""
+    return compile_for(source(KERNELS[name], variant), f"sm_{_capability()}")
+
+
+def compile_for(text: str, architecture: str) -> bytes:
+    """CUDA source -> cubin. RuntimeError with the compiler's words if it has errors."""
+    nvrtc = ctypes.CDLL(_library())
+    handle = ctypes.c_void_p()
+
+    def call(function: str, *arguments: Any) -> int:
+        return int(getattr(nvrtc, function)(*arguments))
+
+    if call("nvrtcCreateProgram", ctypes.byref(handle), text.encode(), b"gsplat_train.cu", 0, None, None):
+        raise RuntimeError("NVRTC makes no program")
+    try:
+        options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
+        failed = call("nvrtcCompileProgram", handle, len(options), (ctypes.c_char_p * len(options))(*options))
+        what = "ProgramLog" if failed else "CUBIN"
+        size = ctypes.c_size_t()
+        if call(f"nvrtcGet{what}Size", handle, ctypes.byref(size)):
+            raise RuntimeError("NVRTC gives no result")
+        result = ctypes.create_string_buffer(size.value)
+        if call(f"nvrtcGet{what}", handle, result):
+            raise RuntimeError("NVRTC gives no result")
+        if failed:
+            raise RuntimeError(f"the kernels do not compile: {result.value.decode()}")
+        return result.raw
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(handle))
+
+
+def launcher(spec: KernelSpec) -> Callable[..., list[mx.array]]:
+    """What mx.fast.cuda_kernel would return for the kernel."""
+
+    def launch(
+        inputs: list[mx.array],
+        output_shapes: list[tuple[int, ...]],
+        output_dtypes: list[mx.Dtype],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+        template: list[tuple[str, bool]] | None = None,
+    ) -> list[mx.array]:
+        variant = tuple(value for _, value in template or ())
+        return mx.fast.precompiled_cuda_kernel(
+            name=symbol(spec, variant), compiled_source=program(spec.name, variant), inputs=inputs,
+            output_shapes=output_shapes, output_dtypes=output_dtypes, scalars=[], grid=grid,
+            threadgroup=threadgroup, ensure_row_contiguous=True,
+        )  # fmt: skip
+
+    return launch
+
+
+def _library() -> str:
+    """The path of the NVRTC that is in this process already."""
+    maps = Path("/proc/self/maps")
+    found = re.search(r"\S+/libnvrtc\.so\S*", maps.read_text()) if maps.exists() else None
+    if not found:
+        raise OSError("no NVRTC library is loaded")
+    return found[0]
+
+
+def _capability() -> int:
+    """Of the first GPU: 90 for 9.0."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver.cuInit(0)
+    failed = driver.cuDeviceGet(ctypes.byref(device), 0)
+    failed |= driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # compute capability, major
+    failed |= driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+    if failed:
+        raise OSError("the CUDA driver names no GPU")
+    return 10 * major.value + minor.value
