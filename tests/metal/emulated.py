@@ -11,7 +11,8 @@ import mlx.core as mx
 from gsplat_train.backends import python
 from gsplat_train.backends._gpu import Engine
 from gsplat_train.backends._gpu_step import Steps
-from gsplat_train.backends._kernels import KernelSpec, body, header
+from gsplat_train.backends._kernel_text import body, header
+from gsplat_train.backends._kernels import KernelSpec
 
 from .launcher import ORDERS, Launcher
 from .mlx_text import Kernel

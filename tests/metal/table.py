@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from gsplat_train.backends import _kernels
+from gsplat_train.backends import _kernel_text, _kernels
 
 from .mlx_text import Kernel, Template, Text, generate
 
@@ -37,8 +37,8 @@ def launches(name: str, sizes: _kernels.Sizes = SMALL) -> Iterator[Launch]:
         name,
         tuple(array.name for array in spec.inputs),
         tuple(array.name for array in spec.outputs),
-        _kernels.body(name),
-        _kernels.header(cuda=False),
+        _kernel_text.body(name),
+        _kernel_text.header(cuda=False),
     )
     inputs = [mx.zeros((array.count(sizes.names),), getattr(mx, array.dtype)) for array in spec.inputs]
     for values in product([False, True], repeat=len(spec.template)):
