@@ -33,86 +33,82 @@ if (b < buckets[tiles]) {
             alive |= simd_any(t[s] > 0.0f) ? 1u << s : 0u;
         }
         const float x = float(left) + float(lane % 8) + 0.5f, y = float(top) + float(lane / 8) + 0.5f;
-        for (uint at = first; at < last; at += 32) {
-            uint blocks = 0;
-            uint slot = 0;
-            simdgroup_barrier(mem_flags::mem_threadgroup);
-            if (at + lane < last) {
-                slot = slots[at + lane];
-                const device float4* record = (const device float4*)records + 3 * uint(ids[at + lane]);
-                const float4 r0 = record[0], r1 = record[1], r2 = record[2];
-                const float l = log2(r1.y);
-                const float ha = -0.5f * kLog2E * r0.z, hb = -kLog2E * r0.w, hc = -0.5f * kLog2E * r1.x;
-                const float reach = (l - kLog2AlphaMin) * 1.0001f + 1e-4f;
-                const float ratio_x = -0.5f * hb / ha, ratio_y = -0.5f * hb / hc;
-                #pragma unroll
-                for (uint s = 0; s < 8; ++s) {
-                    const float x0 = float(left + int(s % 2) * 8) + 0.5f - r0.x, y0 = float(top + int(s / 2) * 4) + 0.5f - r0.y;
-                    const float least = least_on_rectangle(-ha, -hb, -hc, ratio_x, ratio_y, x0, x0 + 7.0f, y0, y0 + 3.0f);
-                    blocks |= least <= reach ? 1u << s : 0u;
-                }
-                blocks &= alive;
-                shared[3 * lane] = float4{r0.x, r0.y, ha, hb};
-                shared[3 * lane + 1] = float4{hc, l, r1.z, r1.w};
-                shared[3 * lane + 2] = float4{r2.x, as_type<float>(slot), as_type<float>(blocks), 0.0f};
+        uint blocks = 0;
+        uint slot = 0;
+        if (first + lane < last) {
+            slot = slots[first + lane];
+            const device float4* record = (const device float4*)records + 3 * uint(ids[first + lane]);
+            const float4 r0 = record[0], r1 = record[1], r2 = record[2];
+            const float l = log2(r1.y);
+            const float ha = -0.5f * kLog2E * r0.z, hb = -kLog2E * r0.w, hc = -0.5f * kLog2E * r1.x;
+            const float reach = (l - kLog2AlphaMin) * 1.0001f + 1e-4f;
+            const float ratio_x = -0.5f * hb / ha, ratio_y = -0.5f * hb / hc;
+            #pragma unroll
+            for (uint s = 0; s < 8; ++s) {
+                const float x0 = float(left + int(s % 2) * 8) + 0.5f - r0.x, y0 = float(top + int(s / 2) * 4) + 0.5f - r0.y;
+                const float least = least_on_rectangle(-ha, -hb, -hc, ratio_x, ratio_y, x0, x0 + 7.0f, y0, y0 + 3.0f);
+                blocks |= least <= reach ? 1u << s : 0u;
             }
-            simdgroup_barrier(mem_flags::mem_threadgroup);
-            const uint count = min(last - at, 32u);
-            for (uint j = 0; j < count; ++j) {
-                const float4 s2 = shared[3 * j + 2];
-                const uint to = kSlot * as_type<uint>(s2.y);
-                const uint mask = as_type<uint>(s2.z);
-                if (mask == 0) {
-                    if (lane < 12) slot_grads[to + lane] = 0.0f;
-                    continue;
-                }
-                const float4 s0 = shared[3 * j], s1 = shared[3 * j + 1];
-                float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}, sum_blue = 0.0f, abs_x = 0.0f, abs_y = 0.0f;
-                #pragma unroll
-                for (uint s = 0; s < 8; ++s) {
-                    if ((mask >> s & 1) == 0) continue;
-                    const float dx = x + float(s % 2 * 8) - s0.x, dy = y + float(s / 2 * 4) - s0.y;
-                    const float e = exponent(dx, dy, s0.z, s0.w, s1.x, s1.y);
-                    const float alpha = fast::exp2(min(e, kLog2AlphaMax));
-                    const float free = alpha * t[s], next = t[s] - free;
-                    const bool hit = e >= kLog2AlphaMin, blend = hit && next > kTransmittanceMin;
-                    const float w = blend ? free : 0.0f;
-                    const float q = w * (vr[s] * s1.z + vg[s] * s1.w + vb[s] * s2.x);
-                    behind[s] -= q;
-                    t[s] = hit ? (blend ? next : 0.0f) : t[s];  // a pixel that ends gets T = 0 and never blends again
-                    const float d = blend && e < kLog2AlphaMax ? log_alpha_vjp(q, alpha, behind[s]) : 0.0f;
-                    const float d_x = d * dx, d_y = d * dy;
-                    sum[0] += d, sum[1] += d_x, sum[2] += d_y;
-                    sum[3] += d_x * dx, sum[4] += d_x * dy, sum[5] += d_y * dy;
-                    sum[6] += w * vr[s], sum[7] += w * vg[s], sum_blue += w * vb[s];
-                    if (ABSGRAD) {  // |dL/dmx| = |d| |a dx + b dy|, in units of ln 2: a = -2 ln 2 ha, b = -ln 2 hb
-                        abs_x += abs(2.0f * s0.z * d_x + s0.w * d_y);
-                        abs_y += abs(2.0f * s1.x * d_y + s0.w * d_x);
-                    }
-                }
-                // Eight sums over 32 lanes at the price of little more than one: lanes hand each other the halves they keep.
-                #pragma unroll
-                for (uint k = 0; k < 4; ++k) {
-                    const bool upper = (lane & 16) != 0;
-                    const float give = upper ? sum[k] : sum[k + 4];
-                    sum[k] = (upper ? sum[k + 4] : sum[k]) + simd_shuffle_xor(give, 16);
-                }
-                #pragma unroll
-                for (uint k = 0; k < 2; ++k) {
-                    const bool upper = (lane & 8) != 0;
-                    const float give = upper ? sum[k] : sum[k + 2];
-                    sum[k] = (upper ? sum[k + 2] : sum[k]) + simd_shuffle_xor(give, 8);
-                }
-                const bool odd = (lane & 4) != 0;
-                float one = (odd ? sum[1] : sum[0]) + simd_shuffle_xor(odd ? sum[0] : sum[1], 4);
-                one += simd_shuffle_xor(one, 2);
-                one += simd_shuffle_xor(one, 1);
-                // Lane 4 k holds sum k: 16, 8 and 4 in the lane's number are 4, 2 and 1 in k.
-                sum_blue = simd_sum(sum_blue);
-                if (ABSGRAD) abs_x = simd_sum(abs_x), abs_y = simd_sum(abs_y);
-                if (lane % 4 == 0) slot_grads[to + lane / 4] = one;
-                if (lane < 4) slot_grads[to + 8 + lane] = lane == 0 ? sum_blue : lane == 1 ? abs_x : lane == 2 ? abs_y : 0.0f;
+            blocks &= alive;
+            shared[3 * lane] = float4{r0.x, r0.y, ha, hb};
+            shared[3 * lane + 1] = float4{hc, l, r1.z, r1.w};
+            shared[3 * lane + 2] = float4{r2.x, as_type<float>(slot), as_type<float>(blocks), 0.0f};
+        }
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+        for (uint j = 0; j < last - first; ++j) {
+            const float4 s2 = shared[3 * j + 2];
+            const uint to = kSlot * as_type<uint>(s2.y);
+            const uint mask = as_type<uint>(s2.z);
+            if (mask == 0) {
+                if (lane < 12) slot_grads[to + lane] = 0.0f;
+                continue;
             }
+            const float4 s0 = shared[3 * j], s1 = shared[3 * j + 1];
+            float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}, sum_blue = 0.0f, abs_x = 0.0f, abs_y = 0.0f;
+            #pragma unroll
+            for (uint s = 0; s < 8; ++s) {
+                if ((mask >> s & 1) == 0) continue;
+                const float dx = x + float(s % 2 * 8) - s0.x, dy = y + float(s / 2 * 4) - s0.y;
+                const float e = exponent(dx, dy, s0.z, s0.w, s1.x, s1.y);
+                const float alpha = fast::exp2(min(e, kLog2AlphaMax));
+                const float free = alpha * t[s], next = t[s] - free;
+                const bool hit = e >= kLog2AlphaMin, blend = hit && next > kTransmittanceMin;
+                const float w = blend ? free : 0.0f;
+                const float q = w * (vr[s] * s1.z + vg[s] * s1.w + vb[s] * s2.x);
+                behind[s] -= q;
+                t[s] = hit ? (blend ? next : 0.0f) : t[s];  // a pixel that ends gets T = 0 and never blends again
+                const float d = blend && e < kLog2AlphaMax ? log_alpha_vjp(q, alpha, behind[s]) : 0.0f;
+                const float d_x = d * dx, d_y = d * dy;
+                sum[0] += d, sum[1] += d_x, sum[2] += d_y;
+                sum[3] += d_x * dx, sum[4] += d_x * dy, sum[5] += d_y * dy;
+                sum[6] += w * vr[s], sum[7] += w * vg[s], sum_blue += w * vb[s];
+                if (ABSGRAD) {  // |dL/dmx| = |d| |a dx + b dy|, in units of ln 2: a = -2 ln 2 ha, b = -ln 2 hb
+                    abs_x += abs(2.0f * s0.z * d_x + s0.w * d_y);
+                    abs_y += abs(2.0f * s1.x * d_y + s0.w * d_x);
+                }
+            }
+            // Eight sums over 32 lanes at the price of little more than one: lanes hand each other the halves they keep.
+            #pragma unroll
+            for (uint k = 0; k < 4; ++k) {
+                const bool upper = (lane & 16) != 0;
+                const float give = upper ? sum[k] : sum[k + 4];
+                sum[k] = (upper ? sum[k + 4] : sum[k]) + simd_shuffle_xor(give, 16);
+            }
+            #pragma unroll
+            for (uint k = 0; k < 2; ++k) {
+                const bool upper = (lane & 8) != 0;
+                const float give = upper ? sum[k] : sum[k + 2];
+                sum[k] = (upper ? sum[k + 2] : sum[k]) + simd_shuffle_xor(give, 8);
+            }
+            const bool odd = (lane & 4) != 0;
+            float one = (odd ? sum[1] : sum[0]) + simd_shuffle_xor(odd ? sum[0] : sum[1], 4);
+            one += simd_shuffle_xor(one, 2);
+            one += simd_shuffle_xor(one, 1);
+            // Lane 4 k holds sum k: 16, 8 and 4 in the lane's number are 4, 2 and 1 in k.
+            sum_blue = simd_sum(sum_blue);
+            if (ABSGRAD) abs_x = simd_sum(abs_x), abs_y = simd_sum(abs_y);
+            if (lane % 4 == 0) slot_grads[to + lane / 4] = one;
+            if (lane < 4) slot_grads[to + 8 + lane] = lane == 0 ? sum_blue : lane == 1 ? abs_x : lane == 2 ? abs_y : 0.0f;
         }
     }
 }

@@ -31,7 +31,7 @@ GS_CONSTANT uint kWell = 0, kOverflow = 1, kNotFinite = 2;
 GS_CONSTANT uint kRecord = 12, kRed = 6, kDepth = 9, kRadiusX = 10, kRadiusY = 11;
 // a slot's floats: what one tile adds to a splat's gradient, as sums over pixels of d = dL/d ln(alpha), d dx, d dy, ...
 GS_CONSTANT uint kSlot = 12;
-GS_CONSTANT uint kBucket = 32;        // entries of a tile's list that one SIMD group takes in the backward pass
+GS_CONSTANT uint kBucket = 32;          // entries of a tile's list that one SIMD group takes in the backward pass: one a lane
 GS_CONSTANT uint kIntersectGroup = 256;  // splats of a group in intersect
 GS_CONSTANT uint kStride = 8;          // from one counter to the next: atomics on one cache line wait for each other
 GS_CONSTANT uint kSortChunk = 2048;   // keys sorted in threadgroup memory: 16 kB
