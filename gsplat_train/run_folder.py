@@ -89,8 +89,16 @@ def _finite(value: Any) -> Any:
 
 def peak_memory_mb() -> float:
     """Peak resident memory of this process in 10^6 bytes."""
+    return round(peak_memory_bytes() / 1e6, 1)
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident memory of this process. On Linux ru_maxrss starts at what the parent held, VmHWM at 0."""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in kilobytes
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @cache

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain data that every reader produces and every other part consumes: Camera, View, Scene, Similarity.
 
-Notation: `viewmat` [4, 4] maps world to camera in OpenCV axes (x right, y down, z forward), `camtoworld` is its
-inverse; `K` [3, 3] is in pixels with pixel centres at +0.5, so the picture covers [0, width] x [0, height].
-Lengths are in the scene's own unit.
+Notation: `viewmat` [4, 4] maps world to camera in OpenCV axes (x right, y down, z forward), `camtoworld` is
+its inverse; `K` [3, 3] is in pixels with pixel centres at +0.5, so the picture covers [0, width] x [0,
+height]. Lengths are in the scene's own unit.
 """
 
 from __future__ import annotations

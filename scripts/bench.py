@@ -20,10 +20,8 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from gsplat_train.datasets import load_scene
 from gsplat_train.gaussians import Gaussians
 from gsplat_train.optimizer import start
 from gsplat_train.render import render
+from gsplat_train.run_folder import peak_memory_bytes
 from gsplat_train.scene import Camera, View
 
 STAGES = ("project", "tiles", "forward", "loss", "backward", "update")
@@ -162,7 +161,7 @@ def bench_cell(args: argparse.Namespace, name: str, n: int) -> None:
     times: list[float] = []
     while len(times) < 3 or (sum(times) < 1e3 * args.seconds and len(times) < args.steps):
         times += time_in_turn({name: run.step}, 0, 1, lambda name: run.count())[name]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_memory_bytes()
     share = machine_share.of_steps(run.backend, run.counts(), n, run.state.gaussians, [camera])
     report(
         "cell",

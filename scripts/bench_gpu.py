@@ -5,8 +5,8 @@
 
 Random splats as in scripts/bench_scenes.py. `step` is a whole training step (render, L1 + D-SSIM, backward,
 Adam, SH degree 3), asked for without waiting, as the trainer does; `forward` and `both` (forward + backward
-to the parameters' gradients) are kernels of fixed capacity. Times are the best of three means. `--gsplat` runs
-gsplat (torch) in a process of its own; its step has torch's fused Adam and fused-ssim, or where that is
+to the parameters' gradients) are kernels of fixed capacity. Times are the best of three means. `--gsplat`
+runs gsplat (torch) in a process of its own; its step has torch's fused Adam and fused-ssim, or where that is
 missing D-SSIM by convolutions, and is then no fair comparison.
 """
 
@@ -244,9 +244,8 @@ def print_table(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Non
 
         rate = f"{1e3 / o['step']:,.0f}" + (f" ({1e3 / t['step']:,.0f})" if t else "")
         size = f"{o['n']:,} at {o['width']}x{o['height']}"
-        print(
-            f"| {size} | {beside('forward')} | {beside('both')} | {beside('step')} | {rate} | {o['host']:.2f} |"
-        )
+        cells = [beside("forward"), beside("both"), beside("step"), rate, f"{o['host']:.2f}"]
+        print(f"| {size} | {' | '.join(cells)} |")
 
 
 def train_fern(backend: str, data: str, seed: int) -> None:

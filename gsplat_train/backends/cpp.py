@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stages on CPU threads with SIMD, through the nanobind module `_csrc`.
 
-Every stage is a native pass over NumPy views of MLX's memory: np.asarray of an evaluated array shares its buffer, so nothing is
-copied, and the module never sees an mx.array (on a Mac MLX's DLPack capsule names the GPU). Differentiable stages are
-mx.custom_functions; their VJPs run the stage again and then backwards, so that nothing is kept between calls.
+Every stage is a native pass over NumPy views of MLX's memory: np.asarray of an evaluated array shares its
+buffer, so nothing is copied, and the module never sees an mx.array (on a Mac MLX's DLPack capsule names the
+GPU). Differentiable stages are mx.custom_functions; their VJPs run the stage again and then backwards, so
+that nothing is kept between calls.
 `train_step` is the whole step in one native call that updates the parameters in place.
 
 Notation as in backends: N Gaussians, M intersections, images [H, W, C].
@@ -11,6 +12,7 @@ Notation as in backends: N Gaussians, M intersections, images [H, W, C].
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,15 @@ from . import Projected, Tiles
 if TYPE_CHECKING:
     from ..scene import View
 
-_pipeline = _csrc.Pipeline()  # owns the buffers that pass between stages
+
+class _Own(threading.local):
+    """What each thread has for itself: the pipeline owns the buffers that pass between stages."""
+
+    def __init__(self) -> None:
+        self.pipeline = _csrc.Pipeline()
+
+
+_own = _Own()
 _photos: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # id(photo) -> (photo, its planes); bounded below
 _PHOTO_BYTES = 4 << 30
 
@@ -66,14 +76,14 @@ def _project_function(
     def forward(*params: mx.array) -> tuple[mx.array, ...]:
         n = params[0].shape[0]
         outputs = _empty((n, 2), (n, 3), (n,), (n, 2, mx.int32), (n, 3), (n,))
-        _pipeline.project(_views(params), *camera, *map(np.asarray, outputs))
+        _own.pipeline.project(_views(params), *camera, *map(np.asarray, outputs))
         return tuple(outputs)
 
     @forward.vjp
     def vjp(params: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
         grads = _empty(*(p.shape for p in params))
         v_means2d, v_conics, v_depths, _, v_colors, v_opacities = cotangents
-        _pipeline.project_vjp(
+        _own.pipeline.project_vjp(
             _views(params),
             *camera,
             *_views([v_means2d, v_conics, v_depths, v_colors, v_opacities]),
@@ -87,11 +97,11 @@ def _project_function(
 def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     """See Backend.isect_tiles."""
     means2d, conics, depths, radii, colors, opacities = projected
-    _pipeline.load_splats(width, height, *_views([means2d, conics, depths, radii, colors, opacities]))
-    count = _pipeline.bin()
+    _own.pipeline.load_splats(width, height, *_views([means2d, conics, depths, radii, colors, opacities]))
+    count = _own.pipeline.bin()
     tiles = -(-width // 16) * -(-height // 16)
     ids, offsets = _empty((count, mx.int32), (tiles + 1, mx.int32))
-    _pipeline.store_tiles(np.asarray(ids), np.asarray(offsets))
+    _own.pipeline.store_tiles(np.asarray(ids), np.asarray(offsets))
     return Tiles(ids, offsets)
 
 
@@ -116,10 +126,10 @@ def rasterize(
         bg: mx.array,
     ) -> Any:
         splats = _views([means2d, conics, depths, radii, colors, opacities])
-        _pipeline.load_splats(width, height, *splats)
-        _pipeline.load_tiles(*_views(tiles), splats[0].shape[0])
+        _own.pipeline.load_splats(width, height, *splats)
+        _own.pipeline.load_tiles(*_views(tiles), splats[0].shape[0])
         image, alpha = _empty((height, width, 3), (height, width, 1))
-        _pipeline.forward(*_views([bg]), np.asarray(image), np.asarray(alpha))
+        _own.pipeline.forward(*_views([bg]), np.asarray(image), np.asarray(alpha))
         return image, alpha
 
     @mx.custom_function
@@ -129,11 +139,11 @@ def rasterize(
     @forward.vjp
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
         run(*primals[:6])  # the pipeline's buffers may hold another image by now
-        means2d, conics, depths, colors, opacities, bg = primals[:6]
+        means2d, conics, depths, colors, opacities = primals[:5]
         grads = _empty(means2d.shape, conics.shape, colors.shape, opacities.shape)
         v_abs = _empty(primals[6].shape)[0] if len(primals) > 6 else None
         v_image, v_alpha = _views(cotangents)
-        _pipeline.backward(
+        _own.pipeline.backward(
             v_image, v_alpha, *map(np.asarray, grads), None if v_abs is None else np.asarray(v_abs)
         )
         v_background = ((1.0 - outputs[1]) * cotangents[0]).sum(axis=(0, 1))
@@ -148,8 +158,8 @@ def rasterize(
         projected.opacities,
         background,
     )
-    image, alpha = forward(*args) if absgrad_probe is None else forward(*args, absgrad_probe)
-    return image, alpha
+    blended: Any = forward(*args) if absgrad_probe is None else forward(*args, absgrad_probe)
+    return blended[0], blended[1]
 
 
 def photometric_loss(
@@ -162,17 +172,17 @@ def photometric_loss(
 
     # The value and its gradient come from one native pass; l1 and ssim are for the log and pass no gradient.
     @mx.custom_function
-    def loss(image: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    def loss(image: mx.array) -> tuple[mx.array, ...]:
         (v_image,) = _empty(image.shape)
-        values = _pipeline.loss(*_views([image]), planes, ssim_lambda, np.asarray(v_image))
+        values = _own.pipeline.loss(*_views([image]), planes, ssim_lambda, np.asarray(v_image))
         return (*map(mx.array, values), v_image)
 
     @loss.vjp
     def vjp(image: Any, cotangents: Any, outputs: Any) -> mx.array:
         return outputs[3] * cotangents[0]
 
-    value, l1, ssim, _ = loss(image)
-    return value, l1, ssim
+    values: Any = loss(image)
+    return values[0], values[1], values[2]
 
 
 def adam(
@@ -205,18 +215,19 @@ def train_step(
     stats: Any,
     absgrad: bool,
 ) -> tuple[float, float, float]:
-    """The step of train_step.py fused: render, loss, backward, Adam and noise, in place on `state`; (loss, l1, ssim).
+    """train_step.py's step fused: render, loss, backward, Adam, noise, in place on `state`; (loss, l1, ssim).
 
     If the loss or a gradient is not finite, the loss returned is not finite and `state.step` stays as it was.
     """
     camera = view.camera
-    loss, l1, ssim, updated = _pipeline.train_step(
+    assert view.image is not None, f"{view.name} has no photo"
+    loss, l1, ssim, updated = _own.pipeline.train_step(
         *_in_place(state.gaussians, state.m, state.v),
         np.ascontiguousarray(camera.viewmat, np.float32),
         np.ascontiguousarray(camera.K, np.float32),
         camera.width,
         camera.height,
-        _planes(view.image),
+        _kept_planes(view.image),
         np.ascontiguousarray(background, np.float32),
         np.array([lrs[name] for name in Gaussians._fields], np.float32),
         sh_degree,
@@ -245,7 +256,7 @@ def thread_count() -> int:
 
 def statistics(reset: bool = False) -> dict[str, float]:
     """Seconds in each stage of train_step since the last reset, and counts of the last step."""
-    return _pipeline.statistics(reset)
+    return _own.pipeline.statistics(reset)
 
 
 def _key(matrix: Any) -> bytes:
@@ -276,13 +287,19 @@ def _in_place(*trees: Gaussians) -> list[list[np.ndarray]]:
 
 
 def _planes(photo: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> [3, rows, stride], padded with zeros; kept for the next step of the same photo."""
-    known = _photos.get(id(photo))
-    if known is not None:
-        return known[1]
+    """uint8 [H, W, 3] -> [3, rows, stride], padded with zeros."""
     height, width, _ = photo.shape
     planes = np.zeros((3, *_csrc.plane_shape(width, height)), np.uint8)
     planes[:, :height, :width] = photo.transpose(2, 0, 1)
+    return planes
+
+
+def _kept_planes(photo: np.ndarray) -> np.ndarray:
+    """`_planes` of a view's photo, kept for its next step."""
+    known = _photos.get(id(photo))
+    if known is not None:
+        return known[1]
+    planes = _planes(photo)
     if sum(p.nbytes for _, p in _photos.values()) + planes.nbytes > _PHOTO_BYTES:
         _photos.clear()
     _photos[id(photo)] = (photo, planes)
