@@ -342,7 +342,7 @@ def test_the_module_is_never_given_an_mlx_array(cpp, native, monkeypatch):
 
             return call if callable(value) else value
 
-    monkeypatch.setattr(cpp, "_pipeline", Watched(cpp._pipeline))
+    monkeypatch.setattr(cpp._own, "pipeline", Watched(cpp._own.pipeline))
     monkeypatch.setattr(cpp, "_csrc", Watched(native))
     view = camera()
     gaussians = to_mlx(scene(view, 20))
