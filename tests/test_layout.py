@@ -32,6 +32,7 @@ LONG = {  # longer, each with its reason
     "csrc/bindings.cpp": "every array is checked by name, one function a stage",
     "csrc/cpu/pipeline.cpp": "the stages of a step in their order, and sorting into tiles",
     "csrc/cpu/simd.h": "all intrinsics of four instruction sets, nowhere else",
+    "gsplat_train/backends/cpp.py": "every stage of a backend, and the fused step",
     "gsplat_train/backends/_gpu.py": "every stage of both GPUs",
     "gsplat_train/trainer.py": "the loop and all that it reports",
 }
@@ -177,7 +178,7 @@ def test_no_grab_bag() -> None:
 
 def test_the_readme_names_every_file() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    for path in sources("gsplat_train"):
+    for path in sources("gsplat_train", "scripts"):
         if path.name != "__init__.py":
             assert path.name in readme, f"README's tree lacks {path.relative_to(ROOT)}"
     for name in ("constants.h", "simd.h", "bindings.cpp", "configs/", "reference.py", "scripts/bench.py"):
