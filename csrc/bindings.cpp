@@ -275,11 +275,12 @@ nb::dict statistics(Pipeline& p, bool reset) {
     nb::dict d;
     for (int i = 0; i < 6; ++i) d[stages[i]] = p.stage_seconds[i];
     d["evaluations"] = p.forward_evaluations;
+    d["backward_evaluations"] = p.backward_evaluations;
     d["intersections"] = p.intersections();
     d["workspace_bytes"] = p.bytes();
     if (reset) {
         std::fill_n(p.stage_seconds, 6, 0.0);
-        p.forward_evaluations = 0;
+        p.forward_evaluations = p.backward_evaluations = 0;
     }
     return d;
 }

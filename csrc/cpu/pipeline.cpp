@@ -400,10 +400,13 @@ void Pipeline::backward(bool with_v_alpha, bool absgrad) {
     shared.planes.v_alpha = with_v_alpha ? v_alpha_.data() : nullptr;
     shared.slots = slots_.get(intersections_ * kSlotFloats + 16);
     shared.absgrad = absgrad;
+    std::vector<uint64_t> evaluations(planes_.tiles_x * planes_.tiles_y);
     parallel_for(planes_.tiles_x * planes_.tiles_y, [&](int tile) {
         BlendArgs args = shared;
         kernels().backward(args, tile);
+        evaluations[tile] = args.evaluations;
     });
+    for (uint64_t e : evaluations) backward_evaluations += e;
 }
 
 void Pipeline::splat_gradients(float* v_means2d, float* v_conics, float* v_colors, float* v_opacities, float* v_abs) {

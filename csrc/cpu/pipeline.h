@@ -111,7 +111,7 @@ class Pipeline {
     size_t bytes() const;
 
     double stage_seconds[6] = {};  // project, tiles, forward, loss, backward, update: summed over calls
-    uint64_t forward_evaluations = 0;
+    uint64_t forward_evaluations = 0, backward_evaluations = 0;  // blocks of sixteen pixels: summed over calls
 
    private:
     void set_size(int width, int height);

@@ -154,7 +154,9 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
         if (planes.v_alpha)  // alpha = 1 - T: like a colour of -v_alpha behind everything
             s.behind -= load_block(planes.v_alpha + at, planes.stride) * load_block(planes.transmittance + at, planes.stride);
     }
+    uint64_t evaluations = 0;
     for (long i = first; i < last; ++i) {
+        evaluations += uint64_t(__builtin_popcount(args.used[i]));
         if (i + 8 < last) {
             __builtin_prefetch(&args.records[args.tiles[i + 8].id]);
             __builtin_prefetch(args.slots + long(args.tiles[i + 8].slot) * kSlotFloats, 1);
@@ -202,6 +204,7 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
         const F16 total = sum_each(sums);
         store_first(slot, total, kSlotFloats);
     }
+    args.evaluations += evaluations;
 }
 
 static void backward_tile(BlendArgs& args, int tile) {
