@@ -1,18 +1,12 @@
 // Stage 1, a thread a Gaussian: parameters -> the splat's record; and zeroes for the counters of `intersect`.
-threadgroup float rows[128 * 45];
-const uint tid = thread_position_in_threadgroup.x, i = thread_position_in_grid.x;
-const uint group = threadgroup_position_in_grid.x;
-const int n = sizes[kN], degree = sizes[kDegree], bands = (degree + 1) * (degree + 1) - 1;
-// A group's rows of shN lie side by side: its threads fetch them together, for each of them reads a row.
-const uint width = bands > 0 ? 3 * uint(sizes[kRest]) : 0, base = width * group * 128;
-const uint all = group * 128 < uint(n) ? width * min(128u, uint(n) - group * 128) : 0;
-for (uint e = tid; e < all; e += 128) rows[e] = shn[base + e];
-threadgroup_barrier(mem_flags::mem_threadgroup);
+const uint i = thread_position_in_grid.x;
+const int n = sizes[kN];
 if (i <= uint(sizes[kTilesX] * sizes[kTilesY])) counters[kStride * i] = 0;
 if (i < uint(n)) {
     const device float4* c4 = (const device float4*)camera;
     const CameraParams cam = unpack_camera(c4[0], c4[1], c4[2], c4[3], c4[4], sizes[kWidth], sizes[kHeight]);
     const bool antialiased = sizes[kAntialiased] != 0;
+    const int degree = sizes[kDegree], rest = sizes[kRest];
     Gaussian<float> g;
     g.mean = {params[3 * i], params[3 * i + 1], params[3 * i + 2]};
     const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, dc = 11 * n + 3 * i;
@@ -34,10 +28,12 @@ if (i < uint(n)) {
         const Vec3<float> direction = scale(towards, 1.0f / sqrt(max(dot(towards, towards), 1e-24f)));
         float basis[15];
         sh_basis(direction, degree, basis);
+        const int bands = (degree + 1) * (degree + 1) - 1;
         for (int c = 0; c < 3; ++c) rgb[c] = kSH0 * params[dc + c] + 0.5f;
+        const uint row = 3 * uint(rest) * i;
         for (int b = 0; b < 15; ++b) {
             if (b >= bands) break;
-            for (int c = 0; c < 3; ++c) rgb[c] += basis[b] * rows[width * tid + uint(3 * b + c)];
+            for (int c = 0; c < 3; ++c) rgb[c] += basis[b] * shn[row + 3 * b + c];
         }
     }
     const float ox = visible ? min(rx, 1e9f) : 0.0f, oy = visible ? min(ry, 1e9f) : 0.0f;

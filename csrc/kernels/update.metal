@@ -1,18 +1,13 @@
 // Stage 6a, a thread a Gaussian: its slots are summed, carried back through projection and colour, and used at once by Adam,
 // MCMC's noise and the density statistics. shN waits for update_shn, which gets {direction, whether it moves; colour's gradient}.
 // If the step may not change anything, all is copied.
-threadgroup float rows[128 * 45];
 threadgroup uint bad_groups[4];
 const uint tid = thread_position_in_threadgroup.x, lane = thread_index_in_simdgroup, simd = simdgroup_index_in_threadgroup;
 const uint i = thread_position_in_grid.x, group = threadgroup_position_in_grid.x;
 const uint n = uint(sizes[kN]);
 const bool valid = i < n, well = status[kState] == kWell && is_finite(loss[0]);
 const int degree = sizes[kDegree], bands = (degree + 1) * (degree + 1) - 1;
-// A group's rows of shN lie side by side: its threads fetch them together, for each of them reads a row.
-const uint width = bands > 0 ? 3 * uint(sizes[kRest]) : 0, base = width * group * 128;
-const uint all = group * 128 < n ? width * min(128u, n - group * 128) : 0;
-for (uint e = tid; e < all; e += 128) rows[e] = shn[base + e];
-threadgroup_barrier(mem_flags::mem_threadgroup);
+const uint row = 3 * uint(sizes[kRest]) * i;
 
 // The slots of a SIMD group's splats: a lane its own where they are few, all lanes together where they are many.
 float4 a = {0.0f, 0.0f, 0.0f, 0.0f}, b = {0.0f, 0.0f, 0.0f, 0.0f}, c = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -80,8 +75,8 @@ if (valid) {
             for (int k = 0; k < 15; ++k) {
                 w[k] = 0.0f;
                 if (k < bands) {
-                    const uint at = width * tid + 3 * uint(k);
-                    w[k] = v_rgb[0] * rows[at] + v_rgb[1] * rows[at + 1] + v_rgb[2] * rows[at + 2];
+                    const uint at = row + 3 * uint(k);
+                    w[k] = v_rgb[0] * shn[at] + v_rgb[1] * shn[at + 1] + v_rgb[2] * shn[at + 2];
                 }
             }
             const Vec3<float> along = direction_vjp(direction, inv_distance, sh_basis_vjp(direction, degree, w));
