@@ -34,7 +34,8 @@ template <class A>
 auto data(const A& array, size_t size, const char* name) {
     if (array.size() != size)
         throw nb::value_error((std::string(name) + " must hold " + std::to_string(size) + " elements, got shape " +
-                               shape_of(array.ndim(), array.shape_ptr())).c_str());
+                               shape_of(array.ndim(), array.shape_ptr()))
+                                  .c_str());
     return array.data();
 }
 template <class A>
@@ -70,7 +71,8 @@ Tree tree(const nb::sequence& leaves, const char* name) {
 
 CameraParams camera_from(const In<float>& viewmat, const In<float>& K, int width, int height) {
     const float *m = data(viewmat, 16, "viewmat"), *k = data(K, 9, "K");
-    if (width < 1 || height < 1 || width > 65535 * 16 || height > 65535 * 16) throw nb::value_error("width and height must be positive");
+    if (width < 1 || height < 1 || width > 65535 * 16 || height > 65535 * 16)
+        throw nb::value_error("width and height must be positive");
     CameraParams c;
     for (int i = 0; i < 3; ++i) {
         for (int j = 0; j < 3; ++j) c.r[3 * i + j] = m[4 * i + j];
@@ -84,7 +86,8 @@ CameraParams camera_from(const In<float>& viewmat, const In<float>& K, int width
 
 int checked_degree(int degree, int stride) {
     if (degree < 0 || degree > 3 || (degree + 1) * (degree + 1) - 1 > stride)
-        throw nb::value_error(("sh_degree " + std::to_string(degree) + " needs more rows than shN's " + std::to_string(stride)).c_str());
+        throw nb::value_error(
+            ("sh_degree " + std::to_string(degree) + " needs more rows than shN's " + std::to_string(stride)).c_str());
     return degree;
 }
 
@@ -135,7 +138,8 @@ void project_vjp(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> 
     checked_degree(sh_degree, t.sh_stride);
     const size_t n = t.n;
     if (g.n != t.n || g.sh_stride != t.sh_stride) throw nb::value_error("grads must have the shapes of the parameters");
-    const float *m = data(v_means2d, 2 * n, "v_means2d"), *c = data(v_conics, 3 * n, "v_conics"), *d = data(v_depths, n, "v_depths");
+    const float *m = data(v_means2d, 2 * n, "v_means2d"), *c = data(v_conics, 3 * n, "v_conics"),
+                *d = data(v_depths, n, "v_depths");
     const float *rgb = data(v_colors, 3 * n, "v_colors"), *o = data(v_opacities, n, "v_opacities");
     nb::gil_scoped_release release;
     p.project(t.params, t.n, sh_degree, t.sh_stride, camera, antialiased);
@@ -308,21 +312,23 @@ void define(nb::class_<Pipeline>& type, const char* name, R (*function)(Pipeline
 NB_MODULE(_csrc, m) {
     m.doc() = "The stages of gsplat_train on CPU threads with SIMD. Arrays are NumPy's; see gsplat_train/backends/cpp.py.";
     m.def("simd", [] { return std::string(kernels().name); }, "The instruction set in use.");
-    m.def("instruction_sets", [] {
-        nb::list names;
-        for (const char* s : instruction_sets()) names.append(s);
-        return names;
-    }, "The instruction sets that can be chosen here with GS_SIMD, best first.");
-    m.def("plane_shape", [](int width, int height) { return nb::make_tuple(plane_rows(height), plane_stride(width)); },
-          "(rows, stride) of a photo's planes as loss and train_step take it.");
+    m.def(
+        "instruction_sets",
+        [] {
+            nb::list names;
+            for (const char* s : instruction_sets()) names.append(s);
+            return names;
+        },
+        "The instruction sets that can be chosen here with GS_SIMD, best first.");
+    m.def(
+        "plane_shape", [](int width, int height) { return nb::make_tuple(plane_rows(height), plane_stride(width)); },
+        "(rows, stride) of a photo's planes as loss and train_step take it.");
     m.def("threads", &thread_count);
     m.def("set_threads", &set_thread_count);
     m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),
           nb::arg("lr"), nb::arg("step"));
     nb::class_<Pipeline> pipeline(m, "Pipeline");
-    pipeline.def(nb::init<>())
-        .def("bin", &bin)
-        .def("statistics", &statistics, nb::arg("reset") = false);
+    pipeline.def(nb::init<>()).def("bin", &bin).def("statistics", &statistics, nb::arg("reset") = false);
     define(pipeline, "project", &project);
     define(pipeline, "project_vjp", &project_vjp);
     define(pipeline, "load_splats", &load_splats);

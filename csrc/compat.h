@@ -40,7 +40,9 @@ GS_FN Vec3<F> scale(Vec3<F> a, F s) {
 
 #if defined(__METAL_VERSION__) || defined(__CUDACC_RTC__) || defined(__CUDACC__)
 // What cpu/simd.h defines for sixteen lanes, for one.
-GS_FN float select(bool condition, float yes, float no) { return condition ? yes : no; }
+GS_FN float select(bool condition, float yes, float no) {
+    return condition ? yes : no;
+}
 GS_FN float keep(bool condition, float value) { return condition ? value : 0.0f; }
 GS_FN float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 GS_FN float reciprocal(float x) { return fast_reciprocal(x); }

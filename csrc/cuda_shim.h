@@ -7,7 +7,7 @@ typedef unsigned long long ulong;
 typedef unsigned char uchar;
 
 // Metal hands these to a kernel as arguments. Groups and grids are one-dimensional here.
-#define thread_position_in_grid dim3(blockIdx.x * blockDim.x + threadIdx.x)
+#define thread_position_in_grid dim3(blockIdx.x* blockDim.x + threadIdx.x)
 #define threadgroup_position_in_grid dim3(blockIdx.x)
 #define thread_position_in_threadgroup dim3(threadIdx.x)
 #define thread_index_in_simdgroup (threadIdx.x & 31u)
@@ -18,9 +18,13 @@ __device__ __forceinline__ void threadgroup_barrier(mem_flags) { __syncthreads()
 __device__ __forceinline__ void simdgroup_barrier(mem_flags) { __syncwarp(); }
 
 template <class T>
-__device__ __forceinline__ T simd_shuffle(T x, uint lane) { return __shfl_sync(~0u, x, lane); }
+__device__ __forceinline__ T simd_shuffle(T x, uint lane) {
+    return __shfl_sync(~0u, x, lane);
+}
 template <class T>
-__device__ __forceinline__ T simd_shuffle_xor(T x, uint mask) { return __shfl_xor_sync(~0u, x, mask); }
+__device__ __forceinline__ T simd_shuffle_xor(T x, uint mask) {
+    return __shfl_xor_sync(~0u, x, mask);
+}
 __device__ __forceinline__ float simd_sum(float x) {
     for (uint m = 16; m; m >>= 1) x += simd_shuffle_xor(x, m);
     return x;
@@ -45,8 +49,12 @@ struct simd_vote {
 __device__ __forceinline__ simd_vote simd_ballot(bool x) { return {__ballot_sync(~0u, x)}; }
 
 enum memory_order { memory_order_relaxed };
-struct atomic_uint { uint value; };
-__device__ __forceinline__ uint atomic_fetch_add_explicit(atomic_uint* at, uint x, memory_order) { return atomicAdd(&at->value, x); }
+struct atomic_uint {
+    uint value;
+};
+__device__ __forceinline__ uint atomic_fetch_add_explicit(atomic_uint* at, uint x, memory_order) {
+    return atomicAdd(&at->value, x);
+}
 
 __device__ __forceinline__ void atomic_store_explicit(atomic_uint* at, uint x, memory_order) { at->value = x; }
 __device__ __forceinline__ uint atomic_load_explicit(const atomic_uint* at, memory_order) { return at->value; }
@@ -54,7 +62,10 @@ __device__ __forceinline__ uint atomic_load_explicit(const atomic_uint* at, memo
 template <class To, class From>
 __device__ __forceinline__ To as_type(From x) {
     static_assert(sizeof(To) == sizeof(From), "as_type keeps the size");
-    union { From from; To to; } both = {x};
+    union {
+        From from;
+        To to;
+    } both = {x};
     return both.to;
 }
 __device__ __forceinline__ uint popcount(uint x) { return __popc(x); }

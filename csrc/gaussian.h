@@ -82,8 +82,8 @@ GS_FN Projection<F> project_parts(const GS_THREAD Gaussian<F>& g, const GS_THREA
     k.s[0] = exp(g.log_scale.x), k.s[1] = exp(g.log_scale.y), k.s[2] = exp(g.log_scale.z);
     for (int i = 0; i < 3; ++i)
         for (int j = 0; j < 3; ++j)
-            k.m[3 * i + j] = (F(cam.r[3 * i]) * k.q[j] + F(cam.r[3 * i + 1]) * k.q[3 + j] +
-                              F(cam.r[3 * i + 2]) * k.q[6 + j]) * k.s[j];
+            k.m[3 * i + j] =
+                (F(cam.r[3 * i]) * k.q[j] + F(cam.r[3 * i + 1]) * k.q[3 + j] + F(cam.r[3 * i + 2]) * k.q[6 + j]) * k.s[j];
     const F fx = F(cam.fx) * k.rz, fy = F(cam.fy) * k.rz;
     for (int j = 0; j < 3; ++j) {
         k.v0[j] = fx * (k.m[j] - k.u * k.m[6 + j]);
@@ -123,8 +123,8 @@ GS_FN Splat<F> project(const GS_THREAD Projection<F>& k, const GS_THREAD CameraP
 }
 
 template <class F>
-GS_FN Gaussian<F> project_vjp(const GS_THREAD Projection<F>& k, const GS_THREAD Splat<F>& s, SplatGrad<F> d, const GS_THREAD CameraParams& cam,
-                              bool antialiased) {
+GS_FN Gaussian<F> project_vjp(const GS_THREAD Projection<F>& k, const GS_THREAD Splat<F>& s, SplatGrad<F> d,
+                               const GS_THREAD CameraParams& cam, bool antialiased) {
     const F half = 0.5f, two = 2.0f;
     Gaussian<F> g;
     // conic = inverse(cov): v_cov = -conic v_conic conic, with v_b shared by the two off-diagonal entries.
@@ -177,12 +177,9 @@ GS_FN Gaussian<F> project_vjp(const GS_THREAD Projection<F>& k, const GS_THREAD 
     }
     g.log_scale = {v_s[0], v_s[1], v_s[2]};
     const F w = two * (k.x * (v_q[7] - v_q[5]) + k.y * (v_q[2] - v_q[6]) + k.z * (v_q[3] - v_q[1]));
-    const F x = two * (k.y * (v_q[1] + v_q[3]) + k.z * (v_q[2] + v_q[6]) + k.w * (v_q[7] - v_q[5]) -
-                       two * k.x * (v_q[4] + v_q[8]));
-    const F y = two * (k.x * (v_q[1] + v_q[3]) + k.z * (v_q[5] + v_q[7]) + k.w * (v_q[2] - v_q[6]) -
-                       two * k.y * (v_q[0] + v_q[8]));
-    const F z = two * (k.x * (v_q[2] + v_q[6]) + k.y * (v_q[5] + v_q[7]) + k.w * (v_q[3] - v_q[1]) -
-                       two * k.z * (v_q[0] + v_q[4]));
+    const F x = two * (k.y * (v_q[1] + v_q[3]) + k.z * (v_q[2] + v_q[6]) + k.w * (v_q[7] - v_q[5]) - two * k.x * (v_q[4] + v_q[8]));
+    const F y = two * (k.x * (v_q[1] + v_q[3]) + k.z * (v_q[5] + v_q[7]) + k.w * (v_q[2] - v_q[6]) - two * k.y * (v_q[0] + v_q[8]));
+    const F z = two * (k.x * (v_q[2] + v_q[6]) + k.y * (v_q[5] + v_q[7]) + k.w * (v_q[3] - v_q[1]) - two * k.z * (v_q[0] + v_q[4]));
     const F along = w * k.w + x * k.x + y * k.y + z * k.z;
     g.qw = (w - along * k.w) * k.inv_norm;
     g.qx = (x - along * k.x) * k.inv_norm;

@@ -54,10 +54,10 @@ GS_FN Vec3<F> sh_basis_vjp(Vec3<F> d, int degree, const GS_THREAD F* w) {
     const F h0 = F(kSH3[0]) * w[8], h1 = F(kSH3[1]) * w[9], h2 = F(kSH3[2]) * w[10], h3 = F(kSH3[3]) * w[11],
             h4 = F(kSH3[4]) * w[12], h5 = F(kSH3[5]) * w[13], h6 = F(kSH3[6]) * w[14];
     const F six = 6.0f, eight = 8.0f, four = 4.0f;
-    g.x += six * h0 * xy + h1 * yz - two * h2 * xy - six * h3 * xz + h4 * (four * zz - three * xx - yy) +
-           two * h5 * xz + three * h6 * (xx - yy);
-    g.y += three * h0 * (xx - yy) + h1 * xz + h2 * (four * zz - xx - three * yy) - six * h3 * yz - two * h4 * xy -
-           two * h5 * yz - six * h6 * xy;
+    g.x += six * h0 * xy + h1 * yz - two * h2 * xy - six * h3 * xz + h4 * (four * zz - three * xx - yy) + two * h5 * xz +
+           three * h6 * (xx - yy);
+    g.y += three * h0 * (xx - yy) + h1 * xz + h2 * (four * zz - xx - three * yy) - six * h3 * yz - two * h4 * xy - two * h5 * yz -
+           six * h6 * xy;
     g.z += h1 * xy + eight * h2 * yz + three * h3 * (two * zz - xx - yy) + eight * h4 * xz + h5 * (xx - yy);
     return g;
 }

@@ -11,8 +11,8 @@
 namespace gs::GS_ISA {
 
 const Kernels* kernels() {
-    static const Kernels table = {GS_STRING(GS_ISA), project_range, box_spans, forward_tile, backward_tile, loss_strip,
-                                  splat_gradients, update_range, adam};
+    static const Kernels table = {GS_STRING(GS_ISA), project_range,   box_spans,    forward_tile, backward_tile,
+                                  loss_strip,        splat_gradients, update_range, adam};
     return &table;
 }
 

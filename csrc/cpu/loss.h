@@ -104,7 +104,8 @@ static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* s
                 sx += ta, sy += tb, sxx += ta * a, syy += tb * b, sxy += ta * b;
             }
             const int at = kMargin + x;
-            store(rows[0] + at, sx), store(rows[1] + at, sy), store(rows[2] + at, sxx), store(rows[3] + at, syy), store(rows[4] + at, sxy);
+            store(rows[0] + at, sx), store(rows[1] + at, sy), store(rows[2] + at, sxx), store(rows[3] + at, syy),
+                store(rows[4] + at, sxy);
         }
         const M16 own = row >= row0 && row < row1 ? all_lanes() : ~all_lanes();
         for (int x = 0; x < columns; x += 16) {

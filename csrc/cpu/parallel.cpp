@@ -38,8 +38,8 @@ std::atomic<int>& threads() {
     return count;
 }
 
-// While it lives, this thread takes denormal numbers for zero: moments of Gaussians that no view sees decay into them, and each costs
-// a hundred cycles.
+// While it lives, this thread takes denormal numbers for zero: moments of Gaussians that no view sees decay into them, and each
+// costs a hundred cycles.
 class FlushDenormals {
    public:
 #if defined(__x86_64__)
@@ -86,7 +86,7 @@ class Pool {
         take();
         // All tasks are handed out. Who has not come by now is not waited for: on a busy machine a worker may be asleep.
         open_ = false;
-        for (int spins = 0; int active = active_; ) {
+        for (int spins = 0; int active = active_;) {
             if (++spins < kSpins) pause();
             else active_.wait(active);
         }

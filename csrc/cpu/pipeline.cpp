@@ -85,8 +85,8 @@ void Pipeline::set_size(int width, int height) {
     planes_.rows = plane_rows(height);
 }
 
-void Pipeline::project(const Params& params, long n, int sh_degree, int sh_stride, const CameraParams& camera,
-                       bool antialiased, const ProjectArgs* out) {
+void Pipeline::project(const Params& params, long n, int sh_degree, int sh_stride, const CameraParams& camera, bool antialiased,
+                       const ProjectArgs* out) {
     const Timer timer(stage_seconds[0]);
     n_ = n;
     set_size(camera.width, camera.height);
@@ -123,9 +123,7 @@ void Pipeline::load_splats(long n, int width, int height, const float* means2d, 
             r.l = std::log2(std::max(r.opacity, 1e-30f));
             std::copy_n(colors + 3 * i, 3, r.color);
             const float rx = float(radii[2 * i]), ry = float(radii[2 * i + 1]);
-            const auto tile = [](float pixel, int count) {
-                return uint16_t(std::clamp(pixel / kTile, 0.0f, float(count)));
-            };
+            const auto tile = [](float pixel, int count) { return uint16_t(std::clamp(pixel / kTile, 0.0f, float(count))); };
             const bool visible = rx > 0 && ry > 0 && std::isfinite(r.mx) && std::isfinite(r.my);
             if (visible) {
                 r.x0 = tile(std::floor((r.mx - rx) / kTile) * kTile, planes_.tiles_x);
@@ -144,7 +142,11 @@ void Pipeline::sort_by_depth() {
     const uint32_t* keys = keys_.data();
     const int pieces = thread_count();
     const long piece = (n_ + pieces - 1) / std::max(pieces, 1);
-    struct Range { uint32_t lo = 0xFFFFFFFFu, hi = 0; long count = 0; char pad[48]; };
+    struct Range {
+        uint32_t lo = 0xFFFFFFFFu, hi = 0;
+        long count = 0;
+        char pad[48];
+    };
     std::vector<Range> ranges(pieces);
     parallel_for(pieces, [&](int p) {
         Range r;
@@ -231,7 +233,8 @@ size_t Pipeline::assign_slots() {
     });
     for (long b = 0; b < blocks; ++b) sums[b + 1] += sums[b];
     if (sums[blocks] > 0x7FFFFFFFu)
-        throw std::runtime_error("the view has " + std::to_string(sums[blocks]) + " intersections of splats and tiles, 2^31 are possible");
+        throw std::runtime_error("the view has " + std::to_string(sums[blocks]) +
+                                 " intersections of splats and tiles, 2^31 are possible");
     parallel_for(int(blocks), [&](int b) {
         for (long i = b * kGrain; i < std::min(n_, (b + 1) * kGrain); ++i) first_slot[i] += uint32_t(sums[b]);
     });

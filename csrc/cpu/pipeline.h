@@ -13,8 +13,8 @@
 
 namespace gs {
 
-// Floats from one row of a view's planes to the next: whole tiles, and a vector more where rows would else lie a multiple of a kilobyte
-// apart and fight for the same few lines of the first-level cache.
+// Floats from one row of a view's planes to the next: whole tiles, and a vector more where rows would else lie a multiple of a
+// kilobyte apart and fight for the same few lines of the first-level cache.
 constexpr int plane_stride(int width) {
     const int stride = (width + gs_const::kTile - 1) / gs_const::kTile * gs_const::kTile;
     return stride % 256 == 0 ? stride + 16 : stride;
@@ -92,8 +92,8 @@ class Pipeline {
     void splat_gradients(float* v_means2d, float* v_conics, float* v_colors, float* v_opacities, float* v_abs);
     // ... or of the parameters, from the splats' ...
     void project_vjp(const Params& params, const Params& grads, int sh_degree, int sh_stride, const CameraParams& camera,
-                     bool antialiased, const float* v_means2d, const float* v_conics, const float* v_depths,
-                     const float* v_colors, const float* v_opacities);
+                     bool antialiased, const float* v_means2d, const float* v_conics, const float* v_depths, const float* v_colors,
+                     const float* v_opacities);
     // ... or all of it and Adam at once. False: a gradient was not finite; its Gaussians were left alone.
     bool update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
                 bool antialiased, const StepSettings& settings);

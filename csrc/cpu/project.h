@@ -22,8 +22,8 @@ GS_INLINE void store_columns(float* rows, int n, const F16 in[kCount]) {
     for (int j = 0; j < kCount; ++j) store_first(rows + 16 * j, t[j], n * kCount - 16 * j);
 }
 
-// As load_columns for the first `count` <= 45 of `stride` columns, in groups of sixteen transposed in registers. Missing rows repeat
-// the last one: nothing reads their lanes.
+// As load_columns for the first `count` <= 45 of `stride` columns, in groups of sixteen transposed in registers. Missing rows
+// repeat the last one: nothing reads their lanes.
 GS_INLINE void load_sh(const float* rows, int n, int stride, int count, F16 out[48]) {
     for (int group = 0; group < count; group += 16) {
         F16 r[16];
@@ -55,7 +55,7 @@ struct Color {
 };
 
 GS_INLINE Color shade(const Params& p, const CameraParams& cam, Vec3<F16> mean, long first, int n, int degree, int stride,
-                      F16 sh[48]) {
+                   F16 sh[48]) {
     Color c;
     const Vec3<F16> d = {mean.x - F16(cam.position[0]), mean.y - F16(cam.position[1]), mean.z - F16(cam.position[2])};
     c.inv_distance = F16(1.0f) / sqrt(max(dot(d, d), F16(1e-24f)));
@@ -123,7 +123,8 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
         visible = visible & (s.mx + rx > zero) & (s.mx - rx < width) & (s.my + ry > zero) & (s.my - ry < height);
         visible = visible & (s.depth < F16(1e30f)) & (k.det_blur < F16(1e30f));
         // exp() takes NaN for a small number: look at what went in. x - x is zero but for infinities and NaN.
-        const F16 inputs = g.mean.x + g.mean.y + g.mean.z + g.qw + g.qx + g.qy + g.qz + g.log_scale.x + g.log_scale.y + g.log_scale.z + g.logit;
+        const F16 inputs =
+            g.mean.x + g.mean.y + g.mean.z + g.qw + g.qx + g.qy + g.qz + g.log_scale.x + g.log_scale.y + g.log_scale.z + g.logit;
         visible = visible & (inputs - inputs <= zero);
 
         // Box of tiles from the radii, then the rows' spans.

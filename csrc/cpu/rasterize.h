@@ -140,7 +140,9 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
     const F16 alpha_min = kLog2AlphaMin, alpha_max = kLog2AlphaMax, stop_at = kTransmittanceMin, zero = 0.0f;
 
     // behind = v . (what a ray sees past the splats so far), background included; T starts at one again.
-    struct State { F16 t, behind, vr, vg, vb; } state[kBlocks];
+    struct State {
+        F16 t, behind, vr, vg, vb;
+    } state[kBlocks];
     const long plane = long(planes.rows) * planes.stride;
     for (int b = 0; b < kBlocks; ++b) {
         const long at = long(tile_y * kTile + 4 * (b / 4)) * planes.stride + tile_x * kTile + 4 * (b % 4);
@@ -149,7 +151,8 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
         s.vr = load_block(planes.v_image + at, planes.stride);
         s.vg = load_block(planes.v_image + plane + at, planes.stride);
         s.vb = load_block(planes.v_image + 2 * plane + at, planes.stride);
-        s.behind = s.vr * load_block(planes.image + at, planes.stride) + s.vg * load_block(planes.image + plane + at, planes.stride) +
+        s.behind = s.vr * load_block(planes.image + at, planes.stride) +
+                   s.vg * load_block(planes.image + plane + at, planes.stride) +
                    s.vb * load_block(planes.image + 2 * plane + at, planes.stride);
         if (planes.v_alpha)  // alpha = 1 - T: like a colour of -v_alpha behind everything
             s.behind -= load_block(planes.v_alpha + at, planes.stride) * load_block(planes.transmittance + at, planes.stride);

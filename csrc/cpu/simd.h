@@ -52,12 +52,16 @@ GS_INLINE vu broadcast(uint32_t s) { return (vu)vdupq_n_u32(s); }
 struct U16 {
     vu v[kParts];
     U16() = default;
-    GS_INLINE U16(uint32_t s) { GS_EACH v[p] = broadcast(s); }
+    GS_INLINE U16(uint32_t s) {
+        GS_EACH v[p] = broadcast(s);
+    }
 };
 struct F16 {
     vf v[kParts];
     F16() = default;
-    GS_INLINE F16(float s) { GS_EACH v[p] = broadcast(s); }
+    GS_INLINE F16(float s) {
+        GS_EACH v[p] = broadcast(s);
+    }
 };
 
 // ---- lane masks -----------------------------------------------------------------------------------------------
@@ -71,9 +75,7 @@ GS_INLINE M16 operator~(M16 a) { return {__mmask16(~a.m)}; }
 GS_INLINE uint32_t bits(M16 a) { return a.m; }
 GS_INLINE M16 operator<(F16 a, F16 b) { return {_mm512_cmp_ps_mask((__m512)a.v[0], (__m512)b.v[0], _CMP_LT_OQ)}; }
 GS_INLINE M16 operator<=(F16 a, F16 b) { return {_mm512_cmp_ps_mask((__m512)a.v[0], (__m512)b.v[0], _CMP_LE_OQ)}; }
-GS_INLINE M16 and_less(M16 k, F16 a, F16 b) {
-    return {_mm512_mask_cmp_ps_mask(k.m, (__m512)a.v[0], (__m512)b.v[0], _CMP_LT_OQ)};
-}
+GS_INLINE M16 and_less(M16 k, F16 a, F16 b) { return {_mm512_mask_cmp_ps_mask(k.m, (__m512)a.v[0], (__m512)b.v[0], _CMP_LT_OQ)}; }
 GS_INLINE F16 select(M16 k, F16 a, F16 b) {
     F16 r;
     r.v[0] = (vf)_mm512_mask_blend_ps(k.m, (__m512)b.v[0], (__m512)a.v[0]);
@@ -89,8 +91,8 @@ GS_INLINE M16 mask_from_bits(uint32_t b) { return {__mmask16(b)}; }
 struct M16 {
     vi m[kParts];
 };
-#define GS_MASK_OP(expr)  \
-    M16 r;                \
+#define GS_MASK_OP(expr)   \
+    M16 r;                 \
     GS_EACH r.m[p] = expr; \
     return r;
 GS_INLINE M16 operator&(M16 a, M16 b) { GS_MASK_OP(a.m[p] & b.m[p]) }
@@ -123,7 +125,8 @@ GS_INLINE uint32_t bits(M16 a) {
 }
 GS_INLINE M16 mask_from_bits(uint32_t b) {
     M16 r;
-    GS_EACH for (int i = 0; i < kWidth; ++i) r.m[p][i] = (b >> (p * kWidth + i)) & 1 ? -1 : 0;
+    GS_EACH
+        for (int i = 0; i < kWidth; ++i) r.m[p][i] = (b >> (p * kWidth + i)) & 1 ? -1 : 0;
     return r;
 }
 #endif
@@ -134,14 +137,22 @@ GS_INLINE M16 all_lanes() { return mask_from_bits(0xFFFFu); }
 GS_INLINE M16 first_lanes(int n) { return mask_from_bits(n >= 16 ? 0xFFFFu : n <= 0 ? 0u : (1u << n) - 1u); }
 
 // ---- arithmetic: a * b + c is contracted to one FMA by -ffp-contract=fast --------------------------------------
-#define GS_BINARY(T, op)                                   \
-    GS_INLINE T operator op(T a, T b) {                    \
-        T r;                                               \
-        GS_EACH r.v[p] = a.v[p] op b.v[p];                 \
-        return r;                                          \
+#define GS_BINARY(T, op)                   \
+    GS_INLINE T operator op(T a, T b) {    \
+        T r;                               \
+        GS_EACH r.v[p] = a.v[p] op b.v[p]; \
+        return r;                          \
     }
-GS_BINARY(F16, +) GS_BINARY(F16, -) GS_BINARY(F16, *) GS_BINARY(F16, /)
-GS_BINARY(U16, +) GS_BINARY(U16, -) GS_BINARY(U16, *) GS_BINARY(U16, ^) GS_BINARY(U16, &) GS_BINARY(U16, |)
+GS_BINARY(F16, +)
+GS_BINARY(F16, -)
+GS_BINARY(F16, *)
+GS_BINARY(F16, /)
+GS_BINARY(U16, +)
+GS_BINARY(U16, -)
+GS_BINARY(U16, *)
+GS_BINARY(U16, ^)
+GS_BINARY(U16, &)
+GS_BINARY(U16, |)
 // c - a * b in one rounding where the machine can: written out where two loops must agree to the last bit.
 GS_INLINE F16 fused_nma(F16 a, F16 b, F16 c) {
     F16 r;
@@ -156,15 +167,39 @@ GS_INLINE F16 fused_nma(F16 a, F16 b, F16 c) {
 #endif
     return r;
 }
-GS_INLINE F16 operator-(F16 a) { F16 r; GS_EACH r.v[p] = -a.v[p]; return r; }
+GS_INLINE F16 operator-(F16 a) {
+    F16 r;
+    GS_EACH r.v[p] = -a.v[p];
+    return r;
+}
 GS_INLINE F16& operator+=(F16& a, F16 b) { return a = a + b; }
 GS_INLINE F16& operator-=(F16& a, F16 b) { return a = a - b; }
 GS_INLINE F16& operator*=(F16& a, F16 b) { return a = a * b; }
-GS_INLINE U16 operator<<(U16 a, int s) { U16 r; GS_EACH r.v[p] = a.v[p] << s; return r; }
-GS_INLINE U16 operator>>(U16 a, int s) { U16 r; GS_EACH r.v[p] = a.v[p] >> s; return r; }
-GS_INLINE F16 as_float(U16 a) { F16 r; GS_EACH r.v[p] = (vf)a.v[p]; return r; }
-GS_INLINE U16 as_uint(F16 a) { U16 r; GS_EACH r.v[p] = (vu)a.v[p]; return r; }
-GS_INLINE F16 to_float(U16 a) { F16 r; GS_EACH r.v[p] = __builtin_convertvector((vi)a.v[p], vf); return r; }
+GS_INLINE U16 operator<<(U16 a, int s) {
+    U16 r;
+    GS_EACH r.v[p] = a.v[p] << s;
+    return r;
+}
+GS_INLINE U16 operator>>(U16 a, int s) {
+    U16 r;
+    GS_EACH r.v[p] = a.v[p] >> s;
+    return r;
+}
+GS_INLINE F16 as_float(U16 a) {
+    F16 r;
+    GS_EACH r.v[p] = (vf)a.v[p];
+    return r;
+}
+GS_INLINE U16 as_uint(F16 a) {
+    U16 r;
+    GS_EACH r.v[p] = (vu)a.v[p];
+    return r;
+}
+GS_INLINE F16 to_float(U16 a) {
+    F16 r;
+    GS_EACH r.v[p] = __builtin_convertvector((vi)a.v[p], vf);
+    return r;
+}
 
 #if defined(__AVX512F__)
 #define GS_X86(name) _mm512_##name##_ps
@@ -178,18 +213,42 @@ GS_INLINE F16 to_float(U16 a) { F16 r; GS_EACH r.v[p] = __builtin_convertvector(
 #endif
 // min, max return the second operand where the first is NaN.
 #if defined(__x86_64__)
-GS_INLINE F16 min(F16 a, F16 b) { F16 r; GS_EACH r.v[p] = (vf)GS_X86(min)((GS_REG)a.v[p], (GS_REG)b.v[p]); return r; }
-GS_INLINE F16 max(F16 a, F16 b) { F16 r; GS_EACH r.v[p] = (vf)GS_X86(max)((GS_REG)a.v[p], (GS_REG)b.v[p]); return r; }
-GS_INLINE F16 sqrt(F16 a) { F16 r; GS_EACH r.v[p] = (vf)GS_X86(sqrt)((GS_REG)a.v[p]); return r; }
+GS_INLINE F16 min(F16 a, F16 b) {
+    F16 r;
+    GS_EACH r.v[p] = (vf)GS_X86(min)((GS_REG)a.v[p], (GS_REG)b.v[p]);
+    return r;
+}
+GS_INLINE F16 max(F16 a, F16 b) {
+    F16 r;
+    GS_EACH r.v[p] = (vf)GS_X86(max)((GS_REG)a.v[p], (GS_REG)b.v[p]);
+    return r;
+}
+GS_INLINE F16 sqrt(F16 a) {
+    F16 r;
+    GS_EACH r.v[p] = (vf)GS_X86(sqrt)((GS_REG)a.v[p]);
+    return r;
+}
 #else
 GS_INLINE F16 min(F16 a, F16 b) { return select(a < b, a, b); }
 GS_INLINE F16 max(F16 a, F16 b) { return select(a > b, a, b); }
-GS_INLINE F16 sqrt(F16 a) { F16 r; GS_EACH r.v[p] = (vf)vsqrtq_f32((float32x4_t)a.v[p]); return r; }
+GS_INLINE F16 sqrt(F16 a) {
+    F16 r;
+    GS_EACH r.v[p] = (vf)vsqrtq_f32((float32x4_t)a.v[p]);
+    return r;
+}
 #endif
 #if defined(__AVX512F__)
-GS_INLINE F16 floor(F16 a) { F16 r; r.v[0] = (vf)_mm512_roundscale_ps((__m512)a.v[0], 1); return r; }
+GS_INLINE F16 floor(F16 a) {
+    F16 r;
+    r.v[0] = (vf)_mm512_roundscale_ps((__m512)a.v[0], 1);
+    return r;
+}
 #elif defined(__AVX2__)
-GS_INLINE F16 floor(F16 a) { F16 r; GS_EACH r.v[p] = (vf)_mm256_floor_ps((__m256)a.v[p]); return r; }
+GS_INLINE F16 floor(F16 a) {
+    F16 r;
+    GS_EACH r.v[p] = (vf)_mm256_floor_ps((__m256)a.v[p]);
+    return r;
+}
 #else
 // Beyond 2^23 a float has no fraction; the conversion to int32 holds below 2^31.
 GS_INLINE F16 floor(F16 a) {
@@ -244,7 +303,9 @@ GS_INLINE F16 load(const float* q) {
     GS_EACH __builtin_memcpy(&r.v[p], q + p * kWidth, sizeof(vf));
     return r;
 }
-GS_INLINE void store(float* q, F16 a) { GS_EACH __builtin_memcpy(q + p * kWidth, &a.v[p], sizeof(vf)); }
+GS_INLINE void store(float* q, F16 a) {
+    GS_EACH __builtin_memcpy(q + p * kWidth, &a.v[p], sizeof(vf));
+}
 #if defined(__AVX512F__)
 GS_INLINE F16 load_first(const float* q, int n) {
     if (n >= 16) return load(q);
@@ -277,7 +338,8 @@ GS_INLINE F16 load_u8(const uint8_t* q) {
     __builtin_memcpy(&b, q, 16);
     r.v[0] = (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(b));
 #else
-    GS_EACH for (int i = 0; i < kWidth; ++i) r.v[p][i] = float(q[p * kWidth + i]);
+    GS_EACH
+        for (int i = 0; i < kWidth; ++i) r.v[p][i] = float(q[p * kWidth + i]);
 #endif
     return r;
 }
@@ -425,7 +487,8 @@ GS_INLINE F16 pick(const F16 in[kCount], const int32_t index[16], uint16_t later
     F16 r;
     r.v[0] = (vf)_mm512_permutex2var_ps((__m512)in[0].v[0], at, (__m512)in[1].v[0]);
     if (kCount > 2)
-        r.v[0] = (vf)_mm512_mask_blend_ps(later, (__m512)r.v[0], _mm512_permutex2var_ps((__m512)in[kCount > 2 ? 2 : 0].v[0], at, last));
+        r.v[0] =
+            (vf)_mm512_mask_blend_ps(later, (__m512)r.v[0], _mm512_permutex2var_ps((__m512)in[kCount > 2 ? 2 : 0].v[0], at, last));
     return r;
 }
 template <int kCount>
@@ -503,9 +566,7 @@ GS_INLINE F16 exp2_fast(F16 x) {  // relative error 3e-6, for the blending loops
     q = q * f + F16(9.99999261e-1f);
     return as_float(as_uint(q) + exponent);
 }
-GS_INLINE F16 exp(F16 x) {
-    return exp2_accurate(clamp(x * F16(1.44269504f), F16(-125.0f), F16(125.0f)));
-}
+GS_INLINE F16 exp(F16 x) { return exp2_accurate(clamp(x * F16(1.44269504f), F16(-125.0f), F16(125.0f))); }
 GS_INLINE F16 sigmoid(F16 x) { return F16(1.0f) / (F16(1.0f) + exp(-x)); }
 // log2(x) for normal x > 0: exponent plus an odd series in (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)); error 1e-7.
 GS_INLINE F16 log2(F16 x) {

@@ -120,15 +120,14 @@ GS_INLINE void add_noise(const UpdateArgs& args, long first, int n) {
     const F16 norm2 = max(g.qw * g.qw + g.qx * g.qx + g.qy * g.qy + g.qz * g.qz, F16(1e-24f));
     const F16 inv = F16(1.0f) / sqrt(norm2), one = 1.0f, two = 2.0f;
     const F16 w = g.qw * inv, x = g.qx * inv, y = g.qy * inv, z = g.qz * inv;
-    const F16 q[9] = {one - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y),
-                      two * (x * y + w * z), one - two * (x * x + z * z), two * (y * z - w * x),
-                      two * (x * z - w * y), two * (y * z + w * x), one - two * (x * x + y * y)};
+    const F16 q[9] = {one - two * (y * y + z * z), two * (x * y - w * z),       two * (x * z + w * y),
+                      two * (x * y + w * z),       one - two * (x * x + z * z), two * (y * z - w * x),
+                      two * (x * z - w * y),       two * (y * z + w * x),       one - two * (x * x + y * y)};
     F16 s[3] = {exp(g.log_scale.x), exp(g.log_scale.y), exp(g.log_scale.z)};
     F16 r[3], local[3], mean[3] = {g.mean.x, g.mean.y, g.mean.z};
     for (int c = 0; c < 3; ++c) r[c] = normal(index, c, args.noise_seed, args.noise_step);
     for (int c = 0; c < 3; ++c) local[c] = (q[c] * r[0] + q[3 + c] * r[1] + q[6 + c] * r[2]) * s[c] * s[c];
-    for (int c = 0; c < 3; ++c)
-        mean[c] += amount * (q[3 * c] * local[0] + q[3 * c + 1] * local[1] + q[3 * c + 2] * local[2]);
+    for (int c = 0; c < 3; ++c) mean[c] += amount * (q[3 * c] * local[0] + q[3 * c + 1] * local[1] + q[3 * c + 2] * local[2]);
     store_columns<3>(args.params.means + 3 * first, n, mean);
 }
 
@@ -166,7 +165,8 @@ static void update_range(UpdateArgs& args, long first, long last) {
             v.mean.y += (v_dir.y - along * color.direction.y) * color.inv_distance;
             v.mean.z += (v_dir.z - along * color.direction.z) * color.inv_distance;
             for (int b = 0; b < 16; ++b)
-                for (int c = 0; c < 3; ++c) g_sh[3 * b + c] = b < bands ? keep(seen, color.basis[b < 15 ? b : 0] * v_color[c]) : zero;
+                for (int c = 0; c < 3; ++c)
+                    g_sh[3 * b + c] = b < bands ? keep(seen, color.basis[b < 15 ? b : 0] * v_color[c]) : zero;
             for (int group = 0; group < row; group += 16) transpose(g_sh + group);
         }
         F16 mean[3] = {keep(seen, v.mean.x), keep(seen, v.mean.y), keep(seen, v.mean.z)};
@@ -202,8 +202,8 @@ static void update_range(UpdateArgs& args, long first, long last) {
             continue;
         }
         // x - x is zero but for infinities and NaN. Colours' gradients are products of the same factors.
-        F16 total = mean[0] + mean[1] + mean[2] + quat[0] + quat[1] + quat[2] + quat[3] + scales[0] + scales[1] + scales[2] + logit +
-                    v_sh0[0] + v_sh0[1] + v_sh0[2];
+        F16 total = mean[0] + mean[1] + mean[2] + quat[0] + quat[1] + quat[2] + quat[3] + scales[0] + scales[1] + scales[2] +
+                    logit + v_sh0[0] + v_sh0[1] + v_sh0[2];
         if (bits(first_lanes(n) & ~((total - total) <= zero))) {
             args.finite = false;
             continue;
