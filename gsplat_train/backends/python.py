@@ -164,10 +164,10 @@ def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     # last.
     bits = mx.where(radii[:, 0] > 0, depths, 0.0).view(mx.uint32).astype(mx.uint64)
     by_depth = mx.sort((bits << 32) | mx.arange(n).astype(mx.uint64)) & 0xFFFFFFFF
-    rank = mx.zeros(n, dtype=mx.uint64)
-    rank[by_depth] = mx.arange(n).astype(mx.uint64)
+    rank = mx.zeros(n, dtype=mx.uint32)  # MLX on CUDA scatters nothing of 64 bits
+    rank[by_depth] = mx.arange(n).astype(mx.uint32)
     tile = mx.where(touches, tile_y * columns + tile_x, columns * rows)
-    keys = mx.sort((tile.astype(mx.uint64) << 32) | rank[splat])
+    keys = mx.sort((tile.astype(mx.uint64) << 32) | rank[splat].astype(mx.uint64))
     ids = by_depth[keys & 0xFFFFFFFF].astype(mx.int32)
     in_tile = mx.zeros(columns * rows + 1, dtype=mx.int32).at[tile].add(1)
     offsets = mx.cumsum(in_tile, inclusive=False)
