@@ -11,6 +11,7 @@ after it are dropped, and the loss reported is NaN.
 from __future__ import annotations
 
 from collections import deque
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -18,13 +19,14 @@ import numpy as np
 
 from ..gaussians import Gaussians
 from ._gpu import START, Engine, loss_settings, no_flags, on_device, pack, unpack
-from ._kernels import Sizes
+from ._kernels import KERNELS, Sizes
 
 if TYPE_CHECKING:
     from ..scene import View
 
 BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
 WINDOW = 32  # steps between two looks at the status; the host is at most twice as many ahead
+SHARE = 4  # of the device's memory, 1 / SHARE may hold what steps under way leave; else fewer are
 PHOTO_BYTES = 8 << 30
 BETA1, BETA2 = 0.9, 0.999  # csrc/constants.h
 NAN = (float("nan"), float("nan"), float("nan"))
@@ -58,12 +60,19 @@ class Ahead:
         self.journal.append((view, settings))
         self.state.step += 1
         count = len(self.journal)
-        if count == 1 or count - self.launched == BATCH:
+        window = self._window(view)
+        if count == 1 or count - self.launched >= min(BATCH, window):
             self._launch_waiting()
-        if count == self.launched and (count == 1 or count - self.looked >= WINDOW):
+        if count == self.launched and (count == 1 or count - self.looked >= window):
             self.looked = count
             self._look(view)
         return NAN if self.failed else self.last
+
+    def _window(self, view: View) -> int:
+        """Steps between two looks: WINDOW, fewer where the arrays of so many would fill the memory."""
+        width, height = view.camera.width, view.camera.height
+        sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
+        return max(1, min(WINDOW, _memory() // SHARE // (2 * step_bytes(sizes))))
 
     def _look(self, view: View) -> None:
         """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
@@ -179,6 +188,21 @@ class Ahead:
         mx.eval(trees)
         self.state.gaussians, self.state.m, self.state.v = trees
         return result
+
+
+@lru_cache(maxsize=256)
+def step_bytes(sizes: Sizes) -> int:
+    """What the kernels of a step write."""
+    names, itemsize = sizes.names, {"uint8": 1}
+    specs = [spec for spec in KERNELS.values() if spec.name not in ("splat_grads", "project_vjp")]
+    return sum(a.count(names) * itemsize.get(a.dtype, 4) for spec in specs for a in spec.outputs)
+
+
+@cache
+def _memory() -> int:
+    """Bytes that the device has; 8 GB if MLX does not say."""
+    told = mx.device_info()
+    return int(told.get("total_memory") or told.get("memory_size") or 8 << 30)
 
 
 def _three(loss: mx.array) -> tuple[float, float, float]:
