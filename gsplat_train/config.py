@@ -167,7 +167,10 @@ def check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def to_toml(config: Config) -> str:
     """Every setting, one a line."""
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(config).items())
+    # Not in ASCII, where JSON writes what lies beyond 16 bits as two halves: TOML forbids these, and DEL.
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in asdict(config).items()}
+    text = "".join(f"{key} = {value}\n" for key, value in values.items()).replace("\x7f", "\\u007f")
+    return text.encode("utf-8", "backslashreplace").decode()  # a path may hold bytes that are no UTF-8
 
 
 def find(name: str) -> Path | None:

@@ -98,7 +98,7 @@ class Trainer:
             with _signals() as stop, self.clock.going():
                 while state.step < config.steps:
                     result = self.step()
-                    self.strategy.refine(state, self.rng)
+                    self._refine()
                     self.report.step()
                     measured = (self._due(config.eval_every) and config.eval) or state.step == config.steps
                     if measured:
@@ -146,6 +146,13 @@ class Trainer:
             self.save()
             raise self._diverged()
         return result
+
+    def _refine(self) -> None:
+        try:
+            self.strategy.refine(self.state, self.rng)
+        except TrainingDiverged:
+            self.save()
+            raise
 
     def evaluate(self) -> None:
         """Measures held-out and some training views, pictures a few, writes metrics.json; warns of
@@ -236,9 +243,11 @@ class Trainer:
         )
 
     def _diverged(self) -> TrainingDiverged:
+        good = checkpoints.committed(self.run.checkpoints)
+        where = f"the last good state is {good[0]}" if good else "no good state was saved before"
         return TrainingDiverged(
-            f"training diverged: loss, gradient or state not finite at step {self.state.step + 1}; the last "
-            f"good state is in {self.run.checkpoints}; try --set lr_means={self.config.lr_means / 4:g}"
+            f"training diverged: loss, gradient or state not finite at step {self.state.step + 1}; {where}; "
+            f"try --set lr_means={self.config.lr_means / 4:g}"
         )
 
     def _looked_at(self) -> bool:

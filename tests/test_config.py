@@ -23,7 +23,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [f.name for f in fields(Config)])
 def test_a_run_keeps_every_setting(key: str, tmp_path: Path) -> None:
     before = config.load(
-        [], {"strategy": "adc", "lr_means_end": "1e-16", "scene": 'a "b" \\ é', "eval": "false"}
+        [], {"strategy": "adc", "lr_means_end": "1e-16", "scene": 'a "b" \\ é 😀 \x7f', "eval": "false"}
     )
     file = tmp_path / "config.toml"
     file.write_text(config.to_toml(before), "utf-8")

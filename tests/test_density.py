@@ -109,6 +109,12 @@ def test_growth_shares_the_opacity_and_starts_without_moments() -> None:
         assert (numbers[copies] == (0 if len(copies) > 1 else source)).all()
 
 
+def test_nothing_grows_out_of_nothing() -> None:
+    state = random_state(5)
+    optimizer.rows(state.gaussians)["logit_opacities"][:] = -1e4
+    assert mcmc.grow(state, settings(grow_rate=0.5), rng()) == 0 and state.n_splats == 5
+
+
 def test_a_few_splats_grow_too() -> None:
     state = random_state(3)
     assert mcmc.grow(state, settings(grow_rate=0.05), rng()) == 1

@@ -152,6 +152,15 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: 
     assert found is not None and found.state.step == 20 and optimizer.is_finite(found.state)
 
 
+def test_pruning_everything_leaves_a_state_to_resume(tmp_path: Path) -> None:
+    config = tiny.settings(strategy="adc", min_opacity=0.5, init_opacity=0.1)
+    with pytest.raises(TrainingDiverged, match="every splat"):
+        make(config, tmp_path).train()
+    found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
+    assert found is not None and found.stats is not None
+    assert len(found.stats.count) == found.state.n_splats
+
+
 def test_resuming_a_finished_run_writes_its_outputs_again(tmp_path: Path) -> None:
     metrics = make(tiny.settings(), tmp_path).train()
     before = (tmp_path / "point_cloud.ply").read_bytes()

@@ -21,12 +21,18 @@ import mlx.core as mx
 import numpy as np
 
 from .. import _csrc
+from ..errors import UserError
 from ..gaussians import Gaussians
 from ..losses import photometric_loss as _reference_loss
 from . import Projected, Tiles
 
 if TYPE_CHECKING:
     from ..scene import View
+
+try:
+    _csrc.simd()  # chooses by GS_SIMD: here, because a worker thread that throws ends the process
+except RuntimeError as error:
+    raise UserError(str(error)) from None
 
 
 class _Own(threading.local):

@@ -31,7 +31,9 @@ class ADC:
         """Grows and prunes when the step is due, and starts new sums; resets when that is due."""
         config, counts = self.config, {}
         if due(config, state.step):
-            counts = grow(state, self.mean_gradients(), config, rng) | prune(state, config)
+            counts = grow(state, self.mean_gradients(), config, rng)
+            self.stats = GradStats.zeros(state.n_splats)  # fits the state that is saved if prune ends the run
+            counts |= prune(state, config)
             self.stats = GradStats.zeros(state.n_splats)
         if state.step % config.reset_every == 0 and state.step < config.refine_stop * config.horizon:
             reset_opacities(state, config.reset_opacity)

@@ -59,7 +59,10 @@ def grow(state: TrainState, config: Config, rng: np.random.Generator) -> int:
     n = target - state.n_splats
     if n <= 0:
         return 0
-    sources = sample(opacities(rows(state.gaussians)["logit_opacities"]), n, rng)
+    weights = opacities(rows(state.gaussians)["logit_opacities"])
+    if not weights.any():  # nothing to draw from
+        return 0
+    sources = sample(weights, n, rng)
     share(state, sources, config.min_opacity)
     views = rows(state.gaussians)
     append_rows(state, {name: views[name][sources] for name in GROUPS})
