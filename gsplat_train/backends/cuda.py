@@ -23,7 +23,7 @@ from .python import adam
 
 __all__ = ["adam", "isect_tiles", "photometric_loss", "project", "rasterize", "settle", "train_step"]
 
-if not mx.cuda.is_available():
+if not (hasattr(mx, "cuda") and mx.cuda.is_available()):  # older MLX has no mx.cuda
     raise unavailable("cuda")
 
 
