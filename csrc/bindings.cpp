@@ -172,6 +172,7 @@ void store_tiles(Pipeline& p, Out<int32_t> ids, Out<int32_t> offsets) {
 
 void load_tiles(Pipeline& p, In<int32_t> ids, In<int32_t> offsets, size_t n) {
     const int32_t* o = data(offsets, tile_count(p) + 1, "offsets");
+    if (n != size_t(p.n())) throw nb::value_error("tiles must be those of the splats that were loaded");
     const size_t count = ids.size();
     for (size_t k = 0; k < tile_count(p); ++k)
         if (o[k] < 0 || o[k + 1] < o[k]) throw nb::value_error("tiles.offsets must rise from 0");
@@ -197,6 +198,7 @@ void forward(Pipeline& p, In<float> background, Out<float> image, Out<float> alp
 void backward(Pipeline& p, In<float> v_image, std::optional<In<float>> v_alpha, Out<float> v_means2d, Out<float> v_conics,
               Out<float> v_colors, Out<float> v_opacities, std::optional<Out<float>> v_abs) {
     const size_t pixels = size_t(p.width()) * p.height(), n = v_opacities.size();
+    if (n != size_t(p.n())) throw nb::value_error("the gradients must have as many rows as the splats that were rendered");
     const float *vi = data(v_image, 3 * pixels, "v_image"), *va = data(v_alpha, pixels, "v_alpha");
     float *m = data(v_means2d, 2 * n, "v_means2d"), *c = data(v_conics, 3 * n, "v_conics");
     float *rgb = data(v_colors, 3 * n, "v_colors"), *abs = data(v_abs, 2 * n, "v_abs");

@@ -26,7 +26,7 @@ from . import backends, density, evaluate, optimizer
 from . import checkpoint as checkpoints
 from .clock import Clock
 from .config import Config
-from .errors import Interrupted, TrainingDiverged, UserError
+from .errors import Interrupted, StorageError, TrainingDiverged, UserError
 from .formats import ply
 from .gaussians import Gaussians, gaussians_from_points
 from .progress import Progress
@@ -102,7 +102,7 @@ class Trainer:
                     self.report.step()
                     measured = (self._due(config.eval_every) and config.eval) or state.step == config.steps
                     if measured:
-                        self.evaluate()
+                        self._evaluate_or_save()
                     if measured or self._due(config.log_every):
                         self.log(result)
                     interrupted = bool(stop) and state.step < config.steps
@@ -188,6 +188,14 @@ class Trainer:
             self.run.write_metrics(self.metrics)
             if self.test_views:
                 self._watch(test["psnr"], train["psnr"])
+
+    def _evaluate_or_save(self) -> None:
+        """`evaluate`; a picture or a file of scores that cannot be written costs no training."""
+        try:
+            self.evaluate()
+        except StorageError:
+            self.save()
+            raise
 
     def log(self, result: StepResult) -> None:
         """A line of log.jsonl, with the scores if this step was measured."""

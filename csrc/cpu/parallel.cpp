@@ -2,7 +2,9 @@
 #include "parallel.h"
 
 #include <atomic>
+#include <algorithm>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -16,10 +18,12 @@
 namespace gs {
 namespace {
 
+constexpr int kMostThreads = 1024;
+
 int processors() {
     if (const char* text = std::getenv("GS_THREADS")) {
         const int n = std::atoi(text);
-        if (n > 0) return n;
+        if (n > 0) return std::min(n, kMostThreads);
     }
 #if defined(__APPLE__)
     int cores = 0;  // performance cores; the others are too slow to share a stage's tasks with
@@ -60,6 +64,34 @@ class FlushDenormals {
 #endif
 };
 
+// Tasks that any number of threads draw from one counter. The first exception ends the job and is the caller's.
+class Job {
+   public:
+    Job(int tasks, const std::function<void(int)>& body) : tasks_(tasks), body_(body) {}
+    void draw() {
+        const FlushDenormals flush;
+        for (int i; (i = next_.fetch_add(1)) < tasks_;) {
+            try {
+                body_(i);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(gate_);
+                if (!error_) error_ = std::current_exception();
+                next_ = tasks_;
+            }
+        }
+    }
+    void finish() {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+   private:
+    const int tasks_;
+    const std::function<void(int)>& body_;
+    std::atomic<int> next_{0};
+    std::mutex gate_;
+    std::exception_ptr error_;
+};
+
 #if !defined(__APPLE__)
 // A persistent pool. A worker that finds nothing to do looks for some microseconds (a step has a dozen stages, the next one
 // comes soon), then sleeps in the kernel, so that another process on the machine gets the core.
@@ -76,14 +108,12 @@ class Pool {
     }
     int workers() const { return int(team_.size()); }
 
-    void run(int tasks, const std::function<void(int)>& body) {
-        body_ = &body;
-        tasks_ = tasks;
-        next_ = 0;
+    void run(Job& job) {
+        job_ = &job;
         open_ = true;
         generation_.fetch_add(1);
         generation_.notify_all();
-        take();
+        job.draw();
         // All tasks are handed out. Who has not come by now is not waited for: on a busy machine a worker may be asleep.
         open_ = false;
         for (int spins = 0; int active = active_;) {
@@ -101,10 +131,6 @@ class Pool {
         asm volatile("yield");
 #endif
     }
-    void take() {
-        const FlushDenormals flush;
-        for (int i; (i = next_.fetch_add(1)) < tasks_;) (*body_)(i);
-    }
     void work() {
         unsigned seen = 0;
         for (;;) {
@@ -115,15 +141,14 @@ class Pool {
             // Announce, then look whether the job is still open; run() closes it, then looks for the announced. One of the
             // two sees the other, so no worker touches a job that has returned.
             ++active_;
-            if (open_) take();
+            if (open_) job_->draw();
             if (--active_ == 0) active_.notify_all();
         }
     }
 
     std::vector<std::thread> team_;
-    const std::function<void(int)>* body_ = nullptr;
-    int tasks_ = 0;
-    std::atomic<int> next_{0}, active_{0};
+    Job* job_ = nullptr;
+    std::atomic<int> active_{0};
     std::atomic<unsigned> generation_{0};
     std::atomic<bool> open_{false}, quit_{false};
 };
@@ -132,35 +157,32 @@ class Pool {
 }  // namespace
 
 int thread_count() { return threads(); }
-void set_thread_count(int count) { threads() = count < 1 ? 1 : count; }
+void set_thread_count(int count) { threads() = std::clamp(count, 1, kMostThreads); }
 
 void parallel_for(int tasks, const std::function<void(int)>& body) {
     const int n = thread_count();
+    Job job(tasks, body);
     if (n == 1 || tasks <= 1) {
-        const FlushDenormals flush;
-        for (int i = 0; i < tasks; ++i) body(i);
-        return;
-    }
+        job.draw();
+    } else {
 #if defined(__APPLE__)
-    // n strands of Grand Central Dispatch draw tasks from one counter, so that GS_THREADS holds here too.
-    std::atomic<int> next{0};
-    std::atomic<int>* counter = &next;
-    const std::function<void(int)>* work = &body;
-    dispatch_apply(size_t(n), dispatch_get_global_queue(QOS_CLASS_USER_INTERACTIVE, 0), ^(size_t) {
-      const FlushDenormals flush;
-      for (int i; (i = counter->fetch_add(1, std::memory_order_relaxed)) < tasks;) (*work)(i);
-    });
+        // n strands of Grand Central Dispatch draw tasks from one job, so that GS_THREADS holds here too.
+        Job* shared = &job;
+        dispatch_apply(size_t(n), dispatch_get_global_queue(QOS_CLASS_USER_INTERACTIVE, 0), ^(size_t) { shared->draw(); });
 #else
-    // The pool outlives every caller on purpose: joining threads while the interpreter is being torn down can hang.
-    static std::mutex gate;
-    static Pool* pool = nullptr;
-    const std::lock_guard<std::mutex> lock(gate);
-    if (pool == nullptr || pool->workers() != n - 1) {
-        delete pool;
-        pool = new Pool(n - 1);
-    }
-    pool->run(tasks, body);
+        // The pool outlives every caller on purpose: joining threads while the interpreter is being torn down can hang.
+        static std::mutex gate;
+        static Pool* pool = nullptr;
+        const std::lock_guard<std::mutex> lock(gate);
+        if (pool == nullptr || pool->workers() != n - 1) {
+            delete pool;
+            pool = nullptr;
+            pool = new Pool(n - 1);
+        }
+        pool->run(job);
 #endif
+    }
+    job.finish();
 }
 
 }  // namespace gs

@@ -32,6 +32,7 @@ class Buffer {
         if (n > size_) {
             const size_t grown = n + n / 8;
             data_.reset();
+            size_ = 0;  // should the next line throw
             data_.reset(static_cast<T*>(::operator new[](grown * sizeof(T), std::align_val_t(64))));
             size_ = grown;
         }
@@ -98,6 +99,7 @@ class Pipeline {
     bool update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
                 bool antialiased, const StepSettings& settings);
 
+    long n() const { return n_; }
     int width() const { return planes_.width; }
     int height() const { return planes_.height; }
     const PlaneArgs& planes() const { return planes_; }

@@ -108,7 +108,8 @@ static void forward_tile(BlendArgs& args, int tile) {
                 cg += w * F16(rec.color[1]);
                 cb += w * F16(rec.color[2]);
                 rest = select(live, t, rest);
-                used[*it] |= uint16_t(uint32_t(any(hit & live)) << b);
+                // A splat that only ends pixels counts as used: the backward pass has to end them too.
+                used[*it] |= uint16_t(uint32_t(any(hit & (stop_at < before))) << b);
                 ++evaluations;
                 if (__builtin_expect(!any(live), 0)) {
                     live_blocks &= ~(1u << b);

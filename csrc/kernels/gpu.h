@@ -19,8 +19,8 @@ namespace GS_ISA {
 using namespace gs_const;
 
 // sizes: int32 [16]
-GS_CONSTANT int kN = 0, kWidth = 1, kHeight = 2, kTilesX = 3, kTilesY = 4, kRest = 5, kDegree = 6, kAntialiased = 7,
-                kCapacity = 8, kBuckets = 9, kGroups = 10, kFlags = 11;
+GS_CONSTANT int kN = 0, kWidth = 1, kHeight = 2, kTilesX = 3, kTilesY = 4, kRest = 5, kDegree = 6, kAntialiased = 7, kCapacity = 8,
+                kBuckets = 9, kGroups = 10, kFlags = 11;
 // settings: float [32]; rates of means, quats, log_scales, logits, sh0, shN with m's bias correction in 0..5
 GS_CONSTANT int kVCorrection = 6, kOpacityReg = 7, kScaleReg = 8, kNoise = 9, kSeed = 10, kStep = 11, kBackground = 12,
                 kL1Weight = 15, kSsimWeight = 16, kLambda = 17;
@@ -34,7 +34,7 @@ GS_CONSTANT uint kSlot = 12;
 GS_CONSTANT uint kBucket = 32;          // entries of a tile's list that one SIMD group takes in the backward pass: one a lane
 GS_CONSTANT uint kIntersectGroup = 256;  // splats of a group in intersect
 GS_CONSTANT uint kStride = 8;          // from one counter to the next: atomics on one cache line wait for each other
-GS_CONSTANT uint kSortChunk = 2048;   // keys sorted in threadgroup memory: 16 kB
+GS_CONSTANT uint kSortChunk = 2048;  // keys sorted in threadgroup memory: 16 kB
 
 GS_FN CameraParams unpack_camera(float4 a, float4 b, float4 c, float4 d, float4 e, int width, int height) {
     CameraParams cam;
@@ -52,7 +52,8 @@ GS_FN float visible_reach(float opacity) {
 }
 
 // SSIM's window: taps of a Gaussian of sigma 1.5 px by their distance from the centre, over their sum.
-GS_CONSTANT float kTap0 = 0.266011725f, kTap1 = 0.213005538f, kTap2 = 0.10936069f, kTap3 = 0.0360007721f, kTap4 = 0.00759875814f, kTap5 = 0.00102838008f;
+GS_CONSTANT float kTap0 = 0.266011725f, kTap1 = 0.213005538f, kTap2 = 0.10936069f, kTap3 = 0.0360007721f, kTap4 = 0.00759875814f,
+                  kTap5 = 0.00102838008f;
 
 // A splat's summed slot -> the gradient of its ellipse. With e's coefficients sums of d, d dx, .. give dL/dmean2d and
 // dL/dconic; dL/dopacity = sum d / opacity.
@@ -112,10 +113,10 @@ GS_FN void sort_keys(GS_THREAD ulong* key, GS_GROUP ulong* local, uint tid, uint
     for (uint k = 2; k <= width; k *= 2) {
         for (uint j = k / 2; j >= 32 * V; j /= 2) {
             threadgroup_barrier(mem_flags::mem_threadgroup);
-            #pragma unroll
+#pragma unroll
             for (uint i = 0; i < V; ++i) local[256 * i + tid] = key[i];
             threadgroup_barrier(mem_flags::mem_threadgroup);
-            #pragma unroll
+#pragma unroll
             for (uint i = 0; i < V; ++i) {
                 const uint e = V * tid + i;
                 const ulong other = local[256 * i + (tid ^ (j / V))];
@@ -123,17 +124,17 @@ GS_FN void sort_keys(GS_THREAD ulong* key, GS_GROUP ulong* local, uint tid, uint
             }
         }
         for (uint j = min(k / 2, uint(16 * V)); j >= V; j /= 2) {
-            #pragma unroll
+#pragma unroll
             for (uint i = 0; i < V; ++i) {
                 const uint e = V * tid + i;
                 const ulong other = simd_exchange(key[i], j / V);
                 key[i] = (key[i] < other) == (((e & j) == 0) == ((e & k) == 0)) ? key[i] : other;
             }
         }
-        #pragma unroll
+#pragma unroll
         for (uint j = V / 2; j > 0; j /= 2) {
             if (j < k) {
-                #pragma unroll
+#pragma unroll
                 for (uint i = 0; i < V; ++i) {
                     if ((i & j) == 0) {
                         const bool up = ((V * tid + i) & k) == 0;
@@ -148,7 +149,9 @@ GS_FN void sort_keys(GS_THREAD ulong* key, GS_GROUP ulong* local, uint tid, uint
 }
 
 // By its bits: Metal's fast arithmetic takes every number for finite.
-GS_FN bool is_finite(float x) { return (as_type<uint>(x) & 0x7F800000u) != 0x7F800000u; }
+GS_FN bool is_finite(float x) {
+    return (as_type<uint>(x) & 0x7F800000u) != 0x7F800000u;
+}
 
 }  // namespace GS_ISA
 }  // namespace gs
