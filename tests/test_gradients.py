@@ -265,3 +265,19 @@ def test_gradients_pass_through_more_than_a_sum(backend):
 
     expected = reference.central_differences(loss, gaussians["means"])
     assert relative(mx.grad(loss)(to_mlx(gaussians).means), expected) < TOLERANCES["gradient"]
+
+
+def test_nothing_behind_the_splat_that_ends_a_pixel_has_a_gradient(backend):
+    """The second splat touches one pixel and ends it there: the third, behind, must not see that pixel."""
+    fixed = [mx.array([[1.5, 1.5]] * 3), mx.array([[20.0, 0, 20], [20, 0, 20], [1e-3, 0, 1e-3]])]
+    depths, radii = mx.array([1.0, 2, 3]), mx.array([[3, 3], [3, 3], [100, 100]], dtype=mx.int32)
+
+    def pixel(colors, opacities):
+        splats = Projected(fixed[0], fixed[1], depths, radii, colors, opacities)
+        tiles = backend.isect_tiles(splats, 16, 16)
+        image, _ = backend.rasterize(splats, tiles, mx.zeros(3), 16, 16)
+        return (image[1, 1] * mx.array([1.0, 2, 3])).sum()
+
+    v_colors, v_opacities = mx.grad(pixel, argnums=(0, 1))(mx.full((3, 3), 0.5), mx.array([0.97, 0.999, 0.5]))
+    np.testing.assert_allclose(v_colors, [[0.97, 1.94, 2.91], [0, 0, 0], [0, 0, 0]], atol=1e-5)
+    np.testing.assert_allclose(v_opacities, [3, 0, 0], atol=1e-5)

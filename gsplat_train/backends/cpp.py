@@ -12,6 +12,7 @@ Notation as in backends: N Gaussians, M intersections, images [H, W, C].
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -33,6 +34,11 @@ try:
     _csrc.simd()  # chooses by GS_SIMD: here, because a worker thread that throws ends the process
 except RuntimeError as error:
     raise UserError(str(error)) from None
+_threads = os.environ.get("GS_THREADS", "")
+if _threads and not (_threads.isdecimal() and 1 <= int(_threads) <= 1024):
+    raise UserError(
+        f"GS_THREADS must be a number from 1 to 1024, got {_threads!r}; unset it to use every processor"
+    )
 
 
 class _Own(threading.local):

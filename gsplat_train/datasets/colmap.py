@@ -44,9 +44,14 @@ def load_colmap(
     cache: bool = True,
 ) -> Scene:
     """The scene in `root`; of several models the one with most images. UserError where it is broken."""
-    candidates = [(folder, read_file(folder, "images")) for folder in find_models(root)]
-    if not candidates:
+    folders = find_models(root)
+    if not folders:
         raise UserError(f"{root} holds no COLMAP model; looked for sparse/N/cameras.bin or .txt")
+    complete = [folder for folder in folders if _is_complete(folder)] or folders
+    for folder in folders:
+        if folder not in complete:
+            log(f"COLMAP: {folder} lacks one of {', '.join(FILES)}; left out")
+    candidates = [(folder, read_file(folder, "images")) for folder in complete]
     model, records = max(candidates, key=lambda candidate: len(candidate[1]))  # the first of equals
     if len(candidates) > 1:
         sizes = ", ".join(f"{folder.name}: {len(found)} images" for folder, found in candidates)
@@ -77,6 +82,10 @@ def read_file(model: Path, name: str) -> Any:
 
 def _holds_model(folder: Path) -> bool:
     return any((folder / f"{name}{suffix}").is_file() for name in FILES for suffix in (".bin", ".txt"))
+
+
+def _is_complete(folder: Path) -> bool:
+    return all(any((folder / f"{name}{suffix}").is_file() for suffix in (".bin", ".txt")) for name in FILES)
 
 
 def _photos(records: list[ImageRecord], model: Path, folder: Path, log: Callable[[str], None]) -> list[Photo]:
