@@ -61,8 +61,8 @@ def train_step(
 ) -> StepResult:
     """Takes `state` one step on; adds to `stats` in place. background [3]; `lrs`: a rate for each group.
 
-    Where the loss or a gradient is not finite the loss returned is NaN, `state` and `stats` stay as they
-    were.
+    Where the loss is not finite the loss returned is NaN, `state` and `stats` stay as they were. Where a gradient
+    is not, the loss is NaN too and `state.step` stays; on `cpp` the Gaussians with finite gradients have moved.
     """
     settings: dict[str, Any] = {
         "lrs": lrs,
