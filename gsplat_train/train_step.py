@@ -61,8 +61,9 @@ def train_step(
 ) -> StepResult:
     """Takes `state` one step on; adds to `stats` in place. background [3]; `lrs`: a rate for each group.
 
-    Where the loss is not finite the loss returned is NaN, `state` and `stats` stay as they were. Where a gradient
-    is not, the loss is NaN too and `state.step` stays; on `cpp` the Gaussians with finite gradients have moved.
+    Where the loss is not finite the loss returned is NaN, `state` and `stats` stay as they were. Where a
+    gradient is not, the loss is NaN too and `state.step` stays; on `cpp` the Gaussians with finite gradients
+    have moved by then.
     """
     settings: dict[str, Any] = {
         "lrs": lrs,
