@@ -267,7 +267,8 @@ nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::seque
 void adam(Out<float> p, Out<float> m, Out<float> v, In<float> g, float lr, int step) {
     const size_t n = p.size();
     data(m, n, "m"), data(v, n, "v"), data(g, n, "g");
-    const float rate = float(lr / (1.0 - std::pow(0.9, step))), correction = float(1.0 / (1.0 - std::pow(0.999, step)));
+    const float rate = float(lr * bias_correction(gs_const::kAdamBeta1, step));
+    const float correction = float(bias_correction(gs_const::kAdamBeta2, step));
     nb::gil_scoped_release release;
     constexpr size_t kShare = 1 << 16;
     parallel_for(int((n + kShare - 1) / kShare), [&](int i) {

@@ -36,7 +36,6 @@ enum Slot { kAlpha, kX, kY, kXX, kXY, kYY, kRed, kGreen, kBlue, kAbsX, kAbsY, kU
 struct ProjectArgs {
     Params params;
     const CameraParams* camera;
-    long n;
     int sh_degree, sh_stride;  // sh_stride: rows of shN, (stored degree + 1)^2 - 1
     bool antialiased;
     Record* records;
@@ -76,7 +75,6 @@ struct LossArgs {
 struct UpdateArgs {
     Params params, m, v, grads;      // grads: written instead of an update where update is false
     const CameraParams* camera;
-    long n;
     int sh_degree, sh_stride;
     bool antialiased, update;
     const Record* records;

@@ -75,6 +75,8 @@ constexpr long kGrain = 1024;  // Gaussians a task; a multiple of sixteen
 
 }  // namespace
 
+double bias_correction(float beta, int step) { return 1.0 / (1.0 - std::pow(double(beta), step)); }
+
 void Pipeline::set_size(int width, int height) {
     using gs_const::kTile;
     planes_.width = width;
@@ -93,7 +95,6 @@ void Pipeline::project(const Params& params, long n, int sh_degree, int sh_strid
     ProjectArgs args = out ? *out : ProjectArgs{};
     args.params = params;
     args.camera = &camera;
-    args.n = n;
     args.sh_degree = sh_degree;
     args.sh_stride = sh_stride;
     args.antialiased = antialiased;
@@ -429,7 +430,6 @@ void Pipeline::project_vjp(const Params& params, const Params& grads, int sh_deg
     args.params = params;
     args.grads = grads;
     args.camera = &camera;
-    args.n = n_;
     args.sh_degree = sh_degree;
     args.sh_stride = sh_stride;
     args.antialiased = antialiased;
@@ -453,7 +453,6 @@ bool Pipeline::update(const Params& params, const Moments& moments, int sh_degre
     args.m = moments.m;
     args.v = moments.v;
     args.camera = &camera;
-    args.n = n_;
     args.sh_degree = sh_degree;
     args.sh_stride = sh_stride;
     args.antialiased = antialiased;
@@ -461,9 +460,9 @@ bool Pipeline::update(const Params& params, const Moments& moments, int sh_degre
     args.records = records_.data();
     args.slots = slots_.data();
     args.first_slot = first_slot_.data();
-    const double m_correction = 1.0 / (1.0 - std::pow(double(gs_const::kAdamBeta1), settings.step));
+    const double m_correction = bias_correction(gs_const::kAdamBeta1, settings.step);
     for (int i = 0; i < 6; ++i) args.lr[i] = float(settings.lr[i] * m_correction);
-    args.v_correction = float(1.0 / (1.0 - std::pow(double(gs_const::kAdamBeta2), settings.step)));
+    args.v_correction = float(bias_correction(gs_const::kAdamBeta2, settings.step));
     args.opacity_reg = n_ ? settings.opacity_reg / float(n_) : 0.0f;
     args.scale_reg = n_ ? settings.scale_reg / (3.0f * float(n_)) : 0.0f;
     args.noise_scale = settings.noise_scale;

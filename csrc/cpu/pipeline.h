@@ -49,6 +49,8 @@ class Buffer {
     size_t size_ = 0;
 };
 
+double bias_correction(float beta, int step);  // of Adam's moments after `step` steps, from 1
+
 struct Moments {
     Params m, v;
 };

@@ -53,11 +53,6 @@ _photos: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # id(photo) -> (photo, i
 _PHOTO_BYTES = 4 << 30
 
 
-def describe() -> str:
-    """What runs: the instruction set and the number of threads, for the log."""
-    return f"cpp ({_csrc.simd()}, {_csrc.threads()} threads)"
-
-
 def project(
     gaussians: Gaussians,
     viewmat: np.ndarray,
