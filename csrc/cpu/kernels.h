@@ -104,8 +104,10 @@ struct Kernels {
     void (*adam)(float* p, float* m, float* v, const float* g, long count, float lr, float v_correction);
 };
 
-constexpr int kStripRows = 48;  // most rows of a loss task; the maps of ten more are computed for it
-constexpr int kLossScratchRows = 5 + 3 * (kStripRows + 10) + kStripRows + 20;  // rows of (stride + 32) floats that a task needs
+constexpr int kStripRows = 64;  // most rows of a loss task
+constexpr int kLossRows = 4;    // of these at a time
+constexpr int kLossRing = 16;   // rows of each map that are kept: a power of two, and the windows on kLossRows rows see fourteen
+constexpr int kLossScratchRows = 5 * kLossRing + 4 * kLossRows + 4;  // rows of (stride + 32) floats that a task needs
 
 namespace avx512 { const Kernels* kernels(); }
 namespace avx2 { const Kernels* kernels(); }

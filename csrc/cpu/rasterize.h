@@ -94,22 +94,23 @@ static void forward_tile(BlendArgs& args, int tile) {
             if (!((live_blocks >> b) & 1)) continue;
             const F16 x = grid.x[b % 4], y = grid.y[b / 4];
             F16 t = t_of[b], rest = left_over[b], cr = red[b], cg = green[b], cb = blue[b];
+            M16 live = stop_at < t;
             for (const uint16_t* it = lists[b]; it != ends[b]; ++it) {
                 const Record& rec = local[*it];
                 F16 e = exponent(x - F16(rec.mx), y - F16(rec.my), F16(rec.ha), F16(rec.hb), F16(rec.hc), F16(rec.l));
                 if (__builtin_expect(rec.l > kLog2AlphaMax, 0)) e = min(e, alpha_max);
                 const M16 hit = alpha_min < e;
-                const F16 alpha = keep(hit, exp2_fast(e));
+                const F16 alpha = exp2_where(hit, e);
                 const F16 before = t;
+                const M16 counts = hit & live;  // also if it only ends pixels: the backward pass has to end them too
                 t = fused_nma(alpha, t, t);
-                const M16 live = stop_at < t;
+                live = stop_at < t;
                 const F16 w = keep(live, before - t);
                 cr += w * F16(rec.color[0]);
                 cg += w * F16(rec.color[1]);
                 cb += w * F16(rec.color[2]);
                 rest = select(live, t, rest);
-                // A splat that only ends pixels counts as used: the backward pass has to end them too.
-                used[*it] |= uint16_t(uint32_t(any(hit & (stop_at < before))) << b);
+                used[*it] |= uint16_t(uint32_t(any(counts)) << b);
                 ++evaluations;
                 if (__builtin_expect(!any(live), 0)) {
                     live_blocks &= ~(1u << b);
@@ -182,15 +183,15 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
                 moves = e < alpha_max;
                 e = min(e, alpha_max);
             }
-            const F16 alpha = keep(alpha_min < e, exp2_fast(e));
-            const F16 w_free = alpha * s.t;
-            s.t = fused_nma(alpha, s.t, s.t);  // as in the forward pass, to the last bit
+            const F16 alpha = exp2_where(alpha_min < e, e);
+            const F16 before = s.t;
+            s.t = fused_nma(alpha, before, before);  // as in the forward pass, to the last bit
             const M16 live = stop_at < s.t;
-            const F16 w = keep(live, w_free);
-            const F16 q = w * (s.vr * red + s.vg * green + s.vb * blue);
+            const F16 w = keep(live, before - s.t);
+            const F16 q = product(w, s.vr * red + s.vg * green + s.vb * blue);
             s.behind -= q;
             const F16 d = keep(live & moves, log_alpha_vjp(q, alpha, s.behind));
-            const F16 d_x = d * dx, d_y = d * dy;
+            const F16 d_x = product(d, dx), d_y = product(d, dy);
             sums[kAlpha] += d;
             sums[kX] += d_x;
             sums[kY] += d_y;
