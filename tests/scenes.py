@@ -44,6 +44,33 @@ def scene(view, n, seed=0, degree=3, size=3.0, opacity=0.0, spread=1.0, depth=(1
     return {name: values.astype(np.float32).astype(np.float64) for name, values in gaussians.items()}
 
 
+def needles(width, height, n, shortest, longest, seed=0):
+    """(gaussians, view): `n` lines across the picture, in all directions, a quarter of them nearly upright or
+    level.
+
+    shortest, longest: their standard deviations in pixels; centres are up to two of these outside. The
+    low-pass leaves 0.55 pixels in the other direction.
+    """
+    rng = np.random.default_rng(seed)
+    view = Camera(np.eye(4), [[1000, 0, width / 2], [0, 1000, height / 2], [0, 0, 1]], width, height)
+    z, length = rng.uniform(1, 3, n), np.exp(rng.uniform(np.log(shortest), np.log(longest), n))
+    angle = rng.uniform(0, np.pi, n)
+    angle[: n // 4] = rng.choice([0, np.pi / 2], n // 4) + 1e-3 * rng.normal(size=n // 4)
+    along = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (rng.uniform(-2, 2, n) * length)[:, None]
+    means2d = rng.uniform(size=(n, 2)) * [width, height] + along
+    opacities = rng.uniform(0.05, 0.99, n)
+    gaussians = {
+        "means": np.column_stack([(means2d - view.K[:2, 2]) / 1000 * z[:, None], z]),
+        "quats": np.stack([np.cos(angle / 2), 0 * z, 0 * z, np.sin(angle / 2)], axis=1),
+        "log_scales": np.log(np.stack([length, 0 * z + 0.01, 0 * z + 0.01], axis=1) * z[:, None] / 1000),
+        "logit_opacities": np.log(opacities / (1 - opacities)),
+        "sh0": np.zeros((n, 1, 3)),
+        "shN": np.zeros((n, 0, 3)),
+    }
+    rounded = {name: values.astype(np.float32).astype(np.float64) for name, values in gaussians.items()}
+    return rounded, view
+
+
 def to_mlx(gaussians):
     """The dict as the Gaussians that the package takes."""
     return Gaussians(**{name: mx.array(np.asarray(values, np.float32)) for name, values in gaussians.items()})

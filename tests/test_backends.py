@@ -7,7 +7,7 @@ import pytest
 import reference
 from compare import TOLERANCES, assert_finite, assert_image, relative
 from conftest import load_backend
-from scenes import camera, scene, to_mlx
+from scenes import camera, needles, scene, to_mlx
 
 from gsplat_train import backends
 from gsplat_train.backends import Projected
@@ -113,6 +113,36 @@ def test_tile_lists_are_tight(backend):
         seen += (alpha.reshape(8, 16, 8, 16).max(axis=(1, 3)) >= 1 / 255).sum()
     listed = len(np.asarray(backend.isect_tiles(to_projected(splats), 128, 128).ids))
     assert seen <= listed <= 1.1 * seen
+
+
+def tiles_seen(gaussians, view, least):
+    """[N, tiles] whether a pixel of the tile has more than `least` of 1/255 of the splat, by the oracle."""
+    splats = reference.project(gaussians, view, 0)
+    best = [reference.alphas(splats, i, view.width, view.height) for i in range(len(splats["depths"]))]
+    best = np.stack(best).reshape(len(best), view.height // 16, 16, view.width // 16, 16).max(axis=(2, 4))
+    return (best.reshape(len(best), -1) > least / 255) & splats["visible"][:, None]
+
+
+def tiles_listed(ids, offsets, n):
+    """[N, tiles] whether the tile's list has the splat."""
+    listed = np.zeros((n, len(offsets) - 1), bool)
+    listed[ids, np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))] = True
+    return listed
+
+
+@pytest.mark.parametrize("width", [112, 208])
+def test_needles_lose_no_tile(width, backend):
+    """A thousand times as long as thick: the terms of the conic's quadratic form are 1e5 times their sum, of
+    which float32 then holds all but some percent."""
+    gaussians, view = needles(width, 112, 100, 400, 600)
+    projected = backend.project(
+        to_mlx(gaussians), view.viewmat, view.K, width, 112, sh_degree=0, antialiased=False
+    )
+    tiles = backend.isect_tiles(projected, width, 112)
+    listed = tiles_listed(np.asarray(tiles.ids), np.asarray(tiles.offsets), 100)
+    seen = tiles_seen(gaussians, view, 1.1)
+    assert seen.sum() > 700 and not (seen & ~listed).any()
+    assert listed.sum() < 1.02 * tiles_seen(gaussians, view, 0.9).sum()
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

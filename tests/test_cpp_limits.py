@@ -12,7 +12,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import load_backend
-from scenes import camera, scene, to_mlx
+from scenes import camera, needles, scene, to_mlx
+from test_backends import tiles_listed, tiles_seen
 from test_cpp_module import PATH, ROOT, a_step, peak_bytes, photo
 
 from gsplat_train import backends, optimizer
@@ -78,6 +79,29 @@ def test_no_memory_is_lost_over_steps(cpp):
     command = [sys.executable, "-c", "import test_cpp_limits; test_cpp_limits.print_peaks()"]
     early, late = map(int, output_of(command, Path(__file__).parent).split())
     assert late - early < 2e6
+
+
+# ---- tiles ----
+
+
+@pytest.mark.parametrize(("width", "stage"), [(112, "bin"), (208, "bin"), (112, "isect_tiles")])
+def test_needles_of_any_length_lose_no_tile(width, stage, cpp):
+    """Ten thousand times as long as thick: the conic's ac - b^2 has no digit left. Boxes of 49 and 91 tiles:
+    those up to 64 keep a mask, others spans."""
+    gaussians, view = needles(width, 112, 200, 1000, 6000)
+    leaves, pipeline = to_mlx(gaussians), cpp._csrc.Pipeline()
+    projected = cpp.project(leaves, view.viewmat, view.K, width, 112, sh_degree=0, antialiased=False)
+    if stage == "bin":  # as in a training step: straight after `project`, with what it knows
+        matrices = [np.float32(view.viewmat), np.float32(view.K)]
+        outputs = [np.array(leaf) for leaf in projected]
+        pipeline.project([np.array(leaf) for leaf in leaves], *matrices, width, 112, 0, False, *outputs)
+        ids, offsets = np.zeros(pipeline.bin(), np.int32), np.zeros(7 * width // 16 + 1, np.int32)
+        pipeline.store_tiles(ids, offsets)
+    else:
+        ids, offsets = map(np.asarray, cpp.isect_tiles(projected, width, 112))
+    listed, seen = tiles_listed(ids, offsets, 200), tiles_seen(gaussians, view, 1.01)
+    assert seen.sum() > 1500 and not (seen & ~listed).any()
+    assert listed.sum() < 1.02 * tiles_seen(gaussians, view, 0.95).sum()
 
 
 # ---- time ----

@@ -21,6 +21,7 @@ from test_backends import (  # noqa: F401
     test_a_pixel_ends_before_its_transmittance_would_fall_too_low,
     test_isect_tiles,
     test_near_plane,
+    test_needles_lose_no_tile,
     test_odd_input_gives_nothing_odd,
     test_project,
     test_rasterize,

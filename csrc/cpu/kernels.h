@@ -17,7 +17,10 @@ struct alignas(64) Record {
     float opacity;
     uint16_t x0, y0, w, h;  // box of tiles; w = 0: culled
     uint32_t tiles;         // how many of the box the splat touches
-    uint32_t spans;         // large boxes: where the rows' spans stand
+    union {                 // large boxes:
+        float det;          // until they have spans, the conic's determinant, not by ac - b^2
+        uint32_t spans;     // where their rows' spans stand
+    };
     uint64_t mask;          // small boxes (at most 64 tiles): bit r * w + c
 };
 

@@ -73,6 +73,15 @@ void parallel_ranges(long n, long grain, F&& body) {
 
 constexpr long kGrain = 1024;  // Gaussians a task; a multiple of sixteen
 
+// Of a conic (a, b, c), without the cancellation of ac - b^2 where the ellipse is long: c / det and a / det are the variances in
+// x and y, and the radii, whole pixels, are `extent` standard deviations rounded up.
+float determinant(const float* conic, float rx, float ry, float opacity) {
+    const double a = conic[0], b = conic[1], c = conic[2];
+    const double extent2 = std::clamp(2.0 * std::log(255.0 * opacity), 0.0, double(gs_const::kMaxExtent) * gs_const::kMaxExtent);
+    const double radius = std::max(rx, ry), low = std::max(radius - 1.0, 1e-3), scale = (rx > ry ? c : a) * extent2;
+    return float(std::clamp(a * c - b * b, scale / (radius * radius), scale / (low * low)));
+}
+
 }  // namespace
 
 double bias_correction(float beta, int step) { return 1.0 / (1.0 - std::pow(double(beta), step)); }
@@ -131,6 +140,7 @@ void Pipeline::load_splats(long n, int width, int height, const float* means2d, 
                 r.y0 = tile(std::floor((r.my - ry) / kTile) * kTile, planes_.tiles_y);
                 r.w = uint16_t(tile(std::ceil((r.mx + rx) / kTile) * kTile, planes_.tiles_x) - r.x0);
                 r.h = uint16_t(tile(std::ceil((r.my + ry) / kTile) * kTile, planes_.tiles_y) - r.y0);
+                r.det = determinant(conics + 3 * i, rx, ry, r.opacity);
             }
             keys[i] = visible ? std::bit_cast<uint32_t>(depths[i]) : 0xFFFFFFFFu;
         }
@@ -265,25 +275,28 @@ size_t Pipeline::bin() {
     const Timer timer(stage_seconds[1]);
     Record* records = records_.data();
     // Boxes too large for a mask get the spans of their rows; then every splat knows how many tiles it touches.
-    std::vector<uint32_t> large;
+    struct Large {
+        uint32_t id, spans;
+    };
+    std::vector<Large> large;
     size_t span_count = 0;
     for (long i = 0; i < n_; ++i) {
         if (!large_[i / kGrain]) {
             i += kGrain - 1;
             continue;
         }
-        Record& r = records[i];
+        const Record& r = records[i];
         if (r.mask || r.w == 0 || r.h == 0) continue;
-        r.spans = uint32_t(span_count);
+        large.push_back({uint32_t(i), uint32_t(span_count)});
         span_count += 2 * size_t(r.h);
-        large.push_back(uint32_t(i));
     }
     uint16_t* spans = spans_.get(span_count);
     parallel_ranges(long(large.size()), 64, [&](long first, long last) {
         for (long i = first; i < last; ++i) {
-            Record& r = records[large[i]];
-            uint16_t* mine = spans + r.spans;
+            Record& r = records[large[i].id];
+            uint16_t* mine = spans + large[i].spans;
             kernels().spans(r, mine);
+            r.spans = large[i].spans;
             r.tiles = 0;
             for (int y = 0; y < r.h; ++y) r.tiles += uint32_t(mine[2 * y + 1] - mine[2 * y]);
         }

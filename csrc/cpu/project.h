@@ -74,9 +74,9 @@ GS_INLINE Color shade(const Params& p, const CameraParams& cam, Vec3<F16> mean, 
 }
 
 // The interval of x that the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach covers while dy lies in [y0, y1]. The rightmost
-// point of the ellipse stands at dy = -b / c times its dx; outside the band the nearest dy inside is the best.
-GS_INLINE void span(F16 a, F16 b, F16 c, F16 reach, F16 y0, F16 y1, F16& left, F16& right) {
-    const F16 det = a * c - b * b;
+// point of the ellipse stands at dy = -b / c times its dx; outside the band the nearest dy inside is the best. det is
+// ac - b^2 from elsewhere: that difference has no digit left where the ellipse is a thousand times as long as thick.
+GS_INLINE void span(F16 a, F16 b, F16 c, F16 det, F16 reach, F16 y0, F16 y1, F16& left, F16& right) {
     const F16 far = sqrt(reach * c / max(det, F16(1e-30f)));
     const F16 dy = b / c * far;
     const F16 inv = F16(1.0f) / a, zero = 0.0f;
@@ -87,11 +87,11 @@ GS_INLINE void span(F16 a, F16 b, F16 c, F16 reach, F16 y0, F16 y1, F16& left, F
 
 // Sixteen rows' spans -> tile columns [from, to) relative to the box, as floats. A tile counts where its outermost pixel
 // centres, half a pixel inside its sides, lie in the interval; the slack covers rounding, never a visible pixel.
-GS_INLINE void tile_span(F16 mx, F16 my, F16 a, F16 b, F16 c, F16 reach, F16 x0, F16 w, F16 row, F16& from, F16& to) {
+GS_INLINE void tile_span(F16 mx, F16 my, F16 a, F16 b, F16 c, F16 det, F16 reach, F16 x0, F16 w, F16 row, F16& from, F16& to) {
     const F16 tile = float(gs_const::kTile), half = 0.5f, slack = 1e-3f;
     F16 left, right;
     const F16 top = row * tile + half - my;
-    span(a, b, c, reach, top - slack, top + tile - F16(1.0f) + slack, left, right);
+    span(a, b, c, det, reach, top - slack, top + tile - F16(1.0f) + slack, left, right);
     const F16 inv = 1.0f / gs_const::kTile;
     from = clamp(ceil((mx + left - slack - tile + half) * inv) - x0, F16(0.0f), w);
     to = clamp(floor((mx + right + slack - half) * inv) + F16(1.0f) - x0, from, w);
@@ -133,7 +133,7 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
         const F16 x0 = clamp(floor((s.mx - rx) * inv_tile), zero, tiles_x), x1 = clamp(ceil((s.mx + rx) * inv_tile), zero, tiles_x);
         const F16 y0 = clamp(floor((s.my - ry) * inv_tile), zero, tiles_y), y1 = clamp(ceil((s.my + ry) * inv_tile), zero, tiles_y);
         const F16 w = keep(visible, x1 - x0), h = keep(visible, y1 - y0);
-        const F16 reach = visible_reach(s.opacity);
+        const F16 reach = visible_reach(s.opacity), det = F16(1.0f) / k.det_blur;
         float fx0[16], fy0[16], fw[16], fh[16];
         store(fx0, x0), store(fy0, y0), store(fw, w), store(fh, h);
         uint64_t mask[16] = {};
@@ -144,7 +144,7 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
         }
         for (int r = 0; r < most_rows; ++r) {
             F16 from, to;
-            tile_span(s.mx, s.my, s.a, s.b, s.c, reach, x0, w, y0 + F16(float(r)), from, to);
+            tile_span(s.mx, s.my, s.a, s.b, s.c, det, reach, x0, w, y0 + F16(float(r)), from, to);
             float ffrom[16], fto[16];
             store(ffrom, from), store(fto, to);
             for (int j = 0; j < n; ++j) {
@@ -166,14 +166,14 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
         for (int c = 0; c < 10; ++c) line[c] = keep(visible, line[c]);  // a culled row holds nothing that is not finite
         for (int c = 10; c < 16; ++c) line[c] = zero;
         transpose(line);
-        float depth[16];
-        store(depth, s.depth);
+        float depth[16], dets[16];
+        store(depth, s.depth), store(dets, det);
         const uint32_t seen = bits(visible);
         for (int j = 0; j < n; ++j) {
             Record& rec = args.records[i + j];
             store(&rec.mx, line[j]);
             rec.x0 = uint16_t(fx0[j]), rec.y0 = uint16_t(fy0[j]), rec.w = uint16_t(fw[j]), rec.h = uint16_t(fh[j]);
-            rec.mask = mask[j];
+            rec.mask = mask[j], rec.det = dets[j];
             rec.tiles = uint32_t(__builtin_popcountll(mask[j]));
             uint32_t key;
             __builtin_memcpy(&key, &depth[j], 4);
@@ -207,7 +207,8 @@ static void box_spans(const Record& rec, uint16_t* out) {
     const float iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int r = 0; r < rec.h; r += 16) {
         F16 from, to;
-        tile_span(rec.mx, rec.my, a, b, c, reach, float(rec.x0), float(rec.w), load(iota) + F16(float(rec.y0 + r)), from, to);
+        tile_span(rec.mx, rec.my, a, b, c, rec.det, reach, float(rec.x0), float(rec.w), load(iota) + F16(float(rec.y0 + r)), from,
+                  to);
         float ffrom[16], fto[16];
         store(ffrom, from), store(fto, to);
         for (int j = 0; j < 16 && r + j < rec.h; ++j) {
