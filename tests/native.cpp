@@ -60,6 +60,18 @@ Model random_model(long n, float spread, float depth, float log_scale, float log
     return model;
 }
 
+// Lines nearly level along the lower border of a picture, most of them just outside.
+Model lines(long n) {
+    Model model = random_model(n, 0.3f, 3.0f, -8.0f, -3.0f);
+    for (long i = 0; i < n; ++i) {
+        float *mean = &model.leaf[0][3 * i], *quat = &model.leaf[1][4 * i];
+        mean[1] = 3.0f * (0.009f + 0.01f * mean[1]), mean[2] = 3.0f;
+        quat[0] = 1, quat[1] = quat[2] = 0, quat[3] *= 0.02f;
+        model.leaf[2][3 * i] = 0.0f;
+    }
+    return model;
+}
+
 CameraParams camera(int width, int height) {
     CameraParams c = {};
     c.r[0] = c.r[4] = c.r[8] = 1;
@@ -149,6 +161,7 @@ Floats all() {
         for (const float x : part) require(std::isfinite(x), "a hard scene is not finite");
         trained.insert(trained.end(), part.begin(), part.end());
     }
+    train(lines(2000), 1024, 16, 1);  // boxes of 64 tiles in a row: as many as a mask has bits
     Floats both = {float(result.size())};
     both.insert(both.end(), result.begin(), result.end());
     both.insert(both.end(), trained.begin(), trained.end());

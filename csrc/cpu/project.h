@@ -148,11 +148,9 @@ static bool project_range(const ProjectArgs& args, long first, long last) {
             float ffrom[16], fto[16];
             store(ffrom, from), store(fto, to);
             for (int j = 0; j < n; ++j) {
-                const int jw = int(fw[j]);
                 if (r >= int(fh[j]) || fw[j] * fh[j] > 64.0f) continue;
                 const int a = int(ffrom[j]), b = int(fto[j]);
-                const uint64_t bits = b - a >= 64 ? ~0ull : ((1ull << (b - a)) - 1) << a;
-                mask[j] |= bits << (r * jw);
+                if (a < b) mask[j] |= (~0ull >> (64 - (b - a))) << (r * int(fw[j]) + a);
             }
         }
 
