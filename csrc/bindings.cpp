@@ -69,10 +69,9 @@ Tree tree(const nb::sequence& leaves, const char* name) {
     return {{p[0], p[1], p[2], p[3], p[4], p[5]}, long(n), int(stride)};
 }
 
-CameraParams camera_from(const In<float>& viewmat, const In<float>& K, int width, int height) {
+CameraParams camera_from(const In<float>& viewmat, const In<float>& K, long width, long height) {
     const float *m = data(viewmat, 16, "viewmat"), *k = data(K, 9, "K");
-    if (width < 1 || height < 1 || width > 65535 * 16 || height > 65535 * 16)
-        throw nb::value_error("width and height must be positive");
+    check_size(width, height);
     CameraParams c;
     for (int i = 0; i < 3; ++i) {
         for (int j = 0; j < 3; ++j) c.r[3 * i + j] = m[4 * i + j];
@@ -80,7 +79,7 @@ CameraParams camera_from(const In<float>& viewmat, const In<float>& K, int width
     }
     for (int j = 0; j < 3; ++j) c.position[j] = -(c.r[j] * c.t[0] + c.r[3 + j] * c.t[1] + c.r[6 + j] * c.t[2]);
     c.fx = k[0], c.fy = k[4], c.cx = k[2], c.cy = k[5];
-    c.width = width, c.height = height;
+    c.width = int(width), c.height = int(height);
     return c;
 }
 
@@ -112,7 +111,7 @@ void deinterleave(const Pipeline& p, const float* image, int channels, float* pl
     });
 }
 
-void project(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> K, int width, int height, int sh_degree,
+void project(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> K, long width, long height, int sh_degree,
              bool antialiased, Out<float> means2d, Out<float> conics, Out<float> depths, Out<int32_t> radii, Out<float> colors,
              Out<float> opacities) {
     const Tree t = tree<In<float>>(params, "gaussians");
@@ -130,7 +129,7 @@ void project(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> K, i
     p.project(t.params, t.n, sh_degree, t.sh_stride, camera, antialiased, &out);
 }
 
-void project_vjp(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> K, int width, int height, int sh_degree,
+void project_vjp(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> K, long width, long height, int sh_degree,
                  bool antialiased, In<float> v_means2d, In<float> v_conics, In<float> v_depths, In<float> v_colors,
                  In<float> v_opacities, nb::sequence grads) {
     const Tree t = tree<In<float>>(params, "gaussians"), g = tree<Out<float>>(grads, "grads");
@@ -146,15 +145,16 @@ void project_vjp(Pipeline& p, nb::sequence params, In<float> viewmat, In<float> 
     p.project_vjp(t.params, g.params, sh_degree, t.sh_stride, camera, antialiased, m, c, d, rgb, o);
 }
 
-void load_splats(Pipeline& p, int width, int height, In<float> means2d, In<float> conics, In<float> depths, In<int32_t> radii,
+void load_splats(Pipeline& p, long width, long height, In<float> means2d, In<float> conics, In<float> depths, In<int32_t> radii,
                  In<float> colors, In<float> opacities) {
     const size_t n = opacities.size();
     const float *m = data(means2d, 2 * n, "means2d"), *c = data(conics, 3 * n, "conics"), *d = data(depths, n, "depths");
     const int32_t* r = data(radii, 2 * n, "radii");
     const float* rgb = data(colors, 3 * n, "colors");
     const float* o = opacities.data();
+    check_size(width, height);
     nb::gil_scoped_release release;
-    p.load_splats(long(n), width, height, m, c, d, r, rgb, o);
+    p.load_splats(long(n), int(width), int(height), m, c, d, r, rgb, o);
 }
 
 size_t bin(Pipeline& p) {
@@ -226,8 +226,8 @@ nb::tuple loss(Pipeline& p, In<float> image, In<uint8_t> target, float ssim_lamb
 }
 
 // The whole step in place: (loss, l1, ssim, updated). A loss that is not finite updates nothing.
-nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, In<float> viewmat, In<float> K, int width,
-                     int height, In<uint8_t> target, In<float> background, In<float> lrs, int sh_degree, float ssim_lambda,
+nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, In<float> viewmat, In<float> K, long width,
+                     long height, In<uint8_t> target, In<float> background, In<float> lrs, int sh_degree, float ssim_lambda,
                      bool antialiased, int step, float opacity_reg, float scale_reg, float noise_scale, uint32_t noise_seed,
                      bool absgrad, std::optional<Out<float>> stat_norm, std::optional<Out<float>> stat_abs,
                      std::optional<Out<float>> stat_count) {
@@ -246,7 +246,7 @@ nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::seque
     s.stat_abs = data(stat_abs, t.n, "stats.absgrad_norm");
     s.stat_count = data(stat_count, t.n, "stats.count");
     const float* bg = data(background, 3, "background");
-    const size_t padded = size_t(plane_stride(width)) * plane_rows(height);
+    const size_t padded = size_t(plane_stride(camera.width)) * plane_rows(camera.height);
     const uint8_t* photo = data(target, 3 * padded, "target");
     LossValue value;
     bool updated = false;
@@ -314,6 +314,13 @@ void define(nb::class_<Pipeline>& type, const char* name, R (*function)(Pipeline
 
 NB_MODULE(_csrc, m) {
     m.doc() = "The stages of gsplat_train on CPU threads with SIMD. Arrays are NumPy's; see gsplat_train/backends/cpp.py.";
+    nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const InputError& error) {
+            PyErr_SetString(nb::module_::import_("gsplat_train.errors").attr("UserError").ptr(), error.what());
+        }
+    });
     m.def("simd", [] { return std::string(kernels().name); }, "The instruction set in use.");
     m.def(
         "instruction_sets",

@@ -19,6 +19,7 @@ from scenes import camera, scene, to_mlx
 
 import gsplat_train
 from gsplat_train import backends, optimizer
+from gsplat_train.errors import UserError
 from gsplat_train.gaussians import Gaussians
 from gsplat_train.render import render
 from gsplat_train.scene import Camera, View
@@ -280,8 +281,6 @@ def test_other_arguments_of_the_wrong_kind_or_shape(native):
         project(native, leaves, viewmat=np.eye(3, dtype=np.float32))
     with pytest.raises(TypeError):
         project(native, leaves, viewmat=np.eye(4))
-    with pytest.raises(ValueError, match="width and height"):
-        project(native, leaves, width=0)
     with pytest.raises(ValueError, match="sh_degree"):
         project(native, leaves, degree=4)
     with pytest.raises(ValueError, match="sh_degree"):
@@ -369,6 +368,47 @@ def test_the_module_is_never_given_an_mlx_array(cpp, native, monkeypatch):
         "adam",
     }
     assert needed | {"load_tiles", "train_step"} <= set(crossed)
+
+
+# ---- too much of it: one line, see cli ----
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(0, 16), (16, 0), (-1, 16), (65535 * 16 + 1, 1), (1, 2**40), (800_000, 800_000)],
+)
+def test_a_size_that_cannot_be_is_said(width, height, native):
+    with pytest.raises(UserError, match=rf"from 1 to 1048560 .* got {width}x{height}; take a smaller"):
+        project(native, arrays().values(), width=width, height=height)
+    two, three, one = (np.zeros(shape, np.float32) for shape in ((4, 2), (4, 3), 4))
+    with pytest.raises(UserError, match="from 1 to 1048560"):
+        native.Pipeline().load_splats(width, height, two, three, one, np.zeros((4, 2), np.int32), three, one)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_longest_side_is_filled_to_its_end(upright, cpp):
+    size = (16, 65535 * 16) if upright else (65535 * 16, 16)
+    view = Camera(np.eye(4), [[1e4, 0, size[0] - 8], [0, 1e4, size[1] - 8], [0, 0, 1]], *size)
+    gaussians = to_mlx(hard_at([[0, 0, 2.0]], size=1e-4))
+    projected = cpp.project(gaussians, view.viewmat, view.K, *size, sh_degree=0, antialiased=False)
+    offsets = np.asarray(cpp.isect_tiles(projected, *size).offsets)
+    np.testing.assert_array_equal(np.flatnonzero(np.diff(offsets)), [65534])
+
+
+def test_more_intersections_than_can_be_counted_are_said(cpp):
+    """Refused before there is memory for them: 2,300 splats on each of 950,625 tiles."""
+    view = Camera(np.eye(4), [[1000, 0, 7800], [0, 1000, 7800], [0, 0, 1]], 15600, 15600)
+    gaussians = to_mlx(hard_at([[0, 0, 2.0]] * 2300, size=100.0))
+    with pytest.raises(UserError, match=r"touch 2186437500 tiles .* less than 2\^31 .*--max-splats"):
+        render(gaussians, view, cpp)
+
+
+def hard_at(means, *, size):
+    """Opaque Gaussians, round, of `size` world units."""
+    leaves = arrays(len(means), degree=0)
+    leaves["means"][:], leaves["quats"][:, 0] = means, 1
+    leaves["log_scales"][:], leaves["logit_opacities"][:] = np.log(size), 6
+    return leaves
 
 
 # ---- hard scenes ----

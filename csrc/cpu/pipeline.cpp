@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <stdexcept>
 #include <string>
 
 #include "../constants.h"
@@ -38,7 +37,7 @@ const Kernels& kernels() {
             if (std::find(sets.begin(), sets.end(), std::string(wanted)) == sets.end()) {
                 std::string all;
                 for (const char* s : sets) all += std::string(all.empty() ? "" : ", ") + s;
-                throw std::runtime_error("GS_SIMD=" + std::string(wanted) + " is not available here; choose one of " + all);
+                throw InputError("GS_SIMD=" + std::string(wanted) + " is not available here; choose one of " + all);
             }
             name = wanted;
         }
@@ -73,6 +72,13 @@ void parallel_ranges(long n, long grain, F&& body) {
 
 constexpr long kGrain = 1024;  // Gaussians a task; a multiple of sixteen
 
+void check_intersections(uint64_t count) {
+    if (count > 0x7FFFFFFFu)
+        throw InputError("the splats of one view touch " + std::to_string(count) +
+                         " tiles of 16x16 pixels in all, less than 2^31 are possible; take fewer or smaller splats "
+                         "(--max-splats) or smaller pictures (--max-size)");
+}
+
 // Of a conic (a, b, c), without the cancellation of ac - b^2 where the ellipse is long: c / det and a / det are the variances in
 // x and y, and the radii, whole pixels, are `extent` standard deviations rounded up.
 float determinant(const float* conic, float rx, float ry, float opacity) {
@@ -86,8 +92,18 @@ float determinant(const float* conic, float rx, float ry, float opacity) {
 
 double bias_correction(float beta, int step) { return 1.0 / (1.0 - std::pow(double(beta), step)); }
 
+void check_size(long width, long height) {
+    constexpr long kTile = gs_const::kTile, most = 0xFFFF * kTile;
+    const auto tiles = [](long pixels) { return (pixels + kTile - 1) / kTile; };
+    if (width < 1 || height < 1 || width > most || height > most || tiles(width) * tiles(height) >= 0x7FFFFFFF)
+        throw InputError("width and height must be from 1 to " + std::to_string(most) +
+                         " pixels, with less than 2^31 tiles of 16x16, got " + std::to_string(width) + "x" +
+                         std::to_string(height) + "; take a smaller picture (--max-size)");
+}
+
 void Pipeline::set_size(int width, int height) {
     using gs_const::kTile;
+    check_size(width, height);
     planes_.width = width;
     planes_.height = height;
     planes_.tiles_x = (width + kTile - 1) / kTile;
@@ -243,9 +259,7 @@ size_t Pipeline::assign_slots() {
         sums[b + 1] = sum;
     });
     for (long b = 0; b < blocks; ++b) sums[b + 1] += sums[b];
-    if (sums[blocks] > 0x7FFFFFFFu)
-        throw std::runtime_error("the view has " + std::to_string(sums[blocks]) +
-                                 " intersections of splats and tiles, 2^31 are possible");
+    check_intersections(sums[blocks]);
     parallel_for(int(blocks), [&](int b) {
         for (long i = b * kGrain; i < std::min(n_, (b + 1) * kGrain); ++i) first_slot[i] += uint32_t(sums[b]);
     });
@@ -290,6 +304,7 @@ size_t Pipeline::bin() {
         large.push_back({uint32_t(i), uint32_t(span_count)});
         span_count += 2 * size_t(r.h);
     }
+    check_intersections(span_count / 2);  // a row stands for a tile; Record::spans has 32 bits
     uint16_t* spans = spans_.get(span_count);
     parallel_ranges(long(large.size()), 64, [&](long first, long last) {
         for (long i = first; i < last; ++i) {

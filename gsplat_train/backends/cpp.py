@@ -30,10 +30,7 @@ from . import Projected, Tiles
 if TYPE_CHECKING:
     from ..scene import View
 
-try:
-    _csrc.simd()  # chooses by GS_SIMD: here, because a worker thread that throws ends the process
-except RuntimeError as error:
-    raise UserError(str(error)) from None
+_csrc.simd()  # UserError where GS_SIMD names nothing that runs here
 _threads = os.environ.get("GS_THREADS", "")
 if _threads and not (_threads.isdecimal() and 1 <= int(_threads) <= 1024):
     raise UserError(
