@@ -162,7 +162,7 @@ def test_files_are_short() -> None:
 
 
 def test_every_file_names_its_licence() -> None:
-    files = [path for path in sources("gsplat_train", "csrc", "scripts", "tests") if path.suffix != ".metal"]
+    files = sources("gsplat_train", "csrc", "scripts", "tests")
     files += [path for path in (*(ROOT / ".ci").iterdir(), *(ROOT / "scripts").iterdir()) if path.is_file()]
     files += [ROOT / name for name in ("CMakeLists.txt", ".clang-format", ".github/workflows/ci.yml")]
     for path in files:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 5, a SIMD group a bucket of a tile's list: eight pixels a lane, one in each 8x4 block. From the checkpoint on it goes
 // front to back again, with behind = v . (what lies behind the splats passed so far), background included. Every
 // (splat, tile) pair owns a slot and gets exactly one sum: no atomics, the same bits each time.

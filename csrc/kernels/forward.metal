@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 3, a SIMD group an 8x4 block of a tile, a thread a pixel: blend front to back. The lanes of a SIMD group test 32 splats
 // at a time against their block and pass over those that miss it. Before each bucket every pixel leaves its transmittance
 // (0 once it has ended) and colour, where the backward pass takes up; `used` says up to where a block went.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 2a, 256 splats a group: which tiles each splat's ellipse touches. The cells of all boxes of the group are dealt to
 // its threads, so a splat as large as the picture costs no more than many small ones. Every intersection gets an entry
 // {tile, its rank in the tile in any order, splat, its place among the group's}. `counters` (zeroed by `project`) holds the

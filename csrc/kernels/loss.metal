@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 4b, a group a channel of 32x16 pixels: the loss's gradient, dSSIM/dx = G*(dSSIM/dmu) + 2 x G*(dSSIM/ds) +
 // y G*(dSSIM/dc), for the window is its own transpose; the first group also sums the loss.
 threadgroup float maps_here[3 * 26 * 43];

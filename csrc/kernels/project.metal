@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 1, a thread a Gaussian: parameters -> the splat's record; and zeroes for the counters of `intersect`.
 const uint i = thread_position_in_grid.x;
 const int n = sizes[kN];

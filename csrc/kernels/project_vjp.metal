@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 6b for autograd, a thread a Gaussian: the gradient of its splat -> of its parameters. A culled one's is zero. The
 // rows of shN of a group lie side by side, and its threads write them together.
 threadgroup float group_basis[128 * 15];

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 2b, one group: where each tile's list, its buckets and each group's slots begin; and whether this step may change
 // anything: not if an earlier one could not, and not if there is too little room. Then all lists are empty.
 threadgroup uint sums[32];

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 2c, a thread an entry: {depth, slot} into its tile's list, in any order. Slots are numbered splat by splat, so equal
 // depths sort by index.
 const uint p = thread_position_in_grid.x;

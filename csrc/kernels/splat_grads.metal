@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 6a for autograd, a thread a splat: the sum of its slots -> the gradient of means2d, conics, colors, opacities, absgrad.
 // A splat's slots lie side by side; `spans` gives where they begin in their group's, and how many they are.
 const uint i = thread_position_in_grid.x;

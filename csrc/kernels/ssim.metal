@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 4a, a group a channel of 32x16 pixels: L1 and SSIM (Wang et al. 2004) and SSIM's derivatives by the blurred moments.
 // With blurred moments mu = G*x, nu = G*y, s = G*x^2 - mu^2, t = G*y^2 - nu^2, c = G*xy - mu nu:
 // SSIM = A B / (C D), A = 2 mu nu + C1, B = 2 c + C2, C = mu^2 + nu^2 + C1, D = s + t + C2. Zeros lie around the picture.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 2d, a group a tile: its list front to back. Up to 2,048 keys are sorted in registers; a longer list is sorted in such
 // pieces, which are then merged in device memory, each key finding its place by a binary search in the
 // piece beside its own: no list is too long. Positive floats sort as their bits do.

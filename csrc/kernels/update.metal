@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 6a, a thread a Gaussian: its slots are summed, carried back through projection and colour, and used at once by Adam,
 // MCMC's noise and the density statistics. shN waits for update_shn, which gets {direction, whether it moves; colour's gradient}.
 // If the step may not change anything, all is copied.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stage 6b, 128 Gaussians a group: Adam of shN, most of the state. The rows of a group lie side by side, and its threads take them
 // four numbers at a time. The gradient of band k is basis k of the direction times the colour's gradient.
 threadgroup float basis[128 * 15];
