@@ -74,7 +74,7 @@ class Config:
     lr_shN: float = _number(1.25e-4, 0.0)  # lr_sh0 / 20 [3DGS]
 
     # Density control: which rows to duplicate, split, relocate, prune
-    strategy: str = _choice("mcmc", "adc", "none")  # adc takes configs/adc.toml for its defaults
+    strategy: str = _choice("mcmc", "adc", "none")  # naming adc brings configs/adc.toml
     max_splats: int = _number(1_000_000, 1)  # never more Gaussians than this [MCMC]
     refine_start: int = _number(500, 0)  # the first step that may refine comes after this [3DGS]
     refine_every: int = _number(100, 1)  # steps [3DGS]
@@ -126,16 +126,16 @@ def load(
 ) -> Config:
     """The defaults, changed by each layer in turn and last by `overrides`.
 
-    A layer is a TOML file or a mapping; `overrides` may hold strings, as `--set` does. UserError for an
-    unreadable file, an unknown key ("did you mean"), a wrong type, or a value out of range.
+    A layer is a TOML file or a mapping; `overrides` may hold strings, as `--set` does. A layer that names the
+    strategy brings that strategy's own settings; they win against earlier layers', which were chosen for
+    another. UserError for an unreadable file, an unknown key ("did you mean"), a wrong type, or a value out
+    of range.
     """
     merged: dict[str, Any] = {}
-    for layer in layers:
-        merged |= read(layer) if isinstance(layer, Path) else check(layer, "settings")
-    merged |= check(overrides or {}, "--set")
-    strategy_defaults = find(str(merged.get("strategy", Config.strategy)))
-    if strategy_defaults:
-        merged = read(strategy_defaults) | merged
+    checked = [read(layer) if isinstance(layer, Path) else check(layer, "settings") for layer in layers]
+    for layer in [*checked, check(overrides or {}, "--set")]:
+        own = find(layer["strategy"]) if "strategy" in layer else None
+        merged |= (read(own) if own else {}) | layer
     return Config(**merged)
 
 

@@ -80,10 +80,17 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         config.load([tmp_path / "none.toml"])
 
 
-def test_adc_starts_from_its_own_defaults_below_all_else() -> None:
+def test_naming_adc_brings_its_settings_above_the_scenes_and_below_what_is_given_with_it() -> None:
     adc = config.load([], {"strategy": "adc"})
     assert (adc.init_opacity, adc.opacity_reg, adc.noise_lr) == (0.1, 0.0, 0.0)
-    assert config.load([{"init_opacity": 0.3}], {"strategy": "adc"}).init_opacity == 0.3
+    fern = config.find("fern")
+    assert fern is not None
+    assert config.load([fern]).refine_stop != adc.refine_stop
+    adc_fern = config.load([fern], {"strategy": "adc"})
+    assert (adc_fern.refine_stop, adc_fern.init_scale) == (adc.refine_stop, adc.init_scale)
+    assert (adc_fern.steps, adc_fern.max_splats) == (7000, 100_000)  # the scene's own
+    assert config.load([fern], {"strategy": "adc", "refine_stop": 0.7}).refine_stop == 0.7
+    assert config.load([{"strategy": "adc", "init_opacity": 0.3}, {"steps": 5}]).init_opacity == 0.3
     assert config.load().init_opacity == Config.init_opacity
 
 
