@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,15 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
     return run
 
 
-def resumed_run(config: Config, out: Path | None, given: Mapping[str, Any]) -> tuple[RunFolder, Config]:
+def resumed_run(
+    config: Config, out: Path | None, given: Mapping[str, Any], log: Callable[[str], None]
+) -> tuple[RunFolder, Config]:
     """The run in `out`, or the newest of the scene, and its settings; `given` may raise `steps` and change
     what is shown.
 
     UserError if there is none, if it is of another scene, or if `given` would change what is trained.
     """
-    run = RunFolder(out.expanduser()) if out is not None else _newest(config)
+    run = RunFolder(out.expanduser()) if out is not None else _newest(config, log)
     if not run.config.is_file():
         raise UserError(
             f"{run.root} holds no run to resume: it has no config.toml; leave out --resume to start one"
@@ -72,11 +74,21 @@ def resumed_run(config: Config, out: Path | None, given: Mapping[str, Any]) -> t
     return run, replace(stored, **changes)
 
 
-def _newest(config: Config) -> RunFolder:
+def _newest(config: Config, log: Callable[[str], None]) -> RunFolder:
     folders = sorted((ROOT / scene_name(config)).glob("*/config.toml"), reverse=True)
+    unreadable = []
     for path in folders:
-        if config_module.load([path]).scene == config.scene:
+        try:
+            stored = config_module.load([path])
+        except UserError as error:
+            unreadable.append(error)
+            continue
+        if stored.scene == config.scene:
+            for why in unreadable:
+                log(f"warning: a newer run is passed over: {why}")
             return RunFolder(path.parent)
+    if unreadable:
+        raise unreadable[0]
     raise UserError(
         f"no run of {config.scene} in {ROOT / scene_name(config)} to resume; name its folder with --out"
     )

@@ -94,12 +94,13 @@ def train(
     from .runs import new_run, resumed_run
 
     backends.check_mlx()
+    report = _progress(progress, quiet)
     if resume:
-        folder, settings = resumed_run(settings, out, given)
+        folder, settings = resumed_run(settings, out, given, report.message)
     else:
         folder = new_run(settings, out, overwrite)
         settings = replace(settings, schedule_steps=settings.horizon)
-    _train(settings, folder, resume, _progress(progress, quiet), started)
+    _train(settings, folder, resume, report, started)
 
 
 def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, started: float) -> None:
