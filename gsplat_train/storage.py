@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import StorageError
+
+NAME_BYTES = 235  # of a file's name: file systems take 255, `atomic_write` adds up to 20 while it writes
+
+
+def file_name(stem: str, end: str) -> str:
+    """`stem` + `end`; of a stem too long for a file system the beginning and a hash of all of it."""
+    if len(os.fsencode(stem + end)) <= NAME_BYTES:
+        return stem + end
+    end = f"-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{end}"
+    return os.fsencode(stem)[: NAME_BYTES - len(os.fsencode(end))].decode("utf-8", "ignore") + end
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from .progress import Progress
 from .run_folder import RunFolder, origin, peak_memory_mb, to_json
 from .sampler import ViewSampler
 from .scene import Scene, View
+from .storage import file_name
 from .train_step import Noise, Regularizers, StepResult, train_step
 
 OVERFIT_DB = 0.2  # warn when the held-out PSNR is this far below its best; the spread of seeds is about 0.1
@@ -166,7 +167,7 @@ class Trainer:
             def preview(view: View, picture: np.ndarray) -> None:
                 if view.name in pictured:
                     name = str(PurePosixPath(view.name).with_suffix("")).replace("/", "_")
-                    path = self.run.previews / f"test_{name}_{self.state.step:07d}.png"
+                    path = self.run.previews / file_name(f"test_{name}", f"_{self.state.step:07d}.png")
                     evaluate.write_preview(path, view, picture)
 
             n = min(config.eval_train_views or len(self.train_views), len(self.train_views))

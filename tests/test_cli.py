@@ -210,6 +210,34 @@ def test_runs_are_filed_by_scene_and_the_newest_is_resumed(folder: Path, tmp_pat
     assert "schedule_steps = 20" in (runs[1] / "config.toml").read_text()
 
 
+def test_a_run_whose_settings_cannot_be_read_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    call("train", folder, *SHORT, "--steps", 20, "--quiet", cwd=tmp_path)
+    runs = tmp_path / "runs" / "my room"
+    (good,) = runs.iterdir()
+    (runs / "99990101-000000").mkdir()
+    (runs / "99990101-000000" / "config.toml").write_text("steps = ")
+    done = call("train", folder, "--steps", 30, "--resume", "--quiet", cwd=tmp_path)
+    assert json.loads((good / "metrics.json").read_text())["steps"] == 30
+    assert re.search(r"^warning: .*99990101-000000/config.toml is not a TOML file", done.stderr)
+    shutil.rmtree(good)
+    assert "99990101" in call("train", folder, "--resume", code=2, cwd=tmp_path).stderr
+
+
+def test_names_too_long_for_a_file_are_cut_and_stay_apart(folder: Path, tmp_path: Path) -> None:
+    scene = tmp_path / "scene"
+    shutil.copytree(folder, scene)
+    model = scene / "sparse" / "0" / "images.bin"
+    names = [f"{'é' * 124}{i}.png" for i in (0, 8)]  # of 253 bytes; the second one is held out
+    for i, name in zip((0, 8), names, strict=True):
+        (scene / "images" / f"view_0{i}.png").rename(scene / "images" / name)
+        model.write_bytes(model.read_bytes().replace(f"view_0{i}.png".encode(), name.encode()))
+    call("train", scene, "--out", tmp_path / "run", *SHORT, "--set", "preview_views=2")
+    call("render", tmp_path / "run", "--split", "all")
+    for kind, count in (("previews", 4), ("renders", 9)):
+        pictures = [path.name for path in (tmp_path / "run" / kind).glob("*.png")]
+        assert len(pictures) == count and sum("é" * 50 in name for name in pictures) == 2
+
+
 def test_killed_and_resumed_is_uninterrupted_to_the_byte(trained, folder: Path, tmp_path: Path) -> None:
     run, _ = trained
     other = tmp_path / "killed"

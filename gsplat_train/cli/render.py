@@ -12,6 +12,7 @@ import typer
 from .. import config as config_module
 from ..config import Config
 from ..errors import UserError
+from ..storage import file_name
 from . import SET_HELP, configure, given_settings, make_app, open_scene, run
 
 if TYPE_CHECKING:
@@ -95,13 +96,17 @@ def _settings(scene: str | None, run: Path | None, options: dict[str, Any], assi
 
 
 def _file_names(views: tuple[View, ...]) -> dict[str, str]:
-    """A PNG's path for each view: its name with the extension replaced; kept where two would be the same."""
+    """A PNG's path for each view: its name with the extension replaced; kept where two would be the same, cut
+    where it is too long.
+    """
     stems = {view.name: str(PurePosixPath(view.name).with_suffix("")) for view in views}
     uses = Counter(stems.values())
-    names = {name: f"{stem if uses[stem] == 1 else name}.png" for name, stem in stems.items()}
-    for name in names.values():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    names = {}
+    for name, stem in stems.items():
+        path = PurePosixPath(stem if uses[stem] == 1 else name)
+        if path.is_absolute() or ".." in path.parts[:-1]:
             raise UserError(f"view {name} would be written outside the folder; rename it in the scene")
+        names[name] = str(path.with_name(file_name(path.name, ".png")))
     return names
 
 
