@@ -257,8 +257,8 @@ nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::seque
         p.forward(bg);
         value = p.loss(photo, ssim_lambda);
         if (std::isfinite(value.loss)) {
-            p.backward(false, absgrad);
-            updated = p.update(t.params, {tm.params, tv.params}, sh_degree, t.sh_stride, camera, antialiased, s);
+            updated = p.backward(false, absgrad) &&
+                      p.update(t.params, {tm.params, tv.params}, sh_degree, t.sh_stride, camera, antialiased, s);
         }
     }
     return nb::make_tuple(value.loss, value.l1, value.ssim, updated);

@@ -65,6 +65,7 @@ struct BlendArgs {
     float* slots;             // gradients, kSlotFloats per intersection
     bool absgrad;
     uint64_t evaluations;     // blocks of 16 pixels evaluated (statistics)
+    bool finite;              // out: false if a gradient of this tile was not finite
 };
 
 struct LossArgs {

@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -12,6 +14,7 @@
 #include <dispatch/dispatch.h>
 #include <sys/sysctl.h>
 #else
+#include <pthread.h>
 #include <sched.h>
 #endif
 
@@ -32,8 +35,13 @@ int processors() {
     return int(std::thread::hardware_concurrency());
 #else
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-    return int(std::thread::hardware_concurrency());
+    int cores = int(std::thread::hardware_concurrency());
+    if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
+    // A container may have less time than processors; threads beyond that would be stopped in the middle of a stage.
+    double quota = 0, period = 0;
+    std::ifstream limit("/sys/fs/cgroup/cpu.max");  // microseconds, or "max" for no limit
+    if (limit >> quota >> period && quota > 0 && period > 0) cores = std::min(cores, int(std::ceil(quota / period)));
+    return std::max(cores, 1);
 #endif
 }
 
@@ -97,8 +105,12 @@ class Job {
 // comes soon), then sleeps in the kernel, so that another process on the machine gets the core.
 class Pool {
    public:
-    explicit Pool(int workers) {
-        for (int i = 0; i < workers; ++i) team_.emplace_back([this] { work(); });
+    explicit Pool(int workers) : cpus_(workers + 1) {
+        cpus_[0] = -1;
+        for (int i = 1; i <= workers; ++i) {
+            cpus_[i] = -1;
+            team_.emplace_back([this, i] { work(i); });
+        }
     }
     ~Pool() {
         quit_ = true;
@@ -110,6 +122,7 @@ class Pool {
 
     void run(Job& job) {
         job_ = &job;
+        cpus_[0] = sched_getcpu();
         open_ = true;
         generation_.fetch_add(1);
         generation_.notify_all();
@@ -131,7 +144,22 @@ class Pool {
         asm volatile("yield");
 #endif
     }
-    void work() {
+    // The scheduler may leave two of the team on one processor for tenths of a second, while another process keeps a processor
+    // of ours busy: it counts threads, and 2 + 1 is as even as 1 + 2. Who finds a colleague on its processor moves to one without.
+    void spread(int me) {
+        const int here = cpus_[me] = sched_getcpu();
+        cpu_set_t allowed, free;
+        bool shared = false;
+        for (int i = 0; i < int(cpus_.size()); ++i) shared = shared || (i != me && cpus_[i] == here);
+        if (!shared || pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed)) return;
+        free = allowed;
+        for (const std::atomic<int>& cpu : cpus_)
+            if (cpu >= 0) CPU_CLR(cpu, &free);
+        if (CPU_COUNT(&free) == 0 || pthread_setaffinity_np(pthread_self(), sizeof free, &free)) return;
+        cpus_[me] = sched_getcpu();
+        pthread_setaffinity_np(pthread_self(), sizeof allowed, &allowed);
+    }
+    void work(int me) {
         unsigned seen = 0;
         for (;;) {
             for (int spins = 0; spins < kSpins && generation_ == seen; ++spins) pause();
@@ -141,12 +169,16 @@ class Pool {
             // Announce, then look whether the job is still open; run() closes it, then looks for the announced. One of the
             // two sees the other, so no worker touches a job that has returned.
             ++active_;
-            if (open_) job_->draw();
+            if (open_) {
+                spread(me);
+                job_->draw();
+            }
             if (--active_ == 0) active_.notify_all();
         }
     }
 
     std::vector<std::thread> team_;
+    std::vector<std::atomic<int>> cpus_;  // on which processor the caller and each worker last began a job; -1: none yet
     Job* job_ = nullptr;
     std::atomic<int> active_{0};
     std::atomic<unsigned> generation_{0};

@@ -5,7 +5,7 @@
 
 namespace gs {
 
-int thread_count();                // GS_THREADS, else the processors that this process may use
+int thread_count();                // GS_THREADS, else the processors that this process may use, or its share of their time
 void set_thread_count(int count);  // 1 or more
 void parallel_for(int tasks, const std::function<void(int)>& body);
 

@@ -2,6 +2,7 @@
 #include "pipeline.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -426,19 +427,22 @@ LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda) {
     return value;
 }
 
-void Pipeline::backward(bool with_v_alpha, bool absgrad) {
+bool Pipeline::backward(bool with_v_alpha, bool absgrad) {
     const Timer timer(stage_seconds[4]);
     BlendArgs shared = blend_args();
     shared.planes.v_alpha = with_v_alpha ? v_alpha_.data() : nullptr;
     shared.slots = slots_.get(intersections_ * kSlotFloats + 16);
     shared.absgrad = absgrad;
     std::vector<uint64_t> evaluations(planes_.tiles_x * planes_.tiles_y);
+    std::atomic<bool> finite = true;
     parallel_for(planes_.tiles_x * planes_.tiles_y, [&](int tile) {
         BlendArgs args = shared;
         kernels().backward(args, tile);
         evaluations[tile] = args.evaluations;
+        if (!args.finite) finite = false;
     });
     for (uint64_t e : evaluations) backward_evaluations += e;
+    return finite;
 }
 
 void Pipeline::splat_gradients(float* v_means2d, float* v_conics, float* v_colors, float* v_opacities, float* v_abs) {

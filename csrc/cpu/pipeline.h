@@ -98,8 +98,8 @@ class Pipeline {
     }
     // Stage 4; target is planar, padded as the planes are.
     LossValue loss(const uint8_t* target, float ssim_lambda);
-    // Stage 5, from v_image().
-    void backward(bool with_v_alpha, bool absgrad);
+    // Stage 5, from v_image(). False: a gradient was not finite.
+    bool backward(bool with_v_alpha, bool absgrad);
     // Stage 6: gradients of the splats (for autograd) ...
     void splat_gradients(float* v_means2d, float* v_conics, float* v_colors, float* v_opacities, float* v_abs);
     // ... or of the parameters, from the splats' ...

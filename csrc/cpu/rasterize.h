@@ -145,6 +145,7 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
     struct State {
         F16 t, behind, vr, vg, vb;
     } state[kBlocks];
+    F16 odd = zero;  // sum of x - x: zero but for infinities and NaN
     const long plane = long(planes.rows) * planes.stride;
     for (int b = 0; b < kBlocks; ++b) {
         const long at = long(tile_y * kTile + 4 * (b / 4)) * planes.stride + tile_x * kTile + 4 * (b % 4);
@@ -158,6 +159,7 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
                    s.vb * load_block(planes.image + 2 * plane + at, planes.stride);
         if (planes.v_alpha)  // alpha = 1 - T: like a colour of -v_alpha behind everything
             s.behind -= load_block(planes.v_alpha + at, planes.stride) * load_block(planes.transmittance + at, planes.stride);
+        odd += s.behind - s.behind;
     }
     uint64_t evaluations = 0;
     for (long i = first; i < last; ++i) {
@@ -209,6 +211,7 @@ GS_INLINE void backward_tile_impl(BlendArgs& args, int tile) {
         const F16 total = sum_each(sums);
         store_first(slot, total, kSlotFloats);
     }
+    args.finite = !any(~(odd <= zero));
     args.evaluations += evaluations;
 }
 
