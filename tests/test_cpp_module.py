@@ -165,6 +165,30 @@ def test_threads_are_as_many_as_asked_for(cpp):
         assert done.stdout.strip() == wanted
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on address space, which only Linux keeps")
+def test_more_threads_than_there_is_room_for_are_one_line(cpp):
+    code = """
+import resource
+import numpy as np
+from gsplat_train import _csrc, errors
+_csrc.simd()
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # 1,000 threads' stacks need 8
+leaf = np.zeros(1 << 22, np.float32)
+try:
+    _csrc.adam(leaf, leaf, leaf, leaf, 1e-3, 1)
+except errors.UserError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": PATH, "GS_THREADS": "1000"},
+        capture_output=True,
+        text=True,
+    )
+    assert re.fullmatch(r"the system allows no more than \d+ of 1000 threads; set GS_THREADS to fewer.*\n", done.stdout)
+
+
 # ---- what the compiler made ----
 
 KERNELS = "CMakeFiles/gs_{}.dir/csrc/cpu/kernels.cpp.o"

@@ -8,14 +8,19 @@
 #include <exception>
 #include <fstream>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "input_error.h"
 #if defined(__APPLE__)
 #include <dispatch/dispatch.h>
 #include <sys/sysctl.h>
 #else
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 #endif
 
 namespace gs {
@@ -105,19 +110,20 @@ class Job {
 // comes soon), then sleeps in the kernel, so that another process on the machine gets the core.
 class Pool {
    public:
-    explicit Pool(int workers) : cpus_(workers + 1) {
+    explicit Pool(int workers) : cpus_(workers + 1), busy_(workers + 1) {
         cpus_[0] = -1;
         for (int i = 1; i <= workers; ++i) {
             cpus_[i] = -1;
-            team_.emplace_back([this, i] { work(i); });
+            try {
+                team_.emplace_back([this, i] { work(i); });
+            } catch (const std::system_error&) {
+                stop();
+                throw InputError("the system allows no more than " + std::to_string(i) + " of " + std::to_string(workers + 1) +
+                                 " threads; set GS_THREADS to fewer, or raise the limit on processes (ulimit -u)");
+            }
         }
     }
-    ~Pool() {
-        quit_ = true;
-        generation_.fetch_add(1);
-        generation_.notify_all();
-        for (auto& t : team_) t.join();
-    }
+    ~Pool() { stop(); }
     int workers() const { return int(team_.size()); }
 
     void run(Job& job) {
@@ -129,13 +135,18 @@ class Pool {
         job.draw();
         // All tasks are handed out. Who has not come by now is not waited for: on a busy machine a worker may be asleep.
         open_ = false;
-        for (int spins = 0; int active = active_;) {
-            if (++spins < kSpins) pause();
-            else active_.wait(active);
-        }
+        for (int spins = 0; spins < kSpins && active_; ++spins) pause();
+        if (active_) lend_core();
+        while (const int active = active_) active_.wait(active);
     }
 
    private:
+    void stop() {
+        quit_ = true;
+        generation_.fetch_add(1);
+        generation_.notify_all();
+        for (auto& t : team_) t.join();
+    }
     static constexpr int kSpins = 2000;  // about 30 microseconds
     static void pause() {
 #if defined(__x86_64__)
@@ -143,6 +154,29 @@ class Pool {
 #else
         asm volatile("yield");
 #endif
+    }
+    // Another process may hold a worker's processor for milliseconds while the worker is in the middle of a task: such a worker,
+    // whose clock stands still, gets this thread's processor until it is done.
+    void lend_core() {
+        const int here = sched_getcpu();
+        for (int i = 1; i < int(cpus_.size()); ++i) {
+            if (!busy_[i] || cpus_[i] == here) continue;
+            const pthread_t worker = team_[i - 1].native_handle();
+            clockid_t clock;
+            timespec before = {}, after = {};
+            if (pthread_getcpuclockid(worker, &clock)) continue;
+            clock_gettime(clock, &before);
+            for (int spins = 0; spins < kSpins / 4 && busy_[i]; ++spins) pause();
+            clock_gettime(clock, &after);
+            if (!busy_[i] || before.tv_sec != after.tv_sec || before.tv_nsec != after.tv_nsec) continue;
+            cpu_set_t allowed, only;
+            CPU_ZERO(&only);
+            CPU_SET(here, &only);
+            if (pthread_getaffinity_np(worker, sizeof allowed, &allowed)) continue;
+            pthread_setaffinity_np(worker, sizeof only, &only);
+            while (busy_[i]) sched_yield();
+            pthread_setaffinity_np(worker, sizeof allowed, &allowed);
+        }
     }
     // The scheduler may leave two of the team on one processor for tenths of a second, while another process keeps a processor
     // of ours busy: it counts threads, and 2 + 1 is as even as 1 + 2. Who finds a colleague on its processor moves to one without.
@@ -171,7 +205,9 @@ class Pool {
             ++active_;
             if (open_) {
                 spread(me);
+                busy_[me] = true;
                 job_->draw();
+                busy_[me] = false;
             }
             if (--active_ == 0) active_.notify_all();
         }
@@ -179,6 +215,7 @@ class Pool {
 
     std::vector<std::thread> team_;
     std::vector<std::atomic<int>> cpus_;  // on which processor the caller and each worker last began a job; -1: none yet
+    std::vector<std::atomic<bool>> busy_;  // in a task
     Job* job_ = nullptr;
     std::atomic<int> active_{0};
     std::atomic<unsigned> generation_{0};

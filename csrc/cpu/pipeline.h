@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <cstddef>
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
 #include "../camera.h"
 #include "../constants.h"
+#include "input_error.h"
 #include "kernels.h"
 
 namespace gs {
@@ -21,11 +21,6 @@ constexpr int plane_stride(int width) {
     return stride % 256 == 0 ? stride + 16 : stride;
 }
 constexpr int plane_rows(int height) { return (height + gs_const::kTile - 1) / gs_const::kTile * gs_const::kTile; }
-
-// What the user can do something about, in one line; Python gets errors.UserError.
-struct InputError : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
 
 // InputError where a picture has no pixel, or more tiles on a side than a Record's box or in all than an int can count.
 void check_size(long width, long height);
