@@ -54,7 +54,7 @@ def run(app: typer.Typer, program: str) -> NoReturn:
         _exit(program, f"{error.filename or 'a file'}: {error.strerror or error}", 5 if storage else 2)
     except Exception as error:
         if isinstance(error, MemoryError) or "Unable to allocate" in str(error):  # the latter are MLX's words
-            _exit(program, "out of memory; try a smaller --max-splats, --max-size or image folder", 2)
+            _exit(program, "out of memory; take fewer splats or smaller images (gs-train --max-splats, --max-size)", 2)
         if not hasattr(error, "format_message"):  # that of typer's own: bad usage
             raise
         _exit(program, f"{error.format_message()} See {program} --help.", 2)
