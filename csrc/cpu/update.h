@@ -220,10 +220,11 @@ static void update_range(UpdateArgs& args, long first, long last) {
             for (int j = 0; j < n; ++j)
                 for (int group = 0; group < row; group += 16) {
                     const long at = (i + j) * row + group;
-                    // The next block's: three streams in turns of a few kilobytes are too short for the machine's own prefetching.
-                    __builtin_prefetch(args.params.shN + at + 16 * row, 1);
-                    __builtin_prefetch(args.m.shN + at + 16 * row, 1);
-                    __builtin_prefetch(args.v.shN + at + 16 * row, 1);
+                    // Into the second-level cache, two blocks ahead, to arrive while the next block's gradients are computed: three
+                    // streams in turns of a few kilobytes are too short for the machine's own prefetching.
+                    __builtin_prefetch(args.params.shN + at + 32 * row, 0, 2);
+                    __builtin_prefetch(args.m.shN + at + 32 * row, 0, 2);
+                    __builtin_prefetch(args.v.shN + at + 32 * row, 0, 2);
                     adam_vector(args.params.shN + at, args.m.shN + at, args.v.shN + at, g_sh[group + j], row - group, rate);
                 }
         }
