@@ -107,9 +107,10 @@ class Config:
         return self.schedule_steps or self.steps
 
 
-# What a resumed run may change: none of it alters what is trained.
+# What a resumed run may change: none of it alters what is trained; another backend rounds otherwise.
 FREE_ON_RESUME = frozenset(
     {
+        "backend",
         "eval_every",
         "eval_train_views",
         "preview_views",

@@ -387,6 +387,9 @@ def test_missing_and_doubled_mlx_are_said_in_one_line(monkeypatch):
     monkeypatch.setattr(backends, "import_module", without_library)
     with pytest.raises(UserError, match=r"MLX does not load \(libmlx.so.*pip install gsplat-train\[cpu\]"):
         backends.check_mlx()
+    monkeypatch.setattr(backends, "_installed", lambda name: name == "mlx-cuda-13")
+    with pytest.raises(BackendUnavailable, match=r"mlx-cuda-13 needs an NVIDIA GPU .*libmlx.so"):
+        backends.check_mlx()
     monkeypatch.setattr(backends.util, "find_spec", lambda path: None)
     with pytest.raises(UserError, match="MLX is not installed; run: pip install gsplat-train"):
         backends.check_mlx()

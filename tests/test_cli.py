@@ -281,6 +281,11 @@ def test_a_signal_saves_exits_130_and_the_run_goes_on(
         ("signal.raise_signal(signal.SIGTERM)", 130, "gs-x: interrupted"),
         ("raise MemoryError", 2, "gs-x: out of memory"),
         ("raise RuntimeError('[malloc] Unable to allocate 9 bytes.')", 2, "gs-x: out of memory"),
+        (
+            "raise RuntimeError('cudaMallocAsync(&data, size, stream) failed: out of memory')",
+            2,
+            "gs-x: out of memory",
+        ),
         ("raise OSError(28, 'No space left on device', 'f')", 5, "gs-x: f: No space left"),
         ("open('/')", 2, "gs-x: /: Is a directory"),
         ("1 / 0", 1, "Traceback"),
@@ -369,6 +374,13 @@ def test_bad_models_are_one_line(program: str, arguments: list[str], message: st
     (tmp_path / "bad.ply").write_text("solid cube")
     assert message in call(program, *arguments, code=2, cwd=tmp_path).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bad.ply"]
+
+
+def test_a_run_goes_on_with_another_backend(trained, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    call("train", folder, "--out", tmp_path / "run", "--resume", "--backend", "python", "--steps", STEPS + 2)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["backend"] == "python" and metrics["steps"] == STEPS + 2
 
 
 def test_a_run_is_not_touched_unasked(trained, folder: Path) -> None:

@@ -145,10 +145,16 @@ def check_mlx() -> None:
             f"{' and '.join(builds)} are installed together and overwrite each other's files; keep one: "
             f"pip uninstall -y {' '.join(builds)}, then pip install --force-reinstall one of them"
         )
-    if platform.system() == "Linux" and not builds:
+    if platform.system() == "Linux":
         try:
             import_module("mlx.core")
-        except ImportError as error:  # plain mlx on Linux brings no libmlx.so; a build of one's own does
+        except ImportError as error:
+            if builds and "cuda" in builds[0]:  # it loads only where there is a GPU
+                raise BackendUnavailable(
+                    f"{builds[0]} needs an NVIDIA GPU and does not load here ({error}); "
+                    "for the processor: pip install gsplat-train[cpu]"
+                ) from error
+            # Plain mlx on Linux brings no libmlx.so; a build of one's own does.
             raise UserError(
                 f"MLX does not load ({error}); run: pip install gsplat-train[cpu] (or [cuda12], [cuda13])"
             ) from error

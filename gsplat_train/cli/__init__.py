@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..scene import Scene
 
+NO_MEMORY = "Unable to allocate|cudaMalloc.*out of memory"  # how MLX says it
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 
@@ -53,8 +55,9 @@ def run(app: typer.Typer, program: str) -> NoReturn:
         storage = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         _exit(program, f"{error.filename or 'a file'}: {error.strerror or error}", 5 if storage else 2)
     except Exception as error:
-        if isinstance(error, MemoryError) or "Unable to allocate" in str(error):  # the latter are MLX's words
-            _exit(program, "out of memory; take fewer splats or smaller images (gs-train --max-splats, --max-size)", 2)
+        if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+            advice = "take fewer splats or smaller images (gs-train --max-splats, --max-size)"
+            _exit(program, f"out of memory; {advice}", 2)
         if not hasattr(error, "format_message"):  # that of typer's own: bad usage
             raise
         _exit(program, f"{error.format_message()} See {program} --help.", 2)
