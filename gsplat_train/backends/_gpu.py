@@ -10,6 +10,7 @@ length, so `isect_tiles` waits for M.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -33,10 +34,17 @@ class TileLists(Tiles):
 
 
 class Engine:
-    """The stages on one kind of GPU. make: a spec -> MLX's callable for it."""
+    """The stages on one kind of GPU. make: a spec -> MLX's callable for it; compile: mx.compile where it can
+    trace these.
+    """
 
-    def __init__(self, make: Callable[[KernelSpec], Callable[..., list[mx.array]]]) -> None:
-        self._make = make
+    def __init__(
+        self,
+        make: Callable[[KernelSpec], Callable[..., list[mx.array]]],
+        compile: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+    ) -> None:
+        self._make, self._compile = make, compile
+        self._compiled: dict[Any, Callable[..., Any]] = {}
         self._kernels: dict[str, Callable[..., list[mx.array]]] = {}
         self._sizes: dict[Any, mx.array] = {}
         self._cameras: dict[int, tuple[Any, mx.array]] = {}
@@ -49,6 +57,15 @@ class Engine:
         if kernel is None:
             kernel = self._kernels[name] = self._make(KERNELS[name])
         return kernel(inputs=inputs, **arguments(name, sizes, template))
+
+    def compiled(self, function: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:
+        """function(engine, *fixed, ..) of arrays, its graph kept: MLX copies a kernel's code once, not each time."""
+        key = (function, *fixed)
+        if key not in self._compiled:
+            if len(self._compiled) > 100:
+                self._compiled.clear()
+            self._compiled[key] = self._compile(partial(function, self, *fixed))
+        return self._compiled[key]
 
     # ---- what the kernels are told ----
 

@@ -102,34 +102,19 @@ class Ahead:
             mx.async_eval(results if self.stats is None else (*results, self.stats))
 
     def _launch(self, view: View, s: dict[str, Any], settings: mx.array) -> None:
-        """One step: twelve kernels. settings: the step's row of the table."""
-        engine, camera = self.engine, view.camera
+        """One step. settings: the step's row of the table."""
+        engine, camera, wanted = self.engine, view.camera, s["stats"] is not None
+        if wanted and self.stats is None:
+            self.stats, self.host_stats = mx.zeros(3 * max(3, self.n)), s["stats"]
         width, height = camera.width, camera.height
         sizes = Sizes(self.n, self.rest, width, height, engine.capacity(width, height))
         told = engine.sizes(sizes, s["sh_degree"], s["antialiased"])
-        eye, photo = engine.camera(camera), self.photos.get(view.image)
-        run = engine.run
-
-        records, counters = run("project", sizes, [*self.params, eye, told])
-        lists = engine.bins(sizes, told, records, counters, self.status, self.flags)
-        binned = [lists["ids"], lists["offsets"], lists["buckets"]]
-        image, final_t, checkpoints, used = run("forward", sizes, [records, *binned, settings, told])
-        maps, partials = run("ssim", sizes, [image, photo, told])
-        v_image, self.loss = run("loss", sizes, [image, photo, maps, partials, settings, told])
-        inputs = [records, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
-        (grads,) = run(
-            "backward", sizes, [*inputs, image, final_t, v_image, final_t, told], (False, s["absgrad"])
+        inputs = (engine.camera(camera), self.photos.get(view.image), settings, told)
+        step = engine.compiled(_kernels_of_a_step, sizes, s["absgrad"], wanted)
+        trees, results = step(
+            (self.params, self.m, self.v), (self.status, self.flags, self.stats if wanted else None), inputs
         )
-        self.status = lists["status"]
-        wanted = s["stats"] is not None
-        if wanted and self.stats is None:
-            self.stats, self.host_stats = mx.zeros(3 * max(3, self.n)), s["stats"]
-        inputs = [*self.params, self.m[0], self.v[0], records, lists["spans"], lists["group_starts"], grads]
-        inputs += [self.status, self.loss, self.stats if wanted else self.loss, eye, settings, told]
-        params, m, v, colour, self.flags, stats = run("update", sizes, inputs, (wanted,))
-        inputs = [self.params[1], self.m[1], self.v[1], colour, settings, told]
-        shn = run("update_shn", sizes, inputs) if self.rest else inputs[:3]
-        self.params, self.m, self.v = (params, shn[0]), (m, shn[1]), (v, shn[2])
+        (self.params, self.m, self.v), (self.status, self.flags, stats, self.loss) = trees, results
         if wanted:
             self.stats = stats
 
@@ -188,6 +173,30 @@ class Ahead:
         mx.eval(trees)
         self.state.gaussians, self.state.m, self.state.v = trees
         return result
+
+
+def _kernels_of_a_step(
+    engine: Engine, sizes: Sizes, absgrad: bool, wanted: bool, trees: Any, known: Any, inputs: Any
+) -> Any:
+    """The twelve kernels. trees: parameters, m, v, each in two arrays; what they are after the step."""
+    (params, shn), (m, m_shn), (v, v_shn) = trees
+    status, flags, stats = known
+    eye, photo, settings, told = inputs
+    run = engine.run
+    records, counters = run("project", sizes, [params, shn, eye, told])
+    lists = engine.bins(sizes, told, records, counters, status, flags)
+    binned = [lists["ids"], lists["offsets"], lists["buckets"]]
+    image, final_t, checkpoints, used = run("forward", sizes, [records, *binned, settings, told])
+    maps, partials = run("ssim", sizes, [image, photo, told])
+    v_image, loss = run("loss", sizes, [image, photo, maps, partials, settings, told])
+    given = [records, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
+    (grads,) = run("backward", sizes, [*given, image, final_t, v_image, final_t, told], (False, absgrad))
+    given = [params, shn, m, v, records, lists["spans"], lists["group_starts"], grads]
+    given += [lists["status"], loss, stats if wanted else loss, eye, settings, told]
+    params, m, v, colour, flags, stats = run("update", sizes, given, (wanted,))
+    if sizes.rest:
+        shn, m_shn, v_shn = run("update_shn", sizes, [shn, m_shn, v_shn, colour, settings, told])
+    return ((params, shn), (m, m_shn), (v, v_shn)), (lists["status"], flags, stats, loss)
 
 
 @lru_cache(maxsize=256)

@@ -2,14 +2,17 @@
 """CUDA source -> machine code, by the NVRTC library that MLX's CUDA build has loaded.
 
 mx.fast.cuda_kernel compiles a kernel behind headers of its own: 2 s each. Without those headers it takes a
-fifth of that; mx.fast.precompiled_cuda_kernel runs the result.
+fifth of that; mx.fast.precompiled_cuda_kernel runs the result. `compile_ahead` compiles all kernels of a
+training step at once, while photos are read.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,10 +43,25 @@ def symbol(spec: KernelSpec, variant: tuple[bool, ...]) -> str:
     return "_".join([f"gs_{spec.name}", *("ft"[value] for value in variant)])
 
 
-@cache
 def program(name: str, variant: tuple[bool, ...]) -> bytes:
     """The machine code of a kernel for the GPU in use; OSError or RuntimeError where that cannot be."""
-    return compile_for(source(KERNELS[name], variant), f"sm_{_capability()}")
+    return _compiling(name, variant).result()
+
+
+def compile_ahead() -> None:
+    """Begins to compile what a training step takes, each kernel by a thread of its own; does not wait."""
+    for spec in KERNELS.values():
+        _compiling(spec.name, (False,) * len(spec.template))
+
+
+@cache
+def _compiling(name: str, variant: tuple[bool, ...]) -> Future[bytes]:
+    return _compilers().submit(lambda: compile_for(source(KERNELS[name], variant), f"sm_{_capability()}"))
+
+
+@cache
+def _compilers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(len(KERNELS), os.cpu_count() or 1), "nvrtc")
 
 
 def compile_for(text: str, architecture: str) -> bytes:

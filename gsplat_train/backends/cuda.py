@@ -49,7 +49,9 @@ def make(spec: KernelSpec) -> Callable[..., Any]:
     return cast(Callable[..., Any], kernel)
 
 
-engine = Engine(make)
+if _compiles():
+    _nvrtc.compile_ahead()
+engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
 photometric_loss = engine.photometric_loss
 _steps = Steps(engine)

@@ -35,7 +35,7 @@ def make(spec: KernelSpec) -> Callable[..., Any]:
     return cast(Callable[..., Any], kernel)
 
 
-engine = Engine(make)
+engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
 photometric_loss = engine.photometric_loss
 _steps = Steps(engine)
