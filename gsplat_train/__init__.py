@@ -4,6 +4,7 @@
 The public names are below; they load on first use, so that importing is fast.
 """
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from .gaussians import Gaussians
     from .render import render
     from .scene import Camera, Scene
+
+# Where the hardware can (NVIDIA, Apple from M5 on), MLX rounds the factors of float32 products of matrices to
+# TF32's ten bits, unless told otherwise before the first one.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 __version__ = "0.1.0"
 __all__ = ["Camera", "Gaussians", "Scene", "load_model", "load_scene", "render"]
