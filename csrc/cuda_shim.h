@@ -77,6 +77,11 @@ __device__ __forceinline__ float exp2(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+__device__ __forceinline__ float log2(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 }  // namespace fast
 __device__ __forceinline__ float fast_reciprocal(float x) {
     float y;

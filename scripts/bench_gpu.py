@@ -158,17 +158,19 @@ class Frame:
 
     def forward(self) -> Any:
         engine, sizes, told = self.engine, self.sizes, self.told
-        records, counters = engine.run("project", sizes, [*self.params, self.eye, told])
-        lists = engine.bins(sizes, told, records, counters, self.start, self.flags)
+        records, radii, counters = engine.run("project", sizes, [self.params[0], self.eye, told])
+        (colours,) = engine.run("colour", sizes, [*self.params, radii, self.eye, told])
+        lists = engine.bins(sizes, told, records, radii, counters, self.start, self.flags)
         binned = [lists["ids"], lists["offsets"], lists["buckets"]]
-        outputs = engine.run("forward", sizes, [records, *binned, self.settings, told])
-        return outputs, lists, records
+        outputs = engine.run("forward", sizes, [records, colours, *binned, self.settings, told])
+        return outputs, lists, (records, radii, colours)
 
     def both(self) -> Any:
         engine, sizes, told = self.engine, self.sizes, self.told
-        (image, final_t, checkpoints, used), lists, records = self.forward()
+        (image, final_t, checkpoints, used), lists, (records, radii, colours) = self.forward()
         inputs = [
             records,
+            colours,
             lists["ids"],
             lists["offsets"],
             lists["buckets"],
@@ -181,7 +183,8 @@ class Frame:
         v_means2d, v_conics, v_colors, v_opacities, _ = v
         inputs = [
             *self.params,
-            records,
+            radii,
+            colours,
             v_means2d,
             v_conics,
             v_opacities,

@@ -11,11 +11,15 @@ if (b < buckets[tiles]) {
     const uint begin = (b - buckets[tile]) * kBucket, first = uint(offsets[tile]) + begin;
     const uint last = min(first + kBucket, uint(offsets[tile + 1]));
     const int left = int(tile) % tiles_x * kTile, top = int(tile) / tiles_x * kTile;
+    const bool entry = first + lane < last;
+    const uint slot = entry ? slots[first + lane] : 0, id = entry ? uint(ids[first + lane]) : 0;
     const uint reached = lane < 8 ? used[8 * tile + lane] : 0;  // up to where each block went
     if (begin >= simd_max(reached)) {
         for (uint k = first * 3 + lane; k < last * 3; k += 32)
             ((device float4*)slot_grads)[3 * slots[k / 3] + k % 3] = float4{0.0f, 0.0f, 0.0f, 0.0f};
     } else {
+        const device float4* record = (const device float4*)records + 2 * id;  // under way while the pixels are fetched
+        const float4 r0 = record[0], r1 = record[1], colour = ((const device float4*)colours)[id];
         float t[8], behind[8], vr[8], vg[8], vb[8];
         uint alive = 0;
         #pragma unroll
@@ -35,15 +39,11 @@ if (b < buckets[tiles]) {
         }
         const float x = float(left) + float(lane % 8) + 0.5f, y = float(top) + float(lane / 8) + 0.5f;
         uint blocks = 0;
-        uint slot = 0;
-        if (first + lane < last) {
-            slot = slots[first + lane];
-            const device float4* record = (const device float4*)records + 3 * uint(ids[first + lane]);
-            const float4 r0 = record[0], r1 = record[1], r2 = record[2];
-            const float l = log2(r1.y);
+        if (entry) {
+            const float l = fast::log2(r1.y);
             const float ha = -0.5f * kLog2E * r0.z, hb = -kLog2E * r0.w, hc = -0.5f * kLog2E * r1.x;
             const float reach = (l - kLog2AlphaMin) * 1.0001f + 1e-4f;
-            const float ratio_x = -0.5f * hb / ha, ratio_y = -0.5f * hb / hc;
+            const float ratio_x = -0.5f * hb * reciprocal(ha), ratio_y = -0.5f * hb * reciprocal(hc);
             #pragma unroll
             for (uint s = 0; s < 8; ++s) {
                 const float x0 = float(left + int(s % 2) * 8) + 0.5f - r0.x, y0 = float(top + int(s / 2) * 4) + 0.5f - r0.y;
@@ -52,8 +52,8 @@ if (b < buckets[tiles]) {
             }
             blocks &= alive;
             shared[3 * lane] = float4{r0.x, r0.y, ha, hb};
-            shared[3 * lane + 1] = float4{hc, l, r1.z, r1.w};
-            shared[3 * lane + 2] = float4{r2.x, as_type<float>(slot), as_type<float>(blocks), 0.0f};
+            shared[3 * lane + 1] = float4{hc, l, colour.x, colour.y};
+            shared[3 * lane + 2] = float4{colour.z, as_type<float>(slot), as_type<float>(blocks), 0.0f};
         }
         simdgroup_barrier(mem_flags::mem_threadgroup);
         for (uint j = 0; j < last - first; ++j) {
@@ -72,7 +72,7 @@ if (b < buckets[tiles]) {
                 const float dx = x + float(s % 2 * 8) - s0.x, dy = y + float(s / 2 * 4) - s0.y;
                 const float e = exponent(dx, dy, s0.z, s0.w, s1.x, s1.y);
                 const float alpha = fast::exp2(min(e, kLog2AlphaMax));
-                const float free = alpha * t[s], next = t[s] - free;
+                const float free = alpha * t[s], next = fma(-alpha, t[s], t[s]);  // as `forward` has it
                 const bool hit = e >= kLog2AlphaMin, blend = hit && next > kTransmittanceMin;
                 const float w = blend ? free : 0.0f;
                 const float q = w * (vr[s] * s1.z + vg[s] * s1.w + vb[s] * s2.x);

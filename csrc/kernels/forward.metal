@@ -13,40 +13,39 @@ const bool inside = px < width && py < height;
 const uint first = uint(offsets[tile]), last = uint(offsets[tile + 1]), bucket = buckets[tile];
 const uint staged = simd * 96, pixel = block * 32 + lane;
 float t = 1.0f, red = 0.0f, green = 0.0f, blue = 0.0f;
-bool live = inside;
+float passes = inside ? 1.0f : 0.0f;  // t, and 0 once the pixel has ended: then nothing blends
 uint at = first;
 uint id = at + lane < last ? uint(ids[at + lane]) : 0;
-for (; at < last && simd_any(live); at += 32) {
+for (; at < last && simd_any(passes > 0.0f); at += 32) {
     if ((at - first) % kBucket == 0)
-        ((device float4*)checkpoints)[(bucket + (at - first) / kBucket) * 256 + pixel] = float4{live ? t : 0.0f, red, green, blue};
+        ((device float4*)checkpoints)[(bucket + (at - first) / kBucket) * 256 + pixel] = float4{passes, red, green, blue};
     bool reaches = false;
     if (at + lane < last) {
-        const device float4* record = (const device float4*)records + 3 * id;
-        const float4 r0 = record[0], r1 = record[1], r2 = record[2];
-        const float l = log2(r1.y);
+        const device float4* record = (const device float4*)records + 2 * id;
+        const float4 r0 = record[0], r1 = record[1], colour = ((const device float4*)colours)[id];
+        const float l = fast::log2(r1.y);
         const float ha = -0.5f * kLog2E * r0.z, hb = -kLog2E * r0.w, hc = -0.5f * kLog2E * r1.x;
         const float x0 = float(left) + 0.5f - r0.x, y0 = float(top) + 0.5f - r0.y;
-        reaches = least_on_rectangle(-ha, -hb, -hc, -0.5f * hb / ha, -0.5f * hb / hc, x0, x0 + 7.0f, y0, y0 + 3.0f) <=
+        reaches = least_on_rectangle(-ha, -hb, -hc, -0.5f * hb * reciprocal(ha), -0.5f * hb * reciprocal(hc), x0, x0 + 7.0f, y0, y0 + 3.0f) <=
                   (l - kLog2AlphaMin) * 1.0001f + 1e-4f;
         if (reaches) {
             shared[staged + 3 * lane] = float4{r0.x, r0.y, ha, hb};
-            shared[staged + 3 * lane + 1] = float4{hc, l, r1.z, r1.w};
-            shared[staged + 3 * lane + 2] = float4{r2.x, 0.0f, 0.0f, 0.0f};
+            shared[staged + 3 * lane + 1] = float4{hc, l, colour.x, colour.y};
+            shared[staged + 3 * lane + 2] = float4{colour.z, 0.0f, 0.0f, 0.0f};
         }
     }
     if (at + 32 + lane < last) id = uint(ids[at + 32 + lane]);  // under way while the splats blend
     simdgroup_barrier(mem_flags::mem_threadgroup);
     for (uint rest = uint(simd_vote::vote_t(simd_ballot(reaches))); rest; rest &= rest - 1) {
-        const uint j = staged + 3 * ctz(rest);
-        const float4 s0 = shared[j], s1 = shared[j + 1];
+        const GS_GROUP float4* splat = shared + staged + 3 * ctz(rest);
+        const float4 s0 = splat[0], s1 = splat[1];
         const float e = exponent(x - s0.x, y - s0.y, s0.z, s0.w, s1.x, s1.y);
-        const float w = fast::exp2(min(e, kLog2AlphaMax)) * t;
-        const float next = t - w;
-        const bool hit = live && e >= kLog2AlphaMin;
-        live = live && !(hit && next <= kTransmittanceMin);
-        if (hit && live) {
-            red += w * s1.z, green += w * s1.w, blue += w * shared[j + 2].x;
-            t = next;
+        const float alpha = fast::exp2(min(e, kLog2AlphaMax)), next = fma(-alpha, passes, passes);
+        if (e >= kLog2AlphaMin) {
+            const bool blends = next > kTransmittanceMin;
+            const float w = alpha * passes;
+            if (blends) red += w * s1.z, green += w * s1.w, blue += w * splat[2].x, t = next;
+            passes = blends ? next : 0.0f;
         }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernels share: the layout of the arrays that pass between them, and sums over a SIMD group.
-// A splat's record is twelve floats, so that it is read as three float4; a culled one has radii 0.
+// A splat's record is eight floats, so that it is read as two float4; a culled one has radii 0. Its colour is a float4 of
+// its own: nothing needs it before `forward`.
 // Everything that points is indexed in the kernels' own text: an input of fewer than eight elements lies in Metal's
 // constant space, so a helper that took a pointer would not compile there.
 #pragma once
@@ -27,8 +28,8 @@ GS_CONSTANT int kVCorrection = 6, kOpacityReg = 7, kScaleReg = 8, kNoise = 9, kS
 // status: uint32 [8]; state 0: all is well, 1: more intersections than there is room for, 2: not finite
 GS_CONSTANT int kState = 0, kNeeded = 1, kMostNeeded = 2, kDone = 3, kRunning = 4;
 GS_CONSTANT uint kWell = 0, kOverflow = 1, kNotFinite = 2;
-// a record's floats; radii are int bits
-GS_CONSTANT uint kRecord = 12, kRed = 6, kDepth = 9, kRadiusX = 10, kRadiusY = 11;
+// a record's floats: mean (2), conic (3), opacity, depth
+GS_CONSTANT uint kRecord = 8, kDepth = 6;
 // a slot's floats: what one tile adds to a splat's gradient, as sums over pixels of d = dL/d ln(alpha), d dx, d dy, ...
 GS_CONSTANT uint kSlot = 12;
 GS_CONSTANT uint kBucket = 32;          // entries of a tile's list that one SIMD group takes in the backward pass: one a lane

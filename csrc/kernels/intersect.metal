@@ -18,9 +18,9 @@ const int tiles_x = sizes[kTilesX], tiles_y = sizes[kTilesY];
 const uint total_at = uint(tiles_x * tiles_y), capacity = uint(sizes[kCapacity]);
 uint cells = 0;
 if (i < uint(sizes[kN])) {
-    const device float4* record = (const device float4*)records + 3 * i;
-    const float4 r0 = record[0], r1 = record[1], r2 = record[2];
-    const float rx = float(as_type<int>(r2.z)), ry = float(as_type<int>(r2.w));
+    const device float4* record = (const device float4*)records + 2 * i;
+    const float4 r0 = record[0], r1 = record[1];
+    const float rx = float(radii[2 * i]), ry = float(radii[2 * i + 1]);
     if (rx > 0.0f && ry > 0.0f) {
         const float inv = 1.0f / float(kTile);
         const int x0 = int(clamp(floor((r0.x - rx) * inv), 0.0f, float(tiles_x)));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 1, a thread a Gaussian: parameters -> the splat's record; and zeroes for the counters of `intersect`.
+// Stage 1a, a thread a Gaussian: parameters -> the splat's record and radii; and zeroes for the counters of `intersect`.
 const uint i = thread_position_in_grid.x;
 const int n = sizes[kN];
 if (i <= uint(sizes[kTilesX] * sizes[kTilesY])) counters[kStride * i] = 0;
@@ -7,10 +7,9 @@ if (i < uint(n)) {
     const device float4* c4 = (const device float4*)camera;
     const CameraParams cam = unpack_camera(c4[0], c4[1], c4[2], c4[3], c4[4], sizes[kWidth], sizes[kHeight]);
     const bool antialiased = sizes[kAntialiased] != 0;
-    const int degree = sizes[kDegree], rest = sizes[kRest];
     Gaussian<float> g;
     g.mean = {params[3 * i], params[3 * i + 1], params[3 * i + 2]};
-    const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, dc = 11 * n + 3 * i;
+    const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i;
     g.qw = params[q], g.qx = params[q + 1], g.qy = params[q + 2], g.qz = params[q + 3];
     g.log_scale = {params[s], params[s + 1], params[s + 2]};
     g.logit = params[10 * n + i];
@@ -23,23 +22,9 @@ if (i < uint(n)) {
     const bool visible = is_finite(p.mx + p.my + k.det_blur + p.opacity) && p.depth >= kNearPlane && p.opacity >= kAlphaMin && rx > 0.0f && ry > 0.0f && p.mx + rx > 0.0f &&
                          p.mx - rx < float(cam.width) && p.my + ry > 0.0f && p.my - ry < float(cam.height) &&
                          p.depth < 1e30f && k.det_blur < 1e30f;
-    float rgb[3] = {0.0f, 0.0f, 0.0f};
-    if (visible) {
-        const Vec3<float> towards = {g.mean.x - cam.position[0], g.mean.y - cam.position[1], g.mean.z - cam.position[2]};
-        const Vec3<float> direction = scale(towards, 1.0f / sqrt(max(dot(towards, towards), 1e-24f)));
-        float basis[15];
-        sh_basis(direction, degree, basis);
-        const int bands = (degree + 1) * (degree + 1) - 1;
-        for (int c = 0; c < 3; ++c) rgb[c] = kSH0 * params[dc + c] + 0.5f;
-        const uint row = 3 * uint(rest) * i;
-        for (int b = 0; b < 15; ++b) {
-            if (b >= bands) break;
-            for (int c = 0; c < 3; ++c) rgb[c] += basis[b] * shn[row + 3 * b + c];
-        }
-    }
-    const float ox = visible ? min(rx, 1e9f) : 0.0f, oy = visible ? min(ry, 1e9f) : 0.0f;
-    device float4* record = (device float4*)records + 3 * i;
+    device float4* record = (device float4*)records + 2 * i;
     record[0] = float4{p.mx, p.my, p.a, p.b};
-    record[1] = float4{p.c, p.opacity, max(rgb[0], 0.0f), max(rgb[1], 0.0f)};
-    record[2] = float4{max(rgb[2], 0.0f), p.depth, as_type<float>(int(ox)), as_type<float>(int(oy))};
+    record[1] = float4{p.c, p.opacity, p.depth, 0.0f};
+    radii[2 * i] = visible ? int(min(rx, 1e9f)) : 0;
+    radii[2 * i + 1] = visible ? int(min(ry, 1e9f)) : 0;
 }

@@ -12,7 +12,7 @@ if (i < uint(n)) {
     const bool antialiased = sizes[kAntialiased] != 0;
     const int degree = sizes[kDegree], bands = (degree + 1) * (degree + 1) - 1;
     const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, dc = 11 * n + 3 * i, row = 3 * uint(sizes[kRest]) * i;
-    const bool seen = as_type<int>(records[kRecord * i + kRadiusX]) > 0;
+    const bool seen = radii[2 * i] > 0;
     Gaussian<float> v = {{0.0f, 0.0f, 0.0f}, 0.0f, 0.0f, 0.0f, 0.0f, {0.0f, 0.0f, 0.0f}, 0.0f};
     float v_rgb[3] = {0.0f, 0.0f, 0.0f}, basis[15];
     for (int b = 0; b < 15; ++b) basis[b] = 0.0f;
@@ -31,7 +31,7 @@ if (i < uint(n)) {
         const float inv_distance = 1.0f / sqrt(max(dot(towards, towards), 1e-24f));
         const Vec3<float> direction = scale(towards, inv_distance);
         sh_basis(direction, degree, basis);
-        for (int c = 0; c < 3; ++c) v_rgb[c] = records[kRecord * i + kRed + c] > 0.0f ? v_colors[3 * i + c] : 0.0f;
+        for (int c = 0; c < 3; ++c) v_rgb[c] = colours[4 * i + uint(c)] > 0.0f ? v_colors[3 * i + c] : 0.0f;
         float w[15];
         for (int b = 0; b < 15; ++b) {
             w[b] = 0.0f;

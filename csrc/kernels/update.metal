@@ -2,6 +2,8 @@
 // Stage 6a, a thread a Gaussian: its slots are summed, carried back through projection and colour, and used at once by Adam,
 // MCMC's noise and the density statistics. shN waits for update_shn, which gets {direction, whether it moves; colour's gradient}.
 // If the step may not change anything, all is copied.
+threadgroup float shared[128 * 15];  // of each Gaussian the gradient, then what Adam makes of it
+threadgroup uint moves[128];
 threadgroup uint bad_groups[4];
 const uint tid = thread_position_in_threadgroup.x, lane = thread_index_in_simdgroup, simd = simdgroup_index_in_threadgroup;
 const uint i = thread_position_in_grid.x, group = threadgroup_position_in_grid.x;
@@ -13,14 +15,25 @@ const uint row = 3 * uint(sizes[kRest]) * i;
 // The slots of a SIMD group's splats: a lane its own where they are few, all lanes together where they are many.
 float4 a = {0.0f, 0.0f, 0.0f, 0.0f}, b = {0.0f, 0.0f, 0.0f, 0.0f}, c = {0.0f, 0.0f, 0.0f, 0.0f};
 uint from = 0, count = 0;
-if (valid && well) from = group_starts[i / kIntersectGroup] + spans[2 * i], count = spans[2 * i + 1];
+if (valid) from = group_starts[i / kIntersectGroup] + spans[2 * i], count = spans[2 * i + 1];
+if (!well) count = 0;
 const bool many = count > 24;
-for (uint k = from; k < from + (many ? 0u : count); ++k) {
-    const float4 x = ((const device float4*)slot_grads)[3 * k], y = ((const device float4*)slot_grads)[3 * k + 1];
-    const float4 z = ((const device float4*)slot_grads)[3 * k + 2];
-    a.x += x.x, a.y += x.y, a.z += x.z, a.w += x.w;
-    b.x += y.x, b.y += y.y, b.z += y.z, b.w += y.w;
-    c.x += z.x, c.y += z.y, c.z += z.z;
+for (uint k = 0; k < (many ? 0u : count); k += 4) {  // four fetched at once
+    float4 x[4], y[4], z[4];
+    #pragma unroll
+    for (uint s = 0; s < 4; ++s) {
+        x[s] = y[s] = z[s] = float4{0.0f, 0.0f, 0.0f, 0.0f};
+        if (k + s < count) {
+            const device float4* slot = (const device float4*)slot_grads + 3 * (from + k + s);
+            x[s] = slot[0], y[s] = slot[1], z[s] = slot[2];
+        }
+    }
+    #pragma unroll
+    for (uint s = 0; s < 4; ++s) {
+        a.x += x[s].x, a.y += x[s].y, a.z += x[s].z, a.w += x[s].w;
+        b.x += y[s].x, b.y += y[s].y, b.z += y[s].z, b.w += y[s].w;
+        c.x += z[s].x, c.y += z[s].y, c.z += z[s].z;
+    }
 }
 for (uint left = uint(simd_vote::vote_t(simd_ballot(many))); left; left &= left - 1) {
     const uint owner = ctz(left), begin = simd_shuffle(from, owner), end = begin + simd_shuffle(count, owner);
@@ -42,9 +55,9 @@ for (uint left = uint(simd_vote::vote_t(simd_ballot(many))); left; left &= left 
 
 float v_rgb[3] = {0.0f, 0.0f, 0.0f};
 Vec3<float> facing = {0.0f, 0.0f, 0.0f};
-bool broken = false;
+bool broken = false, move = false;
 if (valid) {
-    const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, o = 10 * n + i, dc = 11 * n + 3 * i;
+    const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, o = 10 * n + i;
     Gaussian<float> g;
     g.mean = {params[3 * i], params[3 * i + 1], params[3 * i + 2]};
     g.qw = params[q], g.qx = params[q + 1], g.qy = params[q + 2], g.qz = params[q + 3];
@@ -52,8 +65,7 @@ if (valid) {
     g.logit = params[o];
     Gaussian<float> v = {{0.0f, 0.0f, 0.0f}, 0.0f, 0.0f, 0.0f, 0.0f, {0.0f, 0.0f, 0.0f}, 0.0f};
     SplatGrad<float> d = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    const uint r = kRecord * i;
-    const bool seen = well && as_type<int>(records[r + kRadiusX]) > 0;
+    const bool seen = well && radii[2 * i] > 0;
     const float base_opacity = sigmoid(g.logit);
     if (seen) {
         const device float4* c4 = (const device float4*)camera;
@@ -67,9 +79,9 @@ if (valid) {
         const float inv_distance = 1.0f / sqrt(max(dot(towards, towards), 1e-24f));
         const Vec3<float> direction = scale(towards, inv_distance);
         facing = direction;
-        v_rgb[0] = records[r + kRed] > 0.0f ? b.z : 0.0f;
-        v_rgb[1] = records[r + kRed + 1] > 0.0f ? b.w : 0.0f;
-        v_rgb[2] = records[r + kRed + 2] > 0.0f ? c.x : 0.0f;
+        v_rgb[0] = colours[4 * i] > 0.0f ? b.z : 0.0f;
+        v_rgb[1] = colours[4 * i + 1] > 0.0f ? b.w : 0.0f;
+        v_rgb[2] = colours[4 * i + 2] > 0.0f ? c.x : 0.0f;
         if (bands > 0) {
             float w[15];
             #pragma unroll
@@ -95,19 +107,54 @@ if (valid) {
     #pragma unroll
     for (uint k = 0; k < 14; ++k) total += grad[k];
     broken = well && !is_finite(total);
-    const bool move = well && !broken;
-    float moved[14];
+    move = well && !broken;
     #pragma unroll
-    for (uint k = 0; k < 14; ++k) {
-        const uint at = k < 3 ? 3 * i + k : k < 7 ? q + k - 3 : k < 10 ? s + k - 7 : k < 11 ? o : dc + k - 11;
-        const float rate = settings[k < 3 ? 0 : k < 7 ? 1 : k < 10 ? 2 : k < 11 ? 3 : 4];
-        Moved to = {params[at], m[at], v_in[at]};
-        if (move) to = adam_step(to.p, to.m, to.v, grad[k], rate, settings[kVCorrection]);
-        moved[k] = to.p;
-        new_m[at] = to.m;
-        new_v[at] = to.v;
-        if (k >= 3) new_params[at] = to.p;
+    for (uint k = 0; k < 14; ++k) shared[15 * tid + k] = grad[k];
+    if (STATS) {
+        const float half_width = 0.5f * float(sizes[kWidth]), half_height = 0.5f * float(sizes[kHeight]);
+        const float sx = d.mx * half_width, sy = d.my * half_height;
+        const float ax = c.y * kLn2 * half_width, ay = c.z * kLn2 * half_height;
+        const bool counts = move && seen;
+        stats[3 * i] = stats_in[3 * i] + (counts ? sqrt(sx * sx + sy * sy) : 0.0f);
+        stats[3 * i + 1] = stats_in[3 * i + 1] + (counts ? sqrt(ax * ax + ay * ay) : 0.0f);
+        stats[3 * i + 2] = stats_in[3 * i + 2] + (counts ? 1.0f : 0.0f);
     }
+    ((device float4*)colour)[2 * i] = float4{facing.x, facing.y, facing.z, move ? 1.0f : 0.0f};
+    ((device float4*)colour)[2 * i + 1] = float4{v_rgb[0], v_rgb[1], v_rgb[2], 0.0f};
+}
+const bool trouble = simd_any(broken);
+if (lane == 0) bad_groups[simd] = trouble ? 1u : 0u;
+moves[tid] = move ? 1u : 0u;
+threadgroup_barrier(mem_flags::mem_threadgroup);
+// Adam, one group of parameters after the other: those of neighbours lie side by side, so do the threads that move them.
+const uint widths[5] = {3, 4, 3, 1, 3}, firsts[5] = {0, 3, 7, 10, 11}, rows = min(128u, n - 128 * group);
+const float v_correction = settings[kVCorrection];
+#pragma unroll
+for (uint part = 0; part < 5; ++part) {
+    const uint width = widths[part], base = firsts[part] * n + width * 128 * group;
+    const float rate = settings[part];
+    Moved to[4];  // all fetched before the first is written: the compiler cannot know that the arrays are apart
+    #pragma unroll
+    for (uint j = 0; j < 4; ++j) {
+        const uint e = 128 * j + tid;
+        if (j < width && e < width * rows) to[j] = {params[base + e], m[base + e], v_in[base + e]};
+    }
+    #pragma unroll
+    for (uint j = 0; j < 4; ++j) {
+        const uint e = 128 * j + tid, at = 15 * (e / width) + firsts[part] + e % width;
+        if (j >= width || e >= width * rows) continue;
+        if (moves[e / width] != 0) to[j] = adam_step(to[j].p, to[j].m, to[j].v, shared[at], rate, v_correction);
+        shared[at] = to[j].p;
+        new_m[base + e] = to[j].m;
+        new_v[base + e] = to[j].v;
+        if (part > 0) new_params[base + e] = to[j].p;
+    }
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+if (valid) {
+    float moved[11];
+    #pragma unroll
+    for (uint k = 0; k < 11; ++k) moved[k] = shared[15 * tid + k];
     const float noise = settings[kNoise];
     if (move && noise > 0.0f) {
         // MCMC's exploration (Kheradmand et al. 2024, eq. 9): Sigma n, gated so that only nearly transparent Gaussians move.
@@ -129,23 +176,7 @@ if (valid) {
             moved[k] += gate * (turn[3 * k] * local[0] + turn[3 * k + 1] * local[1] + turn[3 * k + 2] * local[2]);
     }
     for (uint k = 0; k < 3; ++k) new_params[3 * i + k] = moved[k];
-    if (STATS) {
-        const float half_width = 0.5f * float(sizes[kWidth]), half_height = 0.5f * float(sizes[kHeight]);
-        const float sx = d.mx * half_width, sy = d.my * half_height;
-        const float ax = c.y * kLn2 * half_width, ay = c.z * kLn2 * half_height;
-        const bool counts = move && seen;
-        stats[3 * i] = stats_in[3 * i] + (counts ? sqrt(sx * sx + sy * sy) : 0.0f);
-        stats[3 * i + 1] = stats_in[3 * i + 1] + (counts ? sqrt(ax * ax + ay * ay) : 0.0f);
-        stats[3 * i + 2] = stats_in[3 * i + 2] + (counts ? 1.0f : 0.0f);
-    }
 }
-if (valid) {
-    ((device float4*)colour)[2 * i] = float4{facing.x, facing.y, facing.z, well && !broken ? 1.0f : 0.0f};
-    ((device float4*)colour)[2 * i + 1] = float4{v_rgb[0], v_rgb[1], v_rgb[2], 0.0f};
-}
-const bool trouble = simd_any(broken);
-if (lane == 0) bad_groups[simd] = trouble ? 1u : 0u;
-threadgroup_barrier(mem_flags::mem_threadgroup);
 if (tid == 0) {
     const bool lost = status[kState] == kWell && !is_finite(loss[0]);
     flags[group] = lost || (bad_groups[0] | bad_groups[1] | bad_groups[2] | bad_groups[3]) != 0 ? 1u : 0u;

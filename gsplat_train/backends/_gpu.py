@@ -3,7 +3,7 @@
 
 An `Engine` is bound to one of MLX's kernel makers (metal.py, cuda.py). The kernels are in csrc/kernels, their
 table in _kernels.py. Notation as in backends: N Gaussians, M intersections, images [H, W, C]. A splat's
-record is 12 floats: means2d, conic, opacity, colour, depth, radii. Stages take and return arrays of exact
+record is 8 floats: means2d, conic, opacity, depth, 0. Stages take and return arrays of exact
 length, so `isect_tiles` waits for M.
 """
 
@@ -59,7 +59,7 @@ class Engine:
         return kernel(inputs=inputs, **arguments(name, sizes, template))
 
     def compiled(self, function: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:
-        """function(engine, *fixed, ..) of arrays, its graph kept: MLX copies a kernel's code once, not each time."""
+        """function(engine, *fixed, ..) of arrays, its graph kept: MLX copies a kernel's code at each call."""
         key = (function, *fixed)
         if key not in self._compiled:
             if len(self._compiled) > 100:
@@ -130,32 +130,35 @@ class Engine:
 
         @mx.custom_function
         def forward(params: mx.array, shn: mx.array) -> tuple[mx.array, ...]:
-            records = self.run("project", sizes, [params, shn, *told])[0].reshape(n, 12)
-            return (records[:, 0:2], records[:, 2:5], records[:, 9], records[:, 6:9], records[:, 5], records)
+            records, radii, _ = self.run("project", sizes, [params, *told])
+            (colours,) = self.run("colour", sizes, [params, shn, radii, *told])
+            rows, colors = records[: 8 * n].reshape(n, 8), colours[: 4 * n].reshape(n, 4)[:, :3]
+            return rows[:, 0:2], rows[:, 2:5], rows[:, 6], colors, rows[:, 5], radii.view(mx.float32), colours
 
         @forward.vjp
         def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
-            v_means2d, v_conics, v_depths, v_colors, v_opacities, _ = (c.reshape(-1) for c in cotangents)
+            v_means2d, v_conics, v_depths, v_colors, v_opacities = (c.reshape(-1) for c in cotangents[:5])
             v = [v_means2d, v_conics, v_depths, v_colors, v_opacities]
-            return tuple(self.run("project_vjp", sizes, [*primals, outputs[5].reshape(-1), *v, *told]))
+            seen = [outputs[5].view(mx.int32), outputs[6]]
+            return tuple(self.run("project_vjp", sizes, [*primals, *seen, *v, *told]))
 
         function: Any = forward
-        means2d, conics, depths, colors, opacities, records = function(*pack(gaussians))
-        radii = mx.stop_gradient(mx.contiguous(mx.stop_gradient(records)[:, 10:12]).view(mx.int32))
+        means2d, conics, depths, colors, opacities, bits, _ = function(*pack(gaussians))
+        radii = mx.stop_gradient(mx.stop_gradient(bits).view(mx.int32))[: 2 * n].reshape(n, 2)
         return Projected(means2d, conics, depths, radii, colors, opacities)
 
     def isect_tiles(self, projected: Projected, width: int, height: int) -> Tiles:
         """See Backend.isect_tiles."""
-        means2d, conics, depths, radii, colors, opacities = (mx.stop_gradient(leaf) for leaf in projected)
+        means2d, conics, depths, radii, _, opacities = (mx.stop_gradient(leaf) for leaf in projected)
         n = means2d.shape[0]
         tiles = Sizes(n, 0, width, height, 8).names["tiles"]
         if n == 0:
             return Tiles(mx.zeros(0, mx.int32), mx.zeros(tiles + 1, mx.int32))
-        records = _records(means2d, conics, depths, radii, colors, opacities)
+        records, radii = _records(means2d, conics, depths, opacities), at_least_eight(radii.reshape(-1))
         while True:
             sizes = Sizes(n, 0, width, height, self.capacity(width, height))
             counters = mx.arange(8 * tiles + 8).astype(mx.uint32) * 0
-            lists = self.bins(sizes, self.sizes(sizes), records, counters, START, no_flags(sizes))
+            lists = self.bins(sizes, self.sizes(sizes), records, radii, counters, START, no_flags(sizes))
             state, needed = np.asarray(lists["status"])[:2].tolist()
             if state == 0:
                 break
@@ -165,11 +168,11 @@ class Engine:
         return tile_lists
 
     def bins(
-        self, sizes: Sizes, told: mx.array, records: Any, counters: Any, status: Any, flags: Any
+        self, sizes: Sizes, told: mx.array, records: Any, radii: Any, counters: Any, status: Any, flags: Any
     ) -> dict[str, mx.array]:
         """Stage 2: intersect, scan, scatter, tile_sort; all that they leave, by name."""
         run = self.run
-        entries, spans, group_counts = run("intersect", sizes, [records, counters, told])
+        entries, spans, group_counts = run("intersect", sizes, [records, radii, counters, told])
         # After `intersect`, which counts them up: group_counts orders the two.
         offsets, buckets, group_starts, status = run(
             "scan", sizes, [counters, group_counts, status, flags, told]
@@ -193,7 +196,6 @@ class Engine:
     ) -> tuple[mx.array, mx.array]:
         """See Backend.rasterize."""
         n = projected.means2d.shape[0]
-        radii = mx.stop_gradient(projected.radii)
         if n == 0:
             image = mx.broadcast_to(background, (height, width, 3))
             return image, mx.zeros((height, width, 1))
@@ -205,18 +207,21 @@ class Engine:
         @mx.custom_function
         def forward(*args: mx.array) -> tuple[mx.array, ...]:
             means2d, conics, depths, colors, opacities, bg = args[:6]
-            records = _records(means2d, conics, depths, radii, colors, opacities)
+            records = _records(means2d, conics, depths, opacities)
+            padded = at_least_eight(mx.concatenate([colors, mx.zeros((n, 1))], axis=1).reshape(-1))
             settings = mx.concatenate([mx.zeros(12), bg, mx.zeros(17)])
-            image, final_t, checkpoints, used = self.run("forward", sizes, [records, *binned, settings, told])
+            image, final_t, checkpoints, used = self.run(
+                "forward", sizes, [records, padded, *binned, settings, told]
+            )
             final_t, image = final_t[: height * width], image[: 3 * height * width]
             alpha = (1.0 - final_t).reshape(height, width, 1)
-            return image.reshape(height, width, 3), alpha, final_t, checkpoints, used, records
+            return image.reshape(height, width, 3), alpha, final_t, checkpoints, used, records, padded
 
         @forward.vjp
         def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
-            image, _, final_t, checkpoints, used, records = outputs
+            image, _, final_t, checkpoints, used, records, padded = outputs
             v_image, v_alpha = cotangents[0], cotangents[1]
-            inputs = [records, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
+            inputs = [records, padded, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
             inputs += [image.reshape(-1), final_t, v_image.reshape(-1), v_alpha.reshape(-1), told]
             (grads,) = self.run("backward", sizes, inputs, (True, len(primals) > 6))
             v_means2d, v_conics, v_colors, v_opacities, v_abs = self.run(
@@ -285,8 +290,15 @@ def on_device(array: mx.array) -> mx.array:
 
 def pack(gaussians: Gaussians) -> tuple[mx.array, mx.array]:
     """The first five leaves behind each other, and shN, flat: what the kernels call `params` and `shn`."""
-    params, shn = mx.concatenate([leaf.reshape(-1) for leaf in gaussians[:5]]), gaussians.shN.reshape(-1)
-    return params, shn if shn.size >= 8 else mx.concatenate([shn, mx.zeros(8 - shn.size)])
+    params = mx.concatenate([leaf.reshape(-1) for leaf in gaussians[:5]])
+    return params, at_least_eight(gaussians.shN.reshape(-1))
+
+
+def at_least_eight(array: mx.array) -> mx.array:
+    """Zeros behind a shorter one; see _kernels."""
+    if array.size >= 8:
+        return array
+    return mx.concatenate([array, mx.zeros(8 - array.size, array.dtype)])
 
 
 def unpack(params: mx.array, shn: mx.array, n: int, rest: int) -> Gaussians:
@@ -316,10 +328,10 @@ def loss_settings(ssim_lambda: float, width: int, height: int) -> np.ndarray:
     return settings
 
 
-def _records(means2d: Any, conics: Any, depths: Any, radii: Any, colors: Any, opacities: Any) -> mx.array:
-    """[12 N] records of splats given as arrays."""
-    columns = [means2d, conics, opacities[:, None], colors, depths[:, None]]
-    return mx.concatenate([*columns, mx.contiguous(radii).view(mx.float32)], axis=1).reshape(-1)
+def _records(means2d: Any, conics: Any, depths: Any, opacities: Any) -> mx.array:
+    """[8 N] records of splats given as arrays."""
+    columns = [means2d, conics, opacities[:, None], depths[:, None], mx.zeros_like(depths)[:, None]]
+    return mx.concatenate(columns, axis=1).reshape(-1)
 
 
 def _lists_of(tiles: Tiles, n: int, width: int, height: int) -> dict[str, Any]:

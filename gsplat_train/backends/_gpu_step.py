@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..scene import View
 
 BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
-WINDOW = 32  # steps between two looks at the status; the host is at most twice as many ahead
+WINDOW = 16  # steps between two looks at the status; the host is at most twice as many ahead
 SHARE = 4  # of the device's memory, 1 / SHARE may hold what steps under way leave; else fewer are
 PHOTO_BYTES = 8 << 30
 BETA1, BETA2 = 0.9, 0.999  # csrc/constants.h
@@ -47,12 +47,13 @@ class Ahead:
         self.last: tuple[float, float, float] = (0.0, 0.0, 0.0)
         self.seen: deque[mx.array] = deque()
         self.loss: mx.array = mx.zeros(8)
-        self.failed = False
+        self.failed, self.fresh = False, True
         self._restart()
 
     def _restart(self) -> None:
         self.status, self.seen = START, deque()
         self.launched = self.looked = 0  # of the journal
+        self.batch = 1  # grows to BATCH: after a wait the GPU shall have work soon
         self.flags = no_flags(Sizes(self.n, self.rest, 16, 16, 8))
 
     def step(self, view: View, settings: dict[str, Any]) -> tuple[float, float, float]:
@@ -61,10 +62,11 @@ class Ahead:
         self.state.step += 1
         count = len(self.journal)
         window = self._window(view)
-        if count == 1 or count - self.launched >= min(BATCH, window):
+        if count == 1 or count - self.launched >= min(self.batch, window):
             self._launch_waiting()
-        if count == self.launched and (count == 1 or count - self.looked >= window):
-            self.looked = count
+            self.batch = min(2 * self.batch, BATCH)
+        if count == self.launched and (self.fresh or count - self.looked >= window):
+            self.looked, self.fresh = count, False
             self._look(view)
         return NAN if self.failed else self.last
 
@@ -178,20 +180,21 @@ class Ahead:
 def _kernels_of_a_step(
     engine: Engine, sizes: Sizes, absgrad: bool, wanted: bool, trees: Any, known: Any, inputs: Any
 ) -> Any:
-    """The twelve kernels. trees: parameters, m, v, each in two arrays; what they are after the step."""
+    """The kernels, in order. trees: parameters, m, v, each in two arrays; what they are after the step."""
     (params, shn), (m, m_shn), (v, v_shn) = trees
     status, flags, stats = known
     eye, photo, settings, told = inputs
     run = engine.run
-    records, counters = run("project", sizes, [params, shn, eye, told])
-    lists = engine.bins(sizes, told, records, counters, status, flags)
+    records, radii, counters = run("project", sizes, [params, eye, told])
+    (colours,) = run("colour", sizes, [params, shn, radii, eye, told])
+    lists = engine.bins(sizes, told, records, radii, counters, status, flags)
     binned = [lists["ids"], lists["offsets"], lists["buckets"]]
-    image, final_t, checkpoints, used = run("forward", sizes, [records, *binned, settings, told])
+    image, final_t, checkpoints, used = run("forward", sizes, [records, colours, *binned, settings, told])
     maps, partials = run("ssim", sizes, [image, photo, told])
     v_image, loss = run("loss", sizes, [image, photo, maps, partials, settings, told])
-    given = [records, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
+    given = [records, colours, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
     (grads,) = run("backward", sizes, [*given, image, final_t, v_image, final_t, told], (False, absgrad))
-    given = [params, shn, m, v, records, lists["spans"], lists["group_starts"], grads]
+    given = [params, shn, m, v, radii, colours, lists["spans"], lists["group_starts"], grads]
     given += [lists["status"], loss, stats if wanted else loss, eye, settings, told]
     params, m, v, colour, flags, stats = run("update", sizes, given, (wanted,))
     if sizes.rest:

@@ -73,6 +73,7 @@ class KernelSpec:
     template: tuple[str, ...] = ()  # names of bool template arguments
     counted_up: tuple[str, ...] = ()  # inputs that it adds to with atomics
     math_mode: str = "safe"  # Metal's; "fast" assumes that every number is finite
+    registers: int = 0  # CUDA's, of a thread at most; 0 for as many as the compiler likes
 
 
 def _arrays(text: str) -> tuple[Array, ...]:
@@ -85,21 +86,29 @@ _CAMERA = "camera float32 32;"
 _SETTINGS = "settings float32 32;"
 _TILES = "ids int32 capacity; offsets int32 tiles + 1; buckets uint32 tiles + 1;"
 _PARAMS = "params float32 14 * n; shn float32 bands;"
-_SPLATS = "records float32 12 * n;"
+_SPLATS = "records float32 8 * n;"
+_SEEN = "radii int32 2 * n; colours float32 4 * n;"
 
 KERNELS = {
     spec.name: spec
     for spec in (
         KernelSpec(
             "project",
-            _arrays(_PARAMS + _CAMERA + _SIZES),
-            _arrays(_SPLATS + "counters uint32 8 * tiles + 8"),
+            _arrays("params float32 14 * n;" + _CAMERA + _SIZES),
+            _arrays(_SPLATS + "radii int32 2 * n; counters uint32 8 * tiles + 8"),
             128,
             "-(-max(n, tiles + 8) // 128)",
         ),
         KernelSpec(
+            "colour",
+            _arrays(_PARAMS + "radii int32 2 * n;" + _CAMERA + _SIZES),
+            _arrays("colours float32 4 * n"),
+            128,
+            "flags",
+        ),
+        KernelSpec(
             "intersect",
-            _arrays(_SPLATS + "counters uint32 8 * tiles + 8;" + _SIZES),
+            _arrays(_SPLATS + "radii int32 2 * n; counters uint32 8 * tiles + 8;" + _SIZES),
             _arrays("entries uint32 4 * capacity; spans uint32 2 * n; group_counts uint32 groups"),
             256,
             "groups",
@@ -144,7 +153,7 @@ KERNELS = {
         ),
         KernelSpec(
             "forward",
-            _arrays(_SPLATS + _TILES + _SETTINGS + _SIZES),
+            _arrays(_SPLATS + "colours float32 4 * n;" + _TILES + _SETTINGS + _SIZES),
             _arrays(
                 "image float32 3 * area; final_t float32 area; checkpoints float32 1024 * buckets;"
                 "used uint32 8 * tiles"
@@ -174,6 +183,7 @@ KERNELS = {
             "backward",
             _arrays(
                 _SPLATS
+                + "colours float32 4 * n;"
                 + _TILES
                 + "slots uint32 capacity; bucket_tiles uint32 buckets; used uint32 8 * tiles;"
                 + "checkpoints float32 1024 * buckets; image float32 3 * area; final_t float32 area;"
@@ -185,13 +195,14 @@ KERNELS = {
             "buckets",
             template=("ALPHA", "ABSGRAD"),
             math_mode="fast",
+            registers=72,
         ),
         KernelSpec(
             "update",
             _arrays(
                 _PARAMS
                 + "m float32 14 * n; v_in float32 14 * n;"
-                + _SPLATS
+                + _SEEN
                 + "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
                 + "status uint32 8; loss float32 8; stats_in float32 3 * n;"
                 + _CAMERA
@@ -206,6 +217,7 @@ KERNELS = {
             128,
             "flags",
             template=("STATS",),
+            registers=80,
         ),
         KernelSpec(
             "update_shn",
@@ -237,7 +249,7 @@ KERNELS = {
             "project_vjp",
             _arrays(
                 _PARAMS
-                + _SPLATS
+                + _SEEN
                 + "v_means2d float32 2 * n; v_conics float32 3 * n; v_depths float32 n;"
                 + "v_colors float32 3 * n; v_opacities float32 n;"
                 + _CAMERA

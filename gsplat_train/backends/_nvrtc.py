@@ -56,7 +56,11 @@ def compile_ahead() -> None:
 
 @cache
 def _compiling(name: str, variant: tuple[bool, ...]) -> Future[bytes]:
-    return _compilers().submit(lambda: compile_for(source(KERNELS[name], variant), f"sm_{_capability()}"))
+    return _compilers().submit(_compile, KERNELS[name], variant)
+
+
+def _compile(spec: KernelSpec, variant: tuple[bool, ...]) -> bytes:
+    return compile_for(source(spec, variant), f"sm_{_capability()}", spec.registers)
 
 
 @cache
@@ -64,7 +68,7 @@ def _compilers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(len(KERNELS), os.cpu_count() or 1), "nvrtc")
 
 
-def compile_for(text: str, architecture: str) -> bytes:
+def compile_for(text: str, architecture: str, registers: int = 0) -> bytes:
     """CUDA source -> cubin. RuntimeError with the compiler's words if it has errors."""
     nvrtc = ctypes.CDLL(_library())
     handle = ctypes.c_void_p()
@@ -76,6 +80,8 @@ def compile_for(text: str, architecture: str) -> bytes:
         raise RuntimeError("NVRTC makes no program")
     try:
         options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
+        if registers:
+            options.append(f"--maxrregcount={registers}".encode())
         failed = call("nvrtcCompileProgram", handle, len(options), (ctypes.c_char_p * len(options))(*options))
         what = "ProgramLog" if failed else "CUBIN"
         size = ctypes.c_size_t()
