@@ -186,7 +186,9 @@ except errors.UserError as error:
         capture_output=True,
         text=True,
     )
-    assert re.fullmatch(r"the system allows no more than \d+ of 1000 threads; set GS_THREADS to fewer.*\n", done.stdout)
+    assert re.fullmatch(
+        r"the system allows no more than \d+ of 1000 threads; set GS_THREADS to fewer.*\n", done.stdout
+    )
 
 
 # ---- what the compiler made ----
