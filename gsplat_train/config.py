@@ -127,16 +127,22 @@ def load(
 ) -> Config:
     """The defaults, changed by each layer in turn and last by `overrides`.
 
-    A layer is a TOML file or a mapping; `overrides` may hold strings, as `--set` does. A layer that names the
-    strategy brings that strategy's own settings; they win against earlier layers', which were chosen for
-    another. UserError for an unreadable file, an unknown key ("did you mean"), a wrong type, or a value out
-    of range.
+    A layer is a TOML file or a mapping; `overrides` may hold strings, as `--set` does. A layer that changes
+    the strategy brings that strategy's own settings, in the place of the former's; they win against earlier
+    layers', which were chosen for another. UserError for an unreadable file, an unknown key ("did you mean"),
+    a wrong type, or a value out of range.
     """
     merged: dict[str, Any] = {}
     checked = [read(layer) if isinstance(layer, Path) else check(layer, "settings") for layer in layers]
+    own: dict[str, Any] = {}  # what the strategy brought
     for layer in [*checked, check(overrides or {}, "--set")]:
-        own = find(layer["strategy"]) if "strategy" in layer else None
-        merged |= (read(own) if own else {}) | layer
+        before = merged.get("strategy", Config.strategy)
+        if layer.get("strategy", before) != before:
+            merged = {key: value for key, value in merged.items() if key not in own}
+            path = find(layer["strategy"])
+            own = read(path) if path else {}
+            merged |= own
+        merged |= layer
     return Config(**merged)
 
 

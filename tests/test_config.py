@@ -91,6 +91,8 @@ def test_naming_adc_brings_its_settings_above_the_scenes_and_below_what_is_given
     assert (adc_fern.steps, adc_fern.max_splats) == (7000, 100_000)  # the scene's own
     assert config.load([fern], {"strategy": "adc", "refine_stop": 0.7}).refine_stop == 0.7
     assert config.load([{"strategy": "adc", "init_opacity": 0.3}, {"steps": 5}]).init_opacity == 0.3
+    assert config.load([{"strategy": "adc", "init_opacity": 0.3}], {"strategy": "adc"}).init_opacity == 0.3
+    assert config.load([{"strategy": "adc", "steps": 5}], {"strategy": "mcmc"}) == Config(steps=5)
     assert config.load().init_opacity == Config.init_opacity
 
 
