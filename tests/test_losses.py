@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 from compare import TOLERANCES, relative
+from conftest import load_backend
 
 from gsplat_train import losses
 from gsplat_train.errors import UserError
@@ -98,6 +99,15 @@ def test_training_loss_and_its_gradient(backend, masked, ssim_lambda):
 
         slope = reference.central_differences(along, np.zeros(1), 1e-6)[0]
         assert (gradient * direction).sum() == pytest.approx(slope, rel=1e-3, abs=1e-5)
+
+
+def test_ssim_of_a_bright_plain_photo():
+    """Variances far below the squares of the means: the window's sum must be one to the last bit."""
+    photo = np.full((48, 48, 3), 255, np.uint8)
+    image = (1 + 0.05 * np.random.default_rng(0).normal(size=photo.shape)).astype(np.float32)
+    found = load_backend("cpp").photometric_loss(mx.array(image), mx.array(photo), 1.0)
+    expected = ssim_by_definition(image.astype(np.float64), photo / 255).mean()
+    assert float(found[2]) == pytest.approx(expected, abs=1.5e-5)
 
 
 def test_float_and_uint8_photos_are_the_same(backend):

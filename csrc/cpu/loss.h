@@ -25,7 +25,12 @@ struct Window {
             weight[i] = e[0];
             total += i ? 2.0f * e[0] : e[0];
         }
-        for (int i = 0; i <= kReach; ++i) tap[i] = weight[i] / total;
+        float rest = 1.0f;  // the sum is one to the last bit: G*u^2 - (G*u)^2 is small beside its terms
+        for (int i = 1; i <= kReach; ++i) {
+            tap[i] = weight[i] / total;
+            rest -= 2.0f * (weight[i] / total);
+        }
+        tap[0] = rest;
     }
 };
 
