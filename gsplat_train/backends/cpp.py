@@ -170,7 +170,7 @@ def photometric_loss(
     image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
 ) -> tuple[mx.array, mx.array, mx.array]:
     """See Backend.photometric_loss. With a mask or a target that is not uint8: the reference's."""
-    if mask is not None or target.dtype != mx.uint8:
+    if mask is not None or target.dtype != mx.uint8 or image.shape != target.shape:
         return _reference_loss(image, target, ssim_lambda, mask)
     planes = _planes(*_views([target]))
 
