@@ -254,7 +254,7 @@ def train_step(
 
 
 def thread_count() -> int:
-    """How many threads work on a stage: GS_THREADS, else the processors of this process."""
+    """How many threads work on a stage: GS_THREADS, else this process's processors or its share of them."""
     return _csrc.threads()
 
 
