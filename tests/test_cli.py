@@ -286,6 +286,16 @@ def test_a_signal_saves_exits_130_and_the_run_goes_on(
             2,
             "gs-x: out of memory",
         ),
+        (
+            "raise RuntimeError('[metal::malloc] Attempting to allocate 9 bytes which is greater')",
+            2,
+            "gs-x: out of memory",
+        ),
+        (
+            "raise RuntimeError('[METAL] Command buffer execution failed: Insufficient Memory (00000008)')",
+            2,
+            "gs-x: out of memory",
+        ),
         ("raise OSError(28, 'No space left on device', 'f')", 5, "gs-x: f: No space left"),
         ("open('/')", 2, "gs-x: /: Is a directory"),
         ("1 / 0", 1, "Traceback"),

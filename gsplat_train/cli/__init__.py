@@ -24,7 +24,7 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..scene import Scene
 
-NO_MEMORY = "Unable to allocate|cudaMalloc.*out of memory"  # how MLX says it
+NO_MEMORY = "Unable to allocate|Attempting to allocate|Insufficient Memory|cuda.*out of memory"  # MLX's words
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 
