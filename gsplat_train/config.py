@@ -57,7 +57,7 @@ class Config:
     steps: int = _number(30_000, 1)  # [3DGS]
     schedule_steps: int = _number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
     seed: int = _number(0, 0, 2**31 - 1)
-    deterministic: bool = False  # ask for the same bytes from the same seed; python and cpp always do that
+    deterministic: bool = False  # the same bytes from the same seed; metal, cuda and cpp always give them
     downscales: int = _number(0, 0, 5)  # start with photos halved this many times [splatfacto: 2] ...
     downscale_every: int = _number(3000, 1)  # ... and double their size after this many steps [splatfacto]
 

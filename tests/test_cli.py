@@ -19,9 +19,11 @@ import tiny
 from PIL import Image
 
 import gsplat_train
+from gsplat_train.cli.render import _file_names
 from gsplat_train.datasets import load_scene
 from gsplat_train.datasets.demo import write_demo
 from gsplat_train.formats import ply
+from gsplat_train.scene import View
 
 PACKAGE = Path(gsplat_train.__file__).parent
 STEPS = 40
@@ -167,6 +169,13 @@ def test_render_writes_every_view_with_metrics(trained, tmp_path: Path) -> None:
     )
     error = np.mean((photo / 255.0 - picture / 255.0) ** 2)
     assert -10 * np.log10(error) == pytest.approx(ours["views"]["view_00.png"]["psnr"])
+
+
+def test_no_two_views_get_one_file() -> None:
+    names = ("a.jpg", "a.png", "a.jpg.png", "b.jpg")
+    files = _file_names(tuple(View(name, None) for name in names))  # type: ignore[arg-type]
+    assert len(set(files.values())) == len(names)
+    assert _file_names((View("b.jpg", None),)) == {"b.jpg": "b.png"}  # type: ignore[arg-type]
 
 
 def test_render_of_a_ply_elsewhere_takes_the_scene(trained, folder: Path, tmp_path: Path) -> None:
@@ -391,6 +400,8 @@ def test_a_run_goes_on_with_another_backend(trained, folder: Path, tmp_path: Pat
     call("train", folder, "--out", tmp_path / "run", "--resume", "--backend", "python", "--steps", STEPS + 2)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["backend"] == "python" and metrics["steps"] == STEPS + 2
+    call("train", folder, "--out", tmp_path / "run", "--resume", "--backend", "auto", "--steps", STEPS + 3)
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["backend"] != "python"  # chosen again
 
 
 def test_a_run_is_not_touched_unasked(trained, folder: Path) -> None:

@@ -112,6 +112,7 @@ class Pool {
    public:
     explicit Pool(int workers) : cpus_(workers + 1), busy_(workers + 1) {
         cpus_[0] = -1;
+        team_.reserve(workers);
         for (int i = 1; i <= workers; ++i) {
             cpus_[i] = -1;
             try {

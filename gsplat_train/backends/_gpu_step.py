@@ -84,11 +84,15 @@ class Ahead:
         status = np.asarray(self.seen.popleft())
         if len(self.journal) == 1:
             self.last = _three(self.loss)
+        self._make_room(status, view)
+        if status[0] != 0:
+            self._settle()
+
+    def _make_room(self, status: np.ndarray, view: View) -> None:
+        """More capacity before it runs out: intersections grow slowly while a scene is trained."""
         width, height = view.camera.width, view.camera.height
         if status[2] * 1.15 > self.engine.capacity(width, height):
             self.engine.grow(width, height, int(status[2]))
-        if status[0] != 0:
-            self._settle()
 
     def _launch_waiting(self) -> None:
         """Hands the steps that were asked for to MLX, all asynchronous."""
@@ -149,6 +153,8 @@ class Ahead:
                 self.engine.grow(camera.width, camera.height, int(status[2]))
             self.journal = todo
             self._restart()
+        if self.journal:
+            self._make_room(status, self.journal[-1][0])
         self.failed = done < len(self.journal)
         self.state.step = self.first_step + done
         if not self.failed:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -96,14 +95,14 @@ def _settings(scene: str | None, run: Path | None, options: dict[str, Any], assi
 
 
 def _file_names(views: tuple[View, ...]) -> dict[str, str]:
-    """A PNG's path for each view: its name with the extension replaced; kept where two would be the same, cut
-    where it is too long.
+    """A PNG's path for each view: its name with the extension replaced; with all extensions kept where two
+    would be the same; cut where it is too long.
     """
     stems = {view.name: str(PurePosixPath(view.name).with_suffix("")) for view in views}
-    uses = Counter(stems.values())
+    unique = len(set(stems.values())) == len(stems)
     names = {}
     for name, stem in stems.items():
-        path = PurePosixPath(stem if uses[stem] == 1 else name)
+        path = PurePosixPath(stem if unique else name)
         if path.is_absolute() or ".." in path.parts[:-1]:
             raise UserError(f"view {name} would be written outside the folder; rename it in the scene")
         names[name] = str(path.with_name(file_name(path.name, ".png")))

@@ -59,8 +59,6 @@ def resumed_run(
             f"{run.root} is a run of {stored.scene}, not of {config.scene}; name that scene or another --out"
         )
     changes = {key: value for key, value in given.items() if value != getattr(stored, key)}
-    if changes.get("backend") == "auto":
-        del changes["backend"]
     if changes.get("steps", stored.steps) < stored.steps:
         raise UserError(
             f"a resumed run can only be prolonged: --steps {changes['steps']} is below its {stored.steps}"
