@@ -31,6 +31,6 @@ class StorageError(UserError):
 
 
 class Interrupted(UserError):
-    """Ctrl-C or SIGTERM; the state is saved."""
+    """Ctrl-C, SIGTERM or SIGHUP; the state is saved."""
 
     exit_code = 130

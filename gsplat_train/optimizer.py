@@ -110,10 +110,20 @@ def keep_rows(state: TrainState, keep: np.ndarray) -> None:
 
 
 def append_rows(state: TrainState, new: Mapping[str, np.ndarray]) -> None:
-    """Appends rows, one array [n, ...] a group, with zero moments."""
+    """Appends rows, one array [n, ...] a group, with zero moments. MemoryError, and nothing changed, where
+    there is no room.
+    """
+    _make_sure_of(sum(leaf.nbytes for leaf in state.gaussians) + sum(rows.nbytes for rows in new.values()))
     parameters = Gaussians(*(mx.array(new[name]) for name in GROUPS))
     zeros = Gaussians(*map(mx.zeros_like, parameters))
     for name, tail in (("gaussians", parameters), ("m", zeros), ("v", zeros)):
         pairs = zip(getattr(state, name), tail, strict=True)
         setattr(state, name, Gaussians(*(mx.concatenate(list(pair)) for pair in pairs)))
     mx.eval(state.gaussians, state.m, state.v)
+
+
+def _make_sure_of(tree_bytes: int) -> None:
+    """MemoryError where there is no room for a tree and its moments. MLX on processors ends in a segmentation
+    fault where memory runs out, so the room is asked for, and given back, first.
+    """
+    np.empty(3 * tree_bytes, np.uint8)

@@ -151,7 +151,7 @@ class Trainer:
     def _refine(self) -> None:
         try:
             self.strategy.refine(self.state, self.rng)
-        except TrainingDiverged:
+        except (TrainingDiverged, MemoryError):
             self.save()
             raise
 
@@ -309,7 +309,9 @@ class Trainer:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM add to; a second one does what the first would have done before."""
+    """A list that Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP, unless nohup has it ignored) add to;
+    a second one does what the first would have done before.
+    """
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -318,7 +320,10 @@ def _signals() -> Iterator[list[int]]:
             signal.raise_signal(number)
         received.append(number)
 
-    previous: dict[int, Any] = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous: dict[int, Any] = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: P
     assert a == b != c
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """SIGHUP as a terminal's programs have it, whatever started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangups: None
 ) -> None:
     stop_after(monkeypatch, 13, lambda result: os.kill(os.getpid(), number) or result)
     before = signal.getsignal(number)
@@ -125,6 +134,26 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert signal.getsignal(number) is before
     found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
     assert found is not None and found.state.step == 13
+
+
+def test_no_room_to_grow_saves_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = make(tiny.settings(), tmp_path)
+
+    def grow(state: Any, rng: Any) -> None:
+        def full(*_: Any) -> None:
+            raise MemoryError
+
+        before = optimizer.rows(state.gaussians)
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(np, "empty", full)
+            optimizer.append_rows(state, before)
+        assert state.gaussians.means.shape[0] == len(before["means"])
+        raise MemoryError
+
+    monkeypatch.setattr(work.strategy, "refine", grow)
+    with pytest.raises(MemoryError):
+        work.train()
+    assert checkpoint.newest(tmp_path / "checkpoints", pytest.fail) is not None
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_saved(

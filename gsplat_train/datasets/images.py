@@ -133,6 +133,8 @@ def _decode(picture: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
         return _to_rgb(picture)
     except UserError as error:
         raise UserError(f"photo {path}: {error}") from None
+    except MemoryError:
+        raise
     except Exception as error:
         raise UserError(f"photo {path} is damaged ({error}); {REMEDY}") from error
 
