@@ -77,6 +77,18 @@ def short_training(path):
     np.savez(path, image=np.asarray(image), losses=losses, trained=trained, **gradients)
 
 
+def python(code, **environment):
+    """`code` in a process of its own, which the native module reads its environment in."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": PATH} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 @pytest.fixture(scope="module")
 def results(cpp, tmp_path_factory):
     """short_training in a process of its own, once for each environment."""
@@ -87,15 +99,7 @@ def results(cpp, tmp_path_factory):
         if key not in kept:
             path = folder / f"{key}.npz"
             code = f"import test_cpp_module; test_cpp_module.short_training({str(path)!r})"
-            command = [sys.executable, "-c", code]
-            done = subprocess.run(
-                command,
-                cwd=TESTS,
-                env=os.environ | {"PYTHONPATH": PATH} | environment,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
+            done = python(code, **environment)
             assert done.returncode == 0, done.stderr
             kept[key] = dict(np.load(path))
         return kept[key]
@@ -119,13 +123,7 @@ def test_the_best_instruction_set_is_taken(native):
 
 def test_an_unknown_instruction_set_is_refused(cpp):
     code = "from gsplat_train import _csrc; _csrc.simd()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=TESTS,
-        env=os.environ | {"PYTHONPATH": PATH, "GS_SIMD": "mmx"},
-        capture_output=True,
-        text=True,
-    )
+    done = python(code, GS_SIMD="mmx")
     assert done.returncode != 0 and "GS_SIMD=mmx is not available here; choose one of" in done.stderr
 
 
@@ -155,13 +153,7 @@ def test_threads_give_the_same_bytes(threads, results):
 def test_threads_are_as_many_as_asked_for(cpp):
     code = "from gsplat_train import _csrc; print(_csrc.threads())"
     for wanted in ("1", "3"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=TESTS,
-            env=os.environ | {"PYTHONPATH": PATH, "GS_THREADS": wanted},
-            capture_output=True,
-            text=True,
-        )
+        done = python(code, GS_THREADS=wanted)
         assert done.stdout.strip() == wanted
 
 
@@ -179,13 +171,7 @@ try:
 except errors.UserError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=TESTS,
-        env=os.environ | {"PYTHONPATH": PATH, "GS_THREADS": "1000"},
-        capture_output=True,
-        text=True,
-    )
+    done = python(code, GS_THREADS="1000")
     assert re.fullmatch(
         r"the system allows no more than \d+ of 1000 threads; set GS_THREADS to fewer.*\n", done.stdout
     )
