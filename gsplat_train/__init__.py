@@ -5,16 +5,14 @@ The public names are below; they load on first use, so that importing is fast.
 """
 
 import os
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .datasets import load_scene
     from .evaluate import load_model
-    from .gaussians import Gaussians
-    from .render import render
+    from .model.gaussians import Gaussians
+    from .renderer import render
     from .scene import Camera, Scene
 
 # Where the hardware can (NVIDIA, Apple from M5 on), MLX rounds the factors of float32 products of matrices to
@@ -22,15 +20,16 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 __version__ = "0.1.0"
-__all__ = ["Camera", "Gaussians", "Scene", "load_model", "load_scene", "render"]
+__all__ = ["Camera", "Gaussians", "Scene", "View", "load_model", "load_scene", "render"]
 
 _HOMES = {
     "Camera": "scene",
-    "Gaussians": "gaussians",
+    "Gaussians": "model.gaussians",
     "Scene": "scene",
-    "load_model": "evaluate",
+    "View": "scene",
+    "load_model": "model.io",
     "load_scene": "datasets",
-    "render": "render",
+    "render": "renderer",
 }
 
 
@@ -40,15 +39,3 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """Importing the submodule `render` would bind that name to the module; it stays the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(
-            name, value.render if name == "render" and isinstance(value, ModuleType) else value
-        )
-
-
-sys.modules[__name__].__class__ = _Package

@@ -9,7 +9,7 @@ height]. Lengths are in the scene's own unit.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,13 +66,63 @@ class Camera:
 
 
 @dataclass(frozen=True, eq=False)
+class Photo:
+    """The pixels of a photo, in memory."""
+
+    image: np.ndarray  # [H, W, 3] uint8
+    mask: np.ndarray | None = None  # [H, W] uint8: which pixels count (not 0); None: all
+    alpha: np.ndarray | None = None  # [H, W] uint8: how opaque the photo is; None: everywhere
+
+    def decode(self) -> Photo:
+        """Itself."""
+        return self
+
+
+class PhotoSource(Protocol):
+    """A photo that is read when it is needed, from a file for example. `Photo` is one too."""
+
+    def decode(self) -> Photo:
+        """The pixels; UserError where they can no longer be had."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class View:
-    """A camera and, where there is one, its photo [H, W, 3] uint8 (mask [H, W]: which pixels count)."""
+    """A camera and, where there is one, its photo. A view is known by (`index`, `level`): what belongs to it
+    on a device is kept under that key. `photo` may be given as an array [H, W, 3] uint8.
+    """
 
     name: str
     camera: Camera
-    image: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    photo: PhotoSource | None = None
+    index: int = -1  # among its scene's views, sorted by name; Scene sets it
+    level: int = 0  # how often the photo was halved
+
+    def __post_init__(self) -> None:
+        if isinstance(self.photo, np.ndarray):
+            object.__setattr__(self, "photo", Photo(self.photo))
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(index, level): what tells this view from all others of its scene."""
+        return self.index, self.level
+
+    @property
+    def pixels(self) -> Photo:
+        """The photo, decoded; UserError where the view has none."""
+        if self.photo is None:
+            raise UserError(f"view {self.name} has no photo")
+        return self.photo.decode()
+
+    @property
+    def image(self) -> np.ndarray | None:
+        """[H, W, 3] uint8 of the photo, decoded; None without one."""
+        return None if self.photo is None else self.photo.decode().image
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """[H, W] uint8: which pixels of the photo count; None: all."""
+        return None if self.photo is None else self.photo.decode().mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +161,9 @@ class Scene:
     undistort: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", tuple(sorted(self.views, key=lambda view: view.name)))
+        views = sorted(self.views, key=lambda view: view.name)
+        indexed = tuple(replace(view, index=i) for i, view in enumerate(views))
+        object.__setattr__(self, "views", indexed)
         object.__setattr__(self, "points", np.asarray(self.points, np.float64))
         object.__setattr__(self, "colors", np.asarray(self.colors, np.uint8))
         n = len(self.points)

@@ -77,8 +77,9 @@ def time_case(name: str, n: int, width: int, height: int) -> dict[str, Any]:
     import bench_scenes as bench
     import mlx.core as mx
 
-    from gsplat_train import backends, optimizer
+    from gsplat_train import backends
     from gsplat_train.scene import View
+    from gsplat_train.training import optimizer
 
     backend: Any = backends.load(name)
     gaussians, camera, photo = bench.random_scene(n, width, height, 0)
@@ -109,7 +110,7 @@ def time_case(name: str, n: int, width: int, height: int) -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    from gsplat_train.train_step import Noise, Regularizers
+    from gsplat_train.training.train_step import Noise, Regularizers
 
     return {
         "lrs": RATES, "sh_degree": 3, "ssim_lambda": 0.2, "background": np.zeros(3, np.float32),
@@ -136,8 +137,8 @@ class Frame:
     def __init__(self, engine: Any, gaussians: Any, camera: Any, n: int) -> None:
         import mlx.core as mx
 
-        from gsplat_train.backends import _gpu
-        from gsplat_train.backends._kernels import Sizes
+        from gsplat_train.backends.gpu import engine as _gpu
+        from gsplat_train.backends.gpu.kernels import Sizes
 
         self.engine = engine
         self.params = _gpu.pack(gaussians)

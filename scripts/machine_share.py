@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from gsplat_train.gaussians import Gaussians
+from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.scene import Camera
 
 STATE_BYTES = 59 * 6 * 4  # a Gaussian of SH degree 3: parameters and both moments, each read and written once

@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).par
 from metal.mlx_text import printed_by_mlx, renamed  # noqa: E402
 from metal.table import Launch, launches  # noqa: E402
 
-from gsplat_train.backends._kernels import KERNELS  # noqa: E402
+from gsplat_train.backends.gpu.kernels import KERNELS  # noqa: E402
 
 
 def difference(launch: Launch) -> list[str] | None:

@@ -4,7 +4,7 @@
 import mlx.core as mx
 import numpy as np
 
-from gsplat_train.gaussians import Gaussians
+from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.scene import Camera
 
 

@@ -16,8 +16,8 @@ from scenes import camera, needles, scene, to_mlx
 from gsplat_train import backends
 from gsplat_train.backends import Projected
 from gsplat_train.errors import BackendUnavailable, UserError
-from gsplat_train.gaussians import Gaussians
-from gsplat_train.render import render
+from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.renderer import render
 
 SIZES = [(40, 28), (16, 16), (17, 33), (1, 1), (65, 30)]
 
@@ -370,7 +370,7 @@ def test_a_compiled_module_that_does_not_load_says_why(monkeypatch):
 
 def test_bugs_in_a_backend_are_not_hidden(monkeypatch):
     def broken(path):
-        raise ImportError("cannot import name 'typo'", name="gsplat_train.sh")
+        raise ImportError("cannot import name 'typo'", name="gsplat_train.model.sh")
 
     monkeypatch.setattr(backends, "import_module", broken)
     with pytest.raises(ImportError, match="typo"):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from tiny import random_state
 
-from gsplat_train import checkpoint, optimizer, storage
-from gsplat_train.checkpoint import Checkpoint
-from gsplat_train.density import GradStats
+from gsplat_train import storage
 from gsplat_train.errors import StorageError, UserError
 from gsplat_train.scene import Similarity
+from gsplat_train.training import checkpoint, optimizer
+from gsplat_train.training.checkpoint import Checkpoint
+from gsplat_train.training.strategies import GradStats
 
 
 def state_at(step: int, n: int = 7) -> Checkpoint:

@@ -22,7 +22,7 @@ import gsplat_train
 from gsplat_train.cli.render import _file_names
 from gsplat_train.datasets import load_scene
 from gsplat_train.datasets.demo import write_demo
-from gsplat_train.formats import ply
+from gsplat_train.model.formats import ply
 from gsplat_train.scene import View
 
 PACKAGE = Path(gsplat_train.__file__).parent
@@ -99,10 +99,10 @@ def test_help_and_the_public_names_load_no_mlx() -> None:
 
 def test_public_names_are_what_they_should_be_whatever_was_imported_before() -> None:
     code = (
-        "import gsplat_train.render, gsplat_train.evaluate\n"
+        "import gsplat_train.renderer, gsplat_train.evaluate\n"
         "from gsplat_train import Camera, Gaussians, Scene, load_scene, load_model, render\n"
         "assert callable(render) and callable(load_model) and callable(load_scene)\n"
-        "from gsplat_train.render import RenderOutput\n"
+        "from gsplat_train.renderer import RenderOutput\n"
         "import gsplat_train\n"
         "assert gsplat_train.render is render\n"
         "gsplat_train.nothing\n"

@@ -16,9 +16,10 @@ from scenes import camera, needles, scene, to_mlx
 from test_backends import tiles_listed, tiles_seen
 from test_cpp_module import PATH, ROOT, a_step, peak_bytes, photo
 
-from gsplat_train import backends, optimizer
-from gsplat_train.render import render
+from gsplat_train import backends
+from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
+from gsplat_train.training import optimizer
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,13 @@ from conftest import load_backend
 from scenes import camera, scene, to_mlx
 
 import gsplat_train
-from gsplat_train import backends, optimizer
+from gsplat_train import backends
 from gsplat_train.errors import UserError
-from gsplat_train.gaussians import Gaussians
-from gsplat_train.render import render
+from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
-from gsplat_train.train_step import Noise, Regularizers, train_step
+from gsplat_train.training import optimizer
+from gsplat_train.training.train_step import Noise, Regularizers, train_step
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent

@@ -6,10 +6,11 @@ import pytest
 from test_optimizer import row_numbers
 from tiny import random_state, settings
 
-from gsplat_train import density, optimizer
-from gsplat_train.density import adc, mcmc
 from gsplat_train.errors import TrainingDiverged
-from gsplat_train.optimizer import EXTENT, TrainState
+from gsplat_train.training import optimizer
+from gsplat_train.training import strategies as density
+from gsplat_train.training.optimizer import EXTENT, TrainState
+from gsplat_train.training.strategies import adc, mcmc
 
 
 def rng() -> np.random.Generator:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from compare import assert_finite
 
-from gsplat_train import sh
 from gsplat_train.errors import UserError
-from gsplat_train.gaussians import LONELY_SCALE, Gaussians, as_gaussians, gaussians_from_points
-from gsplat_train.neighbors import LEAF, squared_distances_to_nearest
+from gsplat_train.model import sh
+from gsplat_train.model.gaussians import LONELY_SCALE, Gaussians, as_gaussians, gaussians_from_points
+from gsplat_train.model.neighbors import LEAF, squared_distances_to_nearest
 
 
 def brute_force(points, k):

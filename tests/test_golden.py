@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from compare import TOLERANCES, assert_image, relative
 
-from gsplat_train.gaussians import Gaussians
-from gsplat_train.render import render
+from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.renderer import render
 from gsplat_train.scene import Camera
 
 ORDINARY = ("small", "dense", "dc", "background", "antialiased", "one", "two")

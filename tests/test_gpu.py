@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from conftest import load_backend
 
-from gsplat_train import optimizer
-from gsplat_train.backends import _kernel_text, _kernels
-from gsplat_train.density import GradStats
-from gsplat_train.gaussians import Gaussians
-from gsplat_train.render import render
+from gsplat_train.backends.gpu import kernels as _kernels
+from gsplat_train.backends.gpu import text as _kernel_text
+from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
-from gsplat_train.train_step import Noise, Regularizers, generic_step, train_step
+from gsplat_train.training import optimizer
+from gsplat_train.training.strategies import GradStats
+from gsplat_train.training.train_step import Noise, Regularizers, generic_step, train_step
 
 
 @pytest.fixture(params=["metal", "cuda"])

@@ -15,8 +15,8 @@ from compare import TOLERANCES, relative
 from scenes import camera, scene, to_mlx
 
 from gsplat_train.backends import Projected
-from gsplat_train.gaussians import Gaussians
-from gsplat_train.render import render
+from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.renderer import render
 
 VIEW = camera(40, 28)
 SCENES = {

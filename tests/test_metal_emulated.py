@@ -39,15 +39,15 @@ from test_gradients import (  # noqa: F401
 from test_losses import test_training_loss_and_its_gradient  # noqa: F401
 from test_train_step import arguments
 
-from gsplat_train import optimizer
 from gsplat_train.backends import python
-from gsplat_train.backends._kernel_text import body
-from gsplat_train.backends._kernels import KERNELS
-from gsplat_train.density import GradStats
-from gsplat_train.gaussians import Gaussians
-from gsplat_train.render import render
+from gsplat_train.backends.gpu.kernels import KERNELS
+from gsplat_train.backends.gpu.text import body
+from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.renderer import render
 from gsplat_train.scene import View
-from gsplat_train.train_step import Noise, Regularizers, generic_step
+from gsplat_train.training import optimizer
+from gsplat_train.training.strategies import GradStats
+from gsplat_train.training.train_step import Noise, Regularizers, generic_step
 
 pytestmark = pytest.mark.usefixtures("clang")
 

@@ -9,7 +9,7 @@ from metal.mlx_text import Kernel, generate, printed_by_mlx, renamed
 from metal.rules import broken_rules
 from metal.table import SMALL, SMALLEST, launches
 
-from gsplat_train.backends._kernels import KERNELS
+from gsplat_train.backends.gpu.kernels import KERNELS
 
 pytestmark = pytest.mark.usefixtures("clang")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from tiny import random_state, settings
 
-from gsplat_train import optimizer
-from gsplat_train.optimizer import GROUPS, TrainState
+from gsplat_train.training import optimizer
+from gsplat_train.training.optimizer import GROUPS, TrainState
 
 
 def row_numbers(state: TrainState) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 from gsplat_train import storage
 from gsplat_train.errors import StorageError, UserError
-from gsplat_train.formats import ply
+from gsplat_train.model.formats import ply
 
 
 def splats(n: int = 5, degree: int = 3) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 import reference
 from compare import TOLERANCES
 
-from gsplat_train import sh
+from gsplat_train.model import sh
 
 
 def test_basis_is_orthonormal():

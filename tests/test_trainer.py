@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import tiny
 
-from gsplat_train import checkpoint, evaluate, optimizer, trainer
+from gsplat_train import evaluate
+from gsplat_train.cli.progress import Progress
 from gsplat_train.config import Config
 from gsplat_train.datasets.demo import make_demo
 from gsplat_train.errors import Interrupted, TrainingDiverged, UserError
-from gsplat_train.progress import Progress
-from gsplat_train.run_folder import RunFolder
-from gsplat_train.sampler import ViewSampler, reduce
 from gsplat_train.scene import Scene
-from gsplat_train.train_step import StepResult
-from gsplat_train.trainer import Trainer
+from gsplat_train.training import checkpoint, optimizer, trainer
+from gsplat_train.training.photos import ViewSampler, reduce
+from gsplat_train.training.run_folder import RunFolder
+from gsplat_train.training.train_step import StepResult
+from gsplat_train.training.trainer import Trainer
 
 
 def make(config: Config, root: Path, resume: bool = False, scene: Scene | None = None) -> Trainer:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
     import numpy as np
 
-    from ..gaussians import Gaussians
+    from ..model.gaussians import Gaussians
 
 NAMES = ("metal", "cuda", "cpp", "python")  # in the order in which `auto` tries them
 NEEDS = {

@@ -23,8 +23,8 @@ import numpy as np
 
 from .. import _csrc
 from ..errors import UserError
-from ..gaussians import Gaussians
 from ..losses import photometric_loss as _reference_loss
+from ..model.gaussians import Gaussians
 from . import Projected, Tiles
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any, cast
 import mlx.core as mx
 
 from . import unavailable
-from ._gpu import Engine
-from ._gpu_step import Steps
-from ._kernel_text import body, header
-from ._kernels import KernelSpec
+from .gpu.engine import Engine
+from .gpu.kernels import KernelSpec
+from .gpu.stepper import Steps
+from .gpu.text import body, header
 from .python import adam
 
 __all__ = ["adam", "isect_tiles", "photometric_loss", "project", "rasterize", "settle", "train_step"]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from .. import sh
-from ..gaussians import Gaussians
 from ..losses import photometric_loss
+from ..model import sh
+from ..model.gaussians import Gaussians
 from . import Projected, Tiles
 from .python_rasterize import ALPHA_MIN, TILE, rasterize
 

@@ -28,7 +28,7 @@ def export(
 
     backends.check_mlx()
     from ..evaluate import open_model
-    from ..formats import ply
+    from ..model.formats import ply
 
     found = open_model(model, lambda line: print(line, file=sys.stderr))
     ply.write(out, found.gaussians._asdict(), antialiased=found.antialiased)

@@ -44,9 +44,9 @@ def render(
 
     backends.check_mlx()
     from ..evaluate import measure, open_model, write_png
-    from ..progress import Progress, write_result
-    from ..run_folder import to_json
     from ..storage import atomic_write
+    from ..training.run_folder import to_json
+    from .progress import Progress, write_result
 
     report = Progress()
     found = open_model(model, report.message)

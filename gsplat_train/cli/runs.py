@@ -12,7 +12,7 @@ from typing import Any
 from .. import config as config_module
 from ..config import FREE_ON_RESUME, Config
 from ..errors import UserError
-from ..run_folder import RunFolder
+from ..training.run_folder import RunFolder
 from . import scene_name
 
 ROOT = Path("runs")

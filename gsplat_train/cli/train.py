@@ -17,8 +17,8 @@ from ..errors import UserError
 from . import SET_HELP, configure, given_settings, is_builtin, make_app, open_scene, run, scene_folder
 
 if TYPE_CHECKING:
-    from ..progress import Progress
-    from ..run_folder import RunFolder
+    from ..training.run_folder import RunFolder
+    from .progress import Progress
 
 VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: https://superspl.at/editor"
 
@@ -104,8 +104,9 @@ def train(
 
 
 def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, started: float) -> None:
-    from .. import backends, checkpoint
-    from ..trainer import Trainer
+    from .. import backends
+    from ..training import checkpoint
+    from ..training.trainer import Trainer
 
     chosen = backends.choose(settings.backend)
     backends.load(chosen)  # or say why not, before the photos are loaded
@@ -128,8 +129,8 @@ def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, 
 
 def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
     """The result on standard output, and where the model is."""
-    from ..progress import write_result
-    from ..run_folder import to_json
+    from ..training.run_folder import to_json
+    from .progress import write_result
 
     if test := metrics["test"]:
         views = len(test["views"])
@@ -145,7 +146,7 @@ def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> Non
 
 
 def _progress(mode: str | None, quiet: bool) -> Progress:
-    from ..progress import Progress
+    from .progress import Progress
 
     return Progress(mode, quiet)
 

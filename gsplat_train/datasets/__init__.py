@@ -1,45 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scene readers, one file a format; `load_scene` recognises the format."""
+"""Scenes from disk: `open_scene` takes what the command line takes, `load_scene` a folder.
+
+A reader is a module that `registry.READERS` lists. It has
+
+    recognise(root: Path) -> bool                       whether the folder holds a scene of its format
+    LOOKED_FOR: str                                     what `recognise` looks for, in words
+    load(root: Path, options: LoadOptions) -> Scene     the scene; UserError where it is broken
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from .. import registry
+from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..scene import Scene
-from .colmap import find_models, load_colmap
-from .llff import POSES_FILE, load_llff
+from .options import LoadOptions
 
-READERS = ("auto", "colmap", "llff")
+__all__ = ["LoadOptions", "load_scene", "open_scene", "read_scene", "scene_folder", "scene_name"]
 
 
-def load_scene(
-    path: str | os.PathLike[str],
-    *,
-    reader: str = "auto",
-    images: str | None = None,
-    max_size: int = 1600,
-    undistort: bool = True,
-    log: Callable[[str], None] = lambda line: None,
-    cache: bool = True,
-) -> Scene:
-    """The scene in a folder: COLMAP where there is a model, else LLFF.
+def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options: Any) -> Scene:
+    """The scene in a folder, by the first reader of `registry.READERS` that recognises it, or by the named.
 
-    images: the folder of photos in it (None: `images`, or the only `images_*`). max_size: photos with a
-    longer side are reduced to it, 0 for none. undistort: False takes distorted photos as they are. log: gets
-    a line for each thing worth knowing. cache: keep undistorted photos on disk. UserError: nothing usable.
+    options: those of LoadOptions. UserError where nothing usable is there.
     """
     root = Path(path).expanduser()
-    if reader not in READERS:
-        raise UserError(f"reader must be one of {', '.join(READERS)}, got {reader!r}")
+    if reader != "auto" and reader not in registry.READERS:
+        raise UserError(f"reader must be one of auto, {', '.join(registry.READERS)}, got {reader!r}")
     if not root.is_dir():
         raise UserError(f"scene {root} is {'not a folder' if root.exists() else 'not there'}")
-    has_colmap, has_llff = bool(find_models(root)), (root / POSES_FILE).is_file()
-    if reader == "colmap" or (reader == "auto" and has_colmap):
-        return load_colmap(root, images=images, max_size=max_size, undistort=undistort, log=log, cache=cache)
-    if has_llff:
-        return load_llff(root, images=images, max_size=max_size, log=log)
-    looked = {"auto": f"a COLMAP model (sparse/0/cameras.bin or .txt) and {POSES_FILE}", "llff": POSES_FILE}
-    raise UserError(f"{root} is no scene this program knows; looked for {looked[reader]}")
+    readers = {
+        name: registry.module(path)
+        for name, path in registry.READERS.items()
+        if reader in ("auto", name) and name not in registry.MADE
+    }
+    for module in readers.values():
+        if module.recognise(root):
+            return module.load(root, LoadOptions(**options))
+    looked = " and ".join(module.LOOKED_FOR for module in readers.values())
+    raise UserError(f"{root} is no scene this program knows; looked for {looked}")
+
+
+def open_scene(scene: str | os.PathLike[str], **settings: Any) -> Scene:
+    """The scene that `gs-train SCENE` would train on: a built-in's name, or a folder.
+
+    settings: any of Config, as max_size=800. UserError where there is none.
+    """
+    return read_scene(configure(os.fspath(scene), settings))
+
+
+def read_scene(config: Config, log: Callable[[str], None] = lambda line: None) -> Scene:
+    """Loads or makes the scene that `config` names."""
+    options = LoadOptions(
+        images=config.images or None, max_size=config.max_size, undistort=config.undistort, log=log
+    )
+    if config.reader in registry.MADE:
+        scene: Scene = registry.module(registry.READERS[config.reader]).load(Path(), options)
+        return scene
+    scene = load_scene(scene_folder(config), reader=config.reader, **vars(options))
+    return replace(scene, name=scene_name(config))
+
+
+def scene_name(config: Config) -> str:
+    """What runs of the scene are filed under."""
+    return Path(config.scene).name or "scene"
+
+
+def scene_folder(config: Config) -> Path:
+    """Where the scene's data is; UserError, with where it can be had, if a built-in's is not there."""
+    if not is_builtin(config.scene):
+        return Path(config.scene)
+    root = Path(config.data_root or os.environ.get("GS_DATA") or "data").expanduser()
+    folder = root / config.scene
+    if not folder.is_dir():
+        raise UserError(
+            f"no folder {folder}; get the data set ({config.source}) and name the folder that {config.scene} "
+            "is in by --data-root or $GS_DATA"
+        )
+    return folder

@@ -18,7 +18,8 @@ from ..scene import Camera, Scene
 from . import colmap_binary, colmap_text
 from .colmap_records import ImageRecord, Points, intrinsics, rotation_matrix
 from .files import find_image_folder, match_files
-from .images import Photo, load_views
+from .images import PhotoFile, load_views
+from .options import LoadOptions
 
 FILES = ("cameras", "images", "points3D")
 MIN_QUATERNION = 1e-6  # norm; COLMAP writes 1
@@ -34,16 +35,17 @@ def find_models(root: Path) -> list[Path]:
     return [root] if _holds_model(root) else []
 
 
-def load_colmap(
-    root: Path,
-    *,
-    images: str | None = None,
-    max_size: int = 1600,
-    undistort: bool = True,
-    log: Callable[[str], None] = lambda line: None,
-    cache: bool = True,
-) -> Scene:
+LOOKED_FOR = "a COLMAP model (sparse/0/cameras.bin or .txt)"
+
+
+def recognise(root: Path) -> bool:
+    """Whether the folder holds a COLMAP model or a part of one."""
+    return bool(find_models(root))
+
+
+def load(root: Path, options: LoadOptions) -> Scene:
     """The scene in `root`; of several models the one with most images. UserError where it is broken."""
+    log = options.log
     folders = find_models(root)
     if not folders:
         raise UserError(f"{root} holds no COLMAP model; looked for sparse/N/cameras.bin or .txt")
@@ -59,9 +61,13 @@ def load_colmap(
     if not records:
         raise UserError(f"{model} is an empty model: it has no images; reconstruct the scene again")
     points = _checked_points(read_file(model, "points3D"), model)
-    photos = _photos(records, model, find_image_folder(root, images), log)
+    photos = _photos(records, model, find_image_folder(root, options.images), log)
     views, undistorted = load_views(
-        photos, max_size=max_size, undistorted=undistort, log=log, use_cache=cache
+        photos,
+        max_size=options.max_size,
+        undistorted=options.undistort,
+        log=log,
+        use_cache=options.cache,
     )
     return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted)
 
@@ -88,12 +94,14 @@ def _is_complete(folder: Path) -> bool:
     return all(any((folder / f"{name}{suffix}").is_file() for suffix in (".bin", ".txt")) for name in FILES)
 
 
-def _photos(records: list[ImageRecord], model: Path, folder: Path, log: Callable[[str], None]) -> list[Photo]:
+def _photos(
+    records: list[ImageRecord], model: Path, folder: Path, log: Callable[[str], None]
+) -> list[PhotoFile]:
     """Check every image of the model and find its file."""
     cameras = read_file(model, "cameras")
     if not cameras:
         raise UserError(f"{model} has no cameras; reconstruct the scene again")
-    photos: dict[str, Photo] = {}
+    photos: dict[str, PhotoFile] = {}
     for record in records:
         _check_image(record, model)
         if record.name in photos:
@@ -108,7 +116,7 @@ def _photos(records: list[ImageRecord], model: Path, folder: Path, log: Callable
         viewmat[:3, :3] = rotation_matrix(record.quat)
         viewmat[:3, 3] = record.translation
         pinhole = Camera(viewmat, K, camera.width, camera.height)
-        photos[record.name] = Photo(record.name, Path(), pinhole, distortion)
+        photos[record.name] = PhotoFile(record.name, Path(), pinhole, distortion)
     found = match_files(photos, folder, log)
     return [photos[name]._replace(path=path) for name, path in found.items()]
 

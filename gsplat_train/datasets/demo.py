@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import StorageError, UserError
-from ..scene import Camera, Scene, View
+from ..scene import Camera, Photo, Scene, View
 from . import demo_world
 from .colmap_binary import write_model
 from .colmap_records import CameraRecord, ImageRecord, Points, quaternion
+from .options import LoadOptions
 
 TILE = 100  # rays along the side of a bundle: narrow enough to pass most solids by
 POINT_NOISE = 0.002  # of the distance to the camera, as a reconstruction has
@@ -35,9 +36,24 @@ def make_demo(
     with ThreadPoolExecutor(max_workers=2) as pool:  # NumPy releases the interpreter lock
         images = list(pool.map(photograph, cameras))
     names = [f"view_{i:02d}.png" for i in range(n_views)]
-    views = [View(*parts) for parts in zip(names, cameras, images, strict=True)]
+    views = [
+        View(name, camera, Photo(image)) for name, camera, image in zip(names, cameras, images, strict=True)
+    ]
     points, colors = sample_points(cameras, n_points, seed)
     return Scene("demo", tuple(views), points, colors)
+
+
+LOOKED_FOR = "nothing: the program makes this scene"
+
+
+def recognise(root: Path) -> bool:
+    """No folder holds this scene: the configuration `demo` names its reader."""
+    return False
+
+
+def load(root: Path, options: LoadOptions) -> Scene:
+    """The scene in memory."""
+    return make_demo()
 
 
 def orbit_camera(turn: float, width: int, height: int) -> Camera:
@@ -161,8 +177,7 @@ def _write_folder(folder: Path, scene: Scene) -> None:
     cameras: dict[CameraRecord, int] = {}
     images, seen, positions = [], [], []
     for view in scene.views:
-        assert view.image is not None  # make_demo took it
-        Image.fromarray(view.image).save(folder / "images" / view.name)
+        Image.fromarray(view.pixels.image).save(folder / "images" / view.name)
         camera = view.camera
         K = camera.K.tolist()
         record = CameraRecord("PINHOLE", camera.width, camera.height, (K[0][0], K[1][1], K[0][2], K[1][2]))

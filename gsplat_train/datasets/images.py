@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..scene import Camera, View
+from ..scene import Camera, Photo, View
 from . import cache
 from .undistort import Distortion, find_zoom, undistort
 
@@ -32,7 +32,7 @@ REMEDY = "replace it or take it out of the folder"
 CACHE_VERSION = "undistorted 1"  # part of the key: a new one where the same photo would come out different
 
 
-class Photo(NamedTuple):
+class PhotoFile(NamedTuple):
     """A photo to load: the camera is that of the reconstruction, at any size."""
 
     name: str
@@ -50,7 +50,7 @@ class _Loaded(NamedTuple):
 
 
 def load_views(
-    photos: Sequence[Photo],
+    photos: Sequence[PhotoFile],
     *,
     max_size: int = 1600,
     undistorted: bool = True,
@@ -65,7 +65,7 @@ def load_views(
     if max_size < 0:
         raise UserError(f"max_size must be pixels of the longer side, or 0 for no limit, got {max_size}")
 
-    def load(photo: Photo) -> _Loaded:
+    def load(photo: PhotoFile) -> _Loaded:
         return _load(photo, max_size, undistorted, use_cache)
 
     # pillow and numpy release the interpreter lock while they work on a picture
@@ -83,7 +83,7 @@ def decode(path: Path) -> np.ndarray:
     return _decode(_open(path, _read(path)), path)[0]
 
 
-def _load(photo: Photo, max_size: int, undistorted: bool, use_cache: bool) -> _Loaded:
+def _load(photo: PhotoFile, max_size: int, undistorted: bool, use_cache: bool) -> _Loaded:
     data = _read(photo.path)
     picture = _open(photo.path, data)
     file_size = picture.size
@@ -93,7 +93,7 @@ def _load(photo: Photo, max_size: int, undistorted: bool, use_cache: bool) -> _L
     width, height = camera.width, camera.height
     if not undistorted or photo.distortion == NO_DISTORTION:
         image, transparent = _decode(picture, photo.path)
-        view = View(photo.name, camera, _reduced(image, width, height))
+        view = View(photo.name, camera, Photo(_reduced(image, width, height)))
         return _Loaded(view, file_size, zoom=None, cached=False, transparent=transparent)
 
     zoom = find_zoom(camera.K, width, height, photo.distortion)
@@ -102,12 +102,16 @@ def _load(photo: Photo, max_size: int, undistorted: bool, use_cache: bool) -> _L
     name = cache.key(data, settings)
     kept = cache.read(name, (height, width, 3)) if use_cache else None
     if kept is not None:
-        return _Loaded(View(photo.name, pinhole, kept), file_size, zoom, cached=True, transparent=False)
+        return _Loaded(
+            View(photo.name, pinhole, Photo(kept)), file_size, zoom, cached=True, transparent=False
+        )
     image, transparent = _decode(picture, photo.path)
     image = undistort(_reduced(image, width, height), camera.K, photo.distortion, zoom)
     if use_cache:
         cache.write(name, image)
-    return _Loaded(View(photo.name, pinhole, image), file_size, zoom, cached=False, transparent=transparent)
+    return _Loaded(
+        View(photo.name, pinhole, Photo(image)), file_size, zoom, cached=False, transparent=transparent
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -153,7 +157,7 @@ def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, bool]:
     return np.array(picture.convert("RGB")), False
 
 
-def _fitted(photo: Photo, width: int, height: int) -> Camera:
+def _fitted(photo: PhotoFile, width: int, height: int) -> Camera:
     """The photo's camera in the pixels of the file; UserError where the two have different shapes."""
     camera = photo.camera
     ratio = (width / camera.width) / (height / camera.height)
@@ -173,7 +177,7 @@ def _reduced(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _report(
-    photos: Sequence[Photo], loaded: Sequence[_Loaded], undistorted: bool, log: Callable[[str], None]
+    photos: Sequence[PhotoFile], loaded: Sequence[_Loaded], undistorted: bool, log: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Say what was done to the photos, a line each kind."""
     reduced = [item for item in loaded if item.file_size != (item.view.camera.width, item.view.camera.height)]

@@ -9,7 +9,6 @@ distortion, the principal point is the centre, and row k is the k-th photo in so
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,33 +16,38 @@ import numpy as np
 from ..errors import UserError
 from ..scene import Camera, Scene, View
 from .files import find_image_folder, list_pictures
-from .images import Photo, load_views
+from .images import PhotoFile, load_views
+from .options import LoadOptions
 
 POSES_FILE = "poses_bounds.npy"
 N_POINTS = 10_000  # as many as COLMAP finds in such a scene (Fern: 10,091)
 SEED = 0
 
 
-def load_llff(
-    root: Path,
-    *,
-    images: str | None = None,
-    max_size: int = 1600,
-    log: Callable[[str], None] = lambda line: None,
-) -> Scene:
+LOOKED_FOR = POSES_FILE
+
+
+def recognise(root: Path) -> bool:
+    """Whether the folder holds an LLFF scene."""
+    return (root / POSES_FILE).is_file()
+
+
+def load(root: Path, options: LoadOptions) -> Scene:
     """The scene in `root`, its points drawn between the near and far bounds. UserError where it is broken."""
     cameras, bounds = read_poses(root / POSES_FILE)
-    folder = find_image_folder(root, images)
+    folder = find_image_folder(root, options.images)
     names = list_pictures(folder)
     if len(names) != len(cameras):
         raise UserError(
             f"{root / POSES_FILE} has {len(cameras)} poses but {folder} has {len(names)} pictures; "
             "they must be as many"
         )
-    photos = [Photo(name, folder / name, camera) for name, camera in zip(names, cameras, strict=True)]
-    views, _ = load_views(photos, max_size=max_size, log=log)
+    photos = [PhotoFile(name, folder / name, camera) for name, camera in zip(names, cameras, strict=True)]
+    views, _ = load_views(photos, max_size=options.max_size, log=options.log)
     points, colors = draw_points(views, bounds, N_POINTS)
-    log(f"LLFF: {len(points):,} points drawn between the near and far bounds, as there is no COLMAP model")
+    options.log(
+        f"LLFF: {len(points):,} points drawn between the near and far bounds, as there is no COLMAP model"
+    )
     return Scene(root.resolve().name, tuple(views), points, colors)
 
 
@@ -89,8 +93,7 @@ def draw_points(views: list[View], bounds: np.ndarray, n: int) -> tuple[np.ndarr
         z = 1 / random.uniform(1 / far, 1 / near, share)
         rays = np.linalg.solve(view.camera.K, np.stack([u, v, np.ones(share)]))
         points.append((z * rays).T @ view.camera.camtoworld[:3, :3].T + view.camera.position)
-        assert view.image is not None  # read from a file
-        colors.append(view.image[v.astype(int), u.astype(int)])
+        colors.append(view.pixels.image[v.astype(int), u.astype(int)])
     return np.concatenate(points), np.concatenate(colors)
 
 

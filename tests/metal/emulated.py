@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import mlx.core as mx
 
 from gsplat_train.backends import python
-from gsplat_train.backends._gpu import Engine
-from gsplat_train.backends._gpu_step import Steps
-from gsplat_train.backends._kernel_text import body, header
-from gsplat_train.backends._kernels import KernelSpec
+from gsplat_train.backends.gpu.engine import Engine
+from gsplat_train.backends.gpu.kernels import KernelSpec
+from gsplat_train.backends.gpu.stepper import Steps
+from gsplat_train.backends.gpu.text import body, header
 
 from .launcher import ORDERS, Launcher
 from .mlx_text import Kernel

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from gsplat_train.backends import _kernel_text, _kernels
+from gsplat_train.backends.gpu import kernels as _kernels
+from gsplat_train.backends.gpu import text as _kernel_text
 
 from .mlx_text import Kernel, Template, Text, generate
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ._kernel_text import body, header
+from .text import body, header
 
 __all__ = ["KERNELS", "Array", "KernelSpec", "Sizes", "arguments", "body", "header"]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config import Config
-from ..errors import TrainingDiverged
+from ...config import Config
+from ...errors import TrainingDiverged
 from ..optimizer import EXTENT, GROUPS, TrainState, append_rows, keep_rows, reset_moments, rows
 from . import GradStats, due, logits, opacities, rotate
 

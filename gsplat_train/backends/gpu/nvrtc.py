@@ -19,8 +19,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from ._kernel_text import body, header
-from ._kernels import KERNELS, KernelSpec
+from .kernels import KERNELS, KernelSpec
+from .text import body, header
 
 TYPES = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "uint8": "uint8_t"}
 INTEGERS = "typedef unsigned int uint32_t;\ntypedef int int32_t;\ntypedef unsigned char uint8_t;\n"

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from .backends import Backend
-from .density import GradStats, rotate
-from .gaussians import Gaussians
+from ..backends import Backend
+from ..model.gaussians import Gaussians
+from ..renderer import render
+from ..scene import View
 from .optimizer import TrainState, rows
-from .render import render
-from .scene import View
+from .strategies import GradStats, rotate
 
 
 class StepResult(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..config import Config
+from ...config import Config
 from ..optimizer import TrainState
 
 
@@ -57,7 +57,7 @@ class Fixed:
 
 def load(config: Config, n_splats: int) -> Strategy:
     """The strategy that `config` names, for a state of `n_splats` Gaussians."""
-    from . import adc, mcmc  # they import this module
+    from . import adc, mcmc
 
     if config.strategy == "mcmc":
         return mcmc.MCMC(config)

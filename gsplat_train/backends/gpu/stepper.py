@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from ..gaussians import Gaussians
-from ._gpu import START, Engine, loss_settings, no_flags, on_device, pack, unpack
-from ._kernels import KERNELS, Sizes
+from ...model.gaussians import Gaussians
+from .engine import START, Engine, loss_settings, no_flags, on_device, pack, unpack
+from .kernels import KERNELS, Sizes
 
 if TYPE_CHECKING:
-    from ..scene import View
+    from ...scene import View
 
 BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
 WINDOW = 16  # steps between two looks at the status; the host is at most twice as many ahead

@@ -8,14 +8,14 @@ render them. Splats are a mapping of the names of `Gaussians` to arrays: this fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
-from ..storage import atomic_write
+from ...errors import UserError
+from ...storage import atomic_write
+from ..splats import Splats
 
 MAX_HEADER = 1 << 20  # bytes; a header has about 70 short lines
 # f_rest properties of degree 0 to 3: three channels of (degree + 1)^2 - 1
@@ -26,13 +26,6 @@ TYPES = {
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
     "double": "f8", "float64": "f8",
 }  # fmt: skip
-
-
-class Splats(NamedTuple):
-    """What a PLY holds: arrays by the names and shapes of `Gaussians`, and the mode they were trained for."""
-
-    arrays: dict[str, np.ndarray]
-    antialiased: bool
 
 
 class Header(NamedTuple):
@@ -50,20 +43,19 @@ def columns(n_rest: int) -> list[str]:
     return [*"xyz", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *rest, "opacity", *scales, *quats]
 
 
-def write(path: Path, splats: Mapping[str, Any], *, antialiased: bool) -> None:
-    """Writes splats (float arrays by the names of `Gaussians`), all or nothing; StorageError where the disk
-    refuses.
-    """
-    means = np.asarray(splats["means"])
+def write(path: Path, splats: Splats) -> None:
+    """Writes splats, all or nothing; StorageError where the disk refuses."""
+    arrays = splats.arrays
+    means = arrays["means"]
     n = len(means)
-    rest = np.asarray(splats["shN"])
+    rest = arrays["shN"]
     rest = rest.transpose(0, 2, 1).reshape(n, 3 * rest.shape[1])
     names = columns(rest.shape[1])
-    opacity = np.asarray(splats["logit_opacities"])[:, None]
-    scales, quats = np.asarray(splats["log_scales"]), np.asarray(splats["quats"])
-    parts = [means, np.zeros((n, 3)), np.asarray(splats["sh0"])[:, 0], rest, opacity, scales, quats]
+    opacity = arrays["logit_opacities"][:, None]
+    scales, quats = arrays["log_scales"], arrays["quats"]
+    parts = [means, np.zeros((n, 3)), arrays["sh0"][:, 0], rest, opacity, scales, quats]
     table = np.concatenate(parts, axis=1, dtype="<f4")
-    header = ["ply", "format binary_little_endian 1.0", f"comment antialiased {int(antialiased)}"]
+    header = ["ply", "format binary_little_endian 1.0", f"comment antialiased {int(splats.antialiased)}"]
     header += [f"element vertex {n}", *(f"property float {name}" for name in names), "end_header", ""]
     with atomic_write(path) as file:
         file.write("\n".join(header).encode())

@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .config import Config
-from .gaussians import Gaussians
+from ..config import Config
+from ..model.gaussians import Gaussians
 
 GROUPS = Gaussians._fields
 # Of training's frame: 1.1 times the distance of its farthest camera, which is 1 (3DGS, getNerfppNorm).

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from ..config import Config
+from ...config import Config
 from ..optimizer import GROUPS, TrainState, append_rows, copy_rows, reset_moments, rows
 from . import GradStats, due, logits, opacities
 

@@ -22,18 +22,20 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from . import backends, density, evaluate, optimizer
+from .. import backends, evaluate
+from ..cli.progress import Progress
+from ..config import Config
+from ..errors import Interrupted, StorageError, TrainingDiverged, UserError
+from ..model.formats import ply
+from ..model.gaussians import Gaussians, gaussians_from_points
+from ..scene import Scene, View
+from ..storage import file_name
 from . import checkpoint as checkpoints
+from . import optimizer
+from . import strategies as density
 from .clock import Clock
-from .config import Config
-from .errors import Interrupted, StorageError, TrainingDiverged, UserError
-from .formats import ply
-from .gaussians import Gaussians, gaussians_from_points
-from .progress import Progress
+from .photos import ViewSampler
 from .run_folder import RunFolder, origin, peak_memory_mb, to_json
-from .sampler import ViewSampler
-from .scene import Scene, View
-from .storage import file_name
 from .train_step import Noise, Regularizers, StepResult, train_step
 
 OVERFIT_DB = 0.2  # warn when the held-out PSNR is this far below its best; the spread of seeds is about 0.1

@@ -16,10 +16,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..gaussians import Gaussians
-from ..losses import photometric_loss as _reference_loss
-from . import Projected, Tiles
-from ._kernels import BUCKET, KERNELS, KernelSpec, Sizes, arguments
+from ...losses import photometric_loss as _reference_loss
+from ...model.gaussians import Gaussians
+from .. import Projected, Tiles
+from .kernels import BUCKET, KERNELS, KernelSpec, Sizes, arguments
 
 __all__ = ["KERNELS", "Engine", "KernelSpec", "Sizes"]
 

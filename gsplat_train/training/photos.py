@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from .scene import View
+from ..scene import View
 
 
 class ViewSampler:

@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from . import config as config_module
-from .config import Config
-from .storage import atomic_write, storage
+from .. import __version__
+from .. import config as config_module
+from ..config import Config
+from ..storage import atomic_write, storage
 
 
 class RunFolder:
@@ -110,7 +110,7 @@ def origin() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    checkout = Path(__file__).parent.parent
+    checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]

@@ -10,8 +10,7 @@ length, the arrays.
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .density import GradStats
-from .errors import UserError
-from .gaussians import Gaussians
+from ..errors import UserError
+from ..model.gaussians import Gaussians
+from ..model.io import committed
+from ..model.tensors import read_tensors, write_tensors
+from ..scene import Similarity
+from ..storage import atomic_write, storage
 from .optimizer import TrainState, rows
-from .scene import Similarity
-from .storage import atomic_write, storage
+from .strategies import GradStats
 
 FORMAT = 1  # of the JSON
 
@@ -63,7 +64,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "similarity": {"centre": list(checkpoint.similarity.centre), "scale": checkpoint.similarity.scale},
         "rng": checkpoint.rng,
         "progress": checkpoint.progress,
-        "tensors": _write_tensors(path.with_suffix(".safetensors"), tensors),
+        "tensors": write_tensors(path.with_suffix(".safetensors"), tensors),
     }
     with atomic_write(path) as file:
         file.write(json.dumps(meta, indent=1).encode())
@@ -81,7 +82,7 @@ def load(path: Path) -> Checkpoint:
         meta = json.loads(path.read_bytes())
         if meta["format"] != FORMAT:
             raise UserError(f"checkpoint {path} has format {meta['format']}, this version reads {FORMAT}")
-        tensors = _read_tensors(path.with_suffix(".safetensors"), meta["tensors"])
+        tensors = read_tensors(path.with_suffix(".safetensors"), meta["tensors"])
         trees = [
             Gaussians(**{name: mx.array(tensors[prefix + name]) for name in Gaussians._fields})
             for prefix in ("", "m.", "v.")
@@ -102,11 +103,6 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
 
 
-def committed(folder: Path) -> list[Path]:
-    """The JSONs of the folder's checkpoints, newest first."""
-    return sorted(folder.glob("step_*.json"), key=lambda path: (len(path.name), path.name), reverse=True)
-
-
 def newest(folder: Path, log: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that can be read, said in `log` where one cannot; None without any, UserError if
     all fail.
@@ -121,49 +117,6 @@ def newest(folder: Path, log: Callable[[str], None]) -> Checkpoint | None:
     if failure:
         raise failure
     return None
-
-
-def scene_frame(gaussians: Gaussians, similarity: Similarity) -> Gaussians:
-    """Gaussians of training's frame in the scene's own, where files and metrics live."""
-    means = similarity.to_scene(np.asarray(gaussians.means).astype(np.float64))
-    return gaussians._replace(
-        means=mx.array(means.astype(np.float32)),
-        log_scales=gaussians.log_scales + float(np.log(similarity.scale)),
-    )
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Writes float32 tensors as safetensors; the size and the CRC-32 of the file."""
-    header, end = {}, 0
-    for name, array in sorted(tensors.items()):
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin aligned
-    chunks: list[Any] = [len(text).to_bytes(8, "little"), text]
-    chunks += [np.ascontiguousarray(tensors[name], "<f4").reshape(-1).data for name in header]
-    crc = 0
-    with atomic_write(path) as file:
-        for chunk in chunks:
-            file.write(chunk)
-            crc = zlib.crc32(chunk, crc)
-    return {"bytes": 8 + len(text) + end, "crc32": crc}
-
-
-def _read_tensors(path: Path, expected: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The tensors of a file that is as it was written; ValueError otherwise."""
-    data = path.read_bytes()
-    if len(data) != expected["bytes"]:
-        raise ValueError(f"{path.name} has {len(data):,} bytes of {expected['bytes']:,}")
-    if zlib.crc32(data) != expected["crc32"]:
-        raise ValueError(f"the checksum of {path.name} does not fit")
-    start = 8 + int.from_bytes(data[:8], "little")
-    arrays = {}
-    for name, entry in json.loads(data[8:start]).items():
-        first, last = entry["data_offsets"]
-        array = np.frombuffer(data, "<f4", (last - first) // 4, start + first)
-        arrays[name] = array.reshape(entry["shape"])
-    return arrays
 
 
 def _prune(folder: Path, keep: int) -> None:

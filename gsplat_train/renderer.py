@@ -18,7 +18,7 @@ import mlx.core as mx
 from . import backends
 from .backends import Backend, Projected
 from .errors import UserError
-from .gaussians import Gaussians, as_gaussians
+from .model.gaussians import Gaussians, as_gaussians
 from .scene import Camera
 
 

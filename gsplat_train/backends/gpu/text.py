@@ -14,7 +14,7 @@ from pathlib import Path
 @cache
 def source_folder() -> Path:
     """csrc: inside the installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     for folder in (package / "csrc", package.parent / "csrc"):
         if (folder / "kernels").is_dir():
             return folder

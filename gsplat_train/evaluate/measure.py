@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well Gaussians show the views of a scene: usable on any model.
+
+Metrics follow evaluate/metrics.py: the render rounded to 8 bits against the uint8 photo, the mean over views,
+at all SH degrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..model.gaussians import Gaussians
+from ..renderer import render
+from ..scene import View
+from . import metrics
+
+if TYPE_CHECKING:
+    from ..backends import Backend
+
+BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0)}  # to measure on
+
+
+def measure(
+    gaussians: Gaussians,
+    views: Iterable[View],
+    backend: Backend,
+    *,
+    background: str = "black",
+    antialiased: bool = False,
+    each: Callable[[View, np.ndarray], None] = lambda view, picture: None,
+) -> dict[str, Any]:
+    """Renders the views: {"psnr", "ssim", "views": {name: {"psnr", "ssim"}}} over those with a photo.
+
+    `each` gets every view with its render [H, W, 3] uint8. gaussians and views are in one frame.
+    """
+    scores = {}
+    for view in views:
+        out = render(
+            gaussians, view.camera, backend, background=BACKGROUNDS[background], antialiased=antialiased
+        )
+        picture = metrics.to_uint8(out.image)
+        if view.photo is not None:
+            photo = view.photo.decode()
+            scores[view.name] = {
+                "psnr": metrics.psnr(picture, photo.image, photo.mask),
+                "ssim": metrics.ssim(picture, photo.image, photo.mask),
+            }
+        each(view, picture)
+    means = {
+        name: float(np.mean([score[name] for score in scores.values()])) if scores else float("nan")
+        for name in ("psnr", "ssim")
+    }
+    return {**means, "views": scores}

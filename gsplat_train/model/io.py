@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models from disk: a run folder, a checkpoint or a file of splats -> Gaussians in the scene's own frame."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from .. import registry
+from ..errors import UserError
+from ..scene import Similarity
+from . import formats
+from .gaussians import Gaussians, scene_frame
+from .splats import Splats
+from .tensors import read_tensors
+
+FORMATS_READ = (1, 2)  # of a checkpoint's JSON: 1 is version 0.1's
+
+
+class Model(NamedTuple):
+    """A model in its scene's own frame."""
+
+    gaussians: Gaussians
+    antialiased: bool  # the mode it was trained for
+    run: Path | None  # the run folder that it lies in
+
+
+def load_model(path: str | os.PathLike[str]) -> Gaussians:
+    """The Gaussians of a run folder, a checkpoint or a .ply, in the scene's own frame.
+
+    UserError if it is none.
+    """
+    return open_model(Path(path)).gaussians
+
+
+def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Model:
+    """As `load_model`, with what else is known.
+
+    Of a run folder the newest checkpoint that can be read, otherwise point_cloud.ply.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        return _of_run(path, log)
+    if not path.exists():
+        raise UserError(f"no model at {path}; give a run folder, a checkpoint or a file of splats")
+    if formats.ending_of(path):
+        return from_splats(formats.format_of(path).read(path), _run_of(path.parent))
+    if path.suffix in (".safetensors", ".json"):
+        return _of_checkpoint(path, _run_of(path.parent.parent))
+    known = ", ".join(registry.FORMATS)
+    raise UserError(f"{path} is no model; allowed are a run folder, a checkpoint (.safetensors) and {known}")
+
+
+def from_splats(splats: Splats, run: Path | None = None) -> Model:
+    """The model that a file of splats holds."""
+    gaussians = Gaussians(**{name: mx.array(array) for name, array in splats.arrays.items()})
+    return Model(gaussians, splats.antialiased, run)
+
+
+def to_splats(gaussians: Gaussians, antialiased: bool) -> Splats:
+    """What a splat format writes of a model; waits for the arrays."""
+    mx.eval(gaussians)
+    return Splats({name: np.asarray(leaf) for name, leaf in gaussians._asdict().items()}, antialiased)
+
+
+def committed(folder: Path) -> list[Path]:
+    """The JSONs of a folder of checkpoints, newest first."""
+    return sorted(folder.glob("step_*.json"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(what its JSON says, its tensors) of the checkpoint at `path` (either of its two files).
+
+    UserError if it is absent, damaged or of another version.
+    """
+    path = path.with_suffix(".json")
+    try:
+        meta = json.loads(path.read_bytes())
+        if meta["format"] not in FORMATS_READ:
+            raise UserError(
+                f"checkpoint {path} has format {meta['format']}, this version reads {FORMATS_READ}"
+            )
+        return meta, read_tensors(path.with_suffix(".safetensors"), meta["tensors"])
+    except OSError as error:
+        raise UserError(f"cannot read checkpoint {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from None
+
+
+def tree_of(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Gaussians:
+    """The tree whose leaves are the tensors `prefix` + name; KeyError where one is missing."""
+    return Gaussians(**{name: mx.array(tensors[prefix + name]) for name in Gaussians._fields})
+
+
+def similarity_of(meta: Mapping[str, Any]) -> Similarity:
+    """How training's frame lies in the scene's, as a checkpoint's JSON says it."""
+    centre = np.array(meta["similarity"]["centre"], np.float64)
+    return Similarity(centre, float(meta["similarity"]["scale"]))
+
+
+def _of_run(path: Path, log: Callable[[str], None]) -> Model:
+    failure: UserError | None = None
+    for json_path in committed(path / "checkpoints"):
+        try:
+            return _of_checkpoint(json_path, path)
+        except UserError as error:
+            failure = error
+            log(f"warning: {error}; taking the one before")
+    if (path / "point_cloud.ply").is_file():
+        return open_model(path / "point_cloud.ply")
+    raise failure or UserError(f"{path} is no run: it holds neither checkpoints nor point_cloud.ply")
+
+
+def _of_checkpoint(path: Path, run: Path | None) -> Model:
+    meta, tensors = read_checkpoint(path)
+    try:
+        gaussians, similarity = tree_of(tensors), similarity_of(meta)
+        antialiased = bool(meta["antialiased"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    return Model(scene_frame(gaussians, similarity), antialiased, run)
+
+
+def _run_of(folder: Path) -> Path | None:
+    return folder if (folder / "config.toml").is_file() else None

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is to choose from, by name, and the module that each lies in: the one place that a new reader,
+splat format, backend, strategy, loss term or parameter group is entered. Nothing is imported until it is asked
+for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+# In the order in which `auto` tries them.
+BACKENDS = {
+    "metal": "backends.metal",
+    "cuda": "backends.cuda",
+    "cpp": "backends.cpp",
+    "python": "backends.python",
+}
+
+# Scene formats, in the order in which a folder is tried. A module has `recognise` and `load`: see datasets.
+READERS = {
+    "colmap": "datasets.colmap",
+    "llff": "datasets.llff",
+    "demo": "datasets.demo",
+}
+MADE = frozenset({"demo"})  # readers that make their scene and take no folder
+
+# Splat formats by the end of a file's name. A module has `read` and `write`: see model.formats.
+FORMATS = {
+    ".ply": "model.formats.ply",
+}
+
+# Density control. A module has `Settings` and `Strategy`: see training.strategies.
+STRATEGIES = {
+    "mcmc": "training.strategies.mcmc",
+    "adc": "training.strategies.adc",
+    "none": "training.strategies.none",
+}
+
+
+def module(path: str) -> ModuleType:
+    """The module at a path of the tables above."""
+    return import_module(f"{__package__}.{path}")
