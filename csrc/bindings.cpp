@@ -209,17 +209,18 @@ void backward(Pipeline& p, In<float> v_image, std::optional<In<float>> v_alpha, 
     p.splat_gradients(m, c, rgb, v_opacities.data(), abs);
 }
 
-nb::tuple loss(Pipeline& p, In<float> image, In<uint8_t> target, float ssim_lambda, Out<float> v_image) {
+nb::tuple loss(Pipeline& p, In<float> image, In<uint8_t> target, std::optional<In<uint8_t>> mask, float ssim_lambda,
+               Out<float> v_image) {
     if (image.ndim() != 3 || image.shape(2) != 3) throw nb::value_error("image must be [H, W, 3]");
     const int height = int(image.shape(0)), width = int(image.shape(1));
     LossValue value;
     p.set_image(width, height);
-    const uint8_t* t = data(target, 3 * p.plane_size(), "target");
+    const uint8_t *t = data(target, 3 * p.plane_size(), "target"), *counts = data(mask, p.plane_size(), "mask");
     float* v = data(v_image, image.size(), "v_image");
     {
         nb::gil_scoped_release release;
         deinterleave(p, image.data(), 3, p.planes().image);
-        value = p.loss(t, ssim_lambda);
+        value = p.loss(t, ssim_lambda, counts);
         interleave(p, p.v_image(), 3, v);
     }
     return nb::make_tuple(value.loss, value.l1, value.ssim);

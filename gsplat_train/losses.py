@@ -33,8 +33,8 @@ def photometric_loss(
     """(loss, l1, ssim), scalars: loss = (1 - lambda) l1 + lambda (1 - ssim), as 3DGS; differentiable by
     `image`.
 
-    With a mask, pixels that do not count are 0 in both pictures and in no mean. UserError if the shapes
-    differ.
+    With a mask, pixels that do not count (those not above 0) are 0 in both pictures and in no mean; where no
+    pixel counts l1 and ssim are 0. UserError if the shapes differ.
     """
     target = _unit_range(target if isinstance(target, mx.array) else mx.array(target))
     if image.shape != target.shape:
@@ -42,12 +42,21 @@ def photometric_loss(
     if mask is None:
         l1, ssim = mx.abs(image - target).mean(), ssim_map(image, target).mean()
     else:
+        check_mask(mask, image)
         counts = (mx.array(mask) > 0).astype(mx.float32)[..., None]
         share = mx.maximum(counts.mean(), 1 / counts.size)
         image, target = mx.where(counts > 0, image, 0), mx.where(counts > 0, target, 0)
         l1 = mx.abs(image - target).mean() / share
         ssim = (ssim_map(image, target) * counts).mean() / share
     return (1 - ssim_lambda) * l1 + ssim_lambda * (1 - ssim), l1, ssim
+
+
+def check_mask(mask: mx.array | np.ndarray, image: mx.array | np.ndarray) -> None:
+    """UserError unless the mask is [H, W] of an image [H, W, 3]."""
+    if tuple(mask.shape) != tuple(image.shape[:2]):
+        raise UserError(
+            f"the mask must have the render's size {tuple(image.shape[:2])}, got {tuple(mask.shape)}"
+        )
 
 
 def ssim_map(image: mx.array, target: mx.array) -> mx.array:

@@ -131,6 +131,15 @@ Floats first_step(Model model, int width, int height) {
     pipeline.bin();
     pipeline.forward(kBlack);
     Floats result(pipeline.planes().image, pipeline.planes().image + 3 * pipeline.plane_size());
+    std::vector<uint8_t> mask(pipeline.plane_size());
+    for (int y = 0; y < height; ++y)
+        for (int x = 0; x < width; ++x) mask[size_t(y) * pipeline.planes().stride + x] = (x / 7 + y / 5) % 2;
+    pipeline.loss(target.data(), 0.2f, mask.data());
+    for (size_t i = 0; i < 3 * pipeline.plane_size(); ++i) {
+        const float v = pipeline.v_image()[i] * float(width * height);
+        require(v == 0.0f || mask[i % pipeline.plane_size()], "a pixel that does not count has a gradient");
+        result.push_back(v);
+    }
     pipeline.loss(target.data(), 0.2f);
     pipeline.backward(false, false);
     pipeline.splat_gradients(v_means2d.data(), v_conics.data(), v_colors.data(), v_opacities.data(), nullptr);

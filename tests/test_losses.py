@@ -119,13 +119,67 @@ def test_float_and_uint8_photos_are_the_same(backend):
     np.testing.assert_allclose(*found, rtol=TOLERANCES["loss"])
 
 
+def masks(height, width):
+    """Name -> [H, W] bool."""
+    one, half = np.zeros((2, height, width), bool)
+    one[height // 2, width // 3], half[:, : (width + 1) // 2] = True, True
+    scattered = np.random.default_rng(2).uniform(size=(height, width)) < 0.5
+    scattered[0, 0] = True
+    return {"all": ~np.zeros_like(one), "one": one, "all but one": ~one, "half": half, "scattered": scattered}
+
+
+# Odd sizes: a picture of one pixel, one of less than a window, and one with edges inside of a kernel's group.
+@pytest.mark.parametrize("shape", [(1, 1), (3, 30), (37, 45)])
+def test_masked_loss_is_the_references(backend, shape):
+    image, photo = pictures(*shape)
+    python = load_backend("python")
+    for name, mask in masks(*shape).items():
+        if not mask.any():
+            continue
+        odd = image.copy()
+        odd[~mask] = np.nan  # what does not count is not looked at
+        gradients, values = [], []
+        for one, x in ((python, image), (backend, odd)):
+
+            def loss(x, one=one, mask=mask):
+                return one.photometric_loss(x, mx.array(photo), 0.2, mx.array(mask))[0]
+
+            gradients.append(np.asarray(mx.grad(loss)(mx.array(x))))
+            values.append(
+                [float(v) for v in one.photometric_loss(mx.array(x), mx.array(photo), 0.2, mx.array(mask))]
+            )
+        np.testing.assert_allclose(values[1], values[0], rtol=10 * TOLERANCES["loss"], err_msg=name)
+        assert relative(gradients[1], gradients[0]) < TOLERANCES["gradient"], name
+        assert not gradients[1][~mask].any(), name
+
+
+def test_a_mask_of_all_pixels_is_no_mask(backend):
+    image, photo = pictures(37, 45)
+    mask = mx.full(photo.shape[:2], 255, mx.uint8)
+
+    def found(*mask):
+        return mx.value_and_grad(lambda x: backend.photometric_loss(x, mx.array(photo), 0.2, *mask)[0])(
+            mx.array(image)
+        )
+
+    (loss, gradient), (masked_loss, masked_gradient) = found(), found(mask)
+    assert float(loss) == pytest.approx(float(masked_loss), rel=TOLERANCES["loss"])
+    assert relative(masked_gradient, gradient) < TOLERANCES["loss"]
+
+
 def test_an_empty_mask_is_no_nan(backend):
     image, photo = pictures()
     mask = mx.zeros(photo.shape[:2], dtype=mx.bool_)
     loss, gradient = mx.value_and_grad(lambda x: backend.photometric_loss(x, mx.array(photo), 0.2, mask)[0])(
         mx.array(image)
     )
-    assert np.isfinite(float(loss)) and not np.asarray(gradient).any()
+    assert float(loss) == pytest.approx(0.2) and not np.asarray(gradient).any()
+
+
+def test_a_mask_of_another_size_is_said(backend):
+    image, photo = pictures()
+    with pytest.raises(UserError, match=r"mask must have the render's size \(19, 14\), got \(18, 14\)"):
+        backend.photometric_loss(mx.array(image), mx.array(photo), 0.2, mx.ones((18, 14)))
 
 
 def test_the_blur_is_its_own_transpose():

@@ -69,11 +69,21 @@ GS_INLINE void clear(float* q, long n) {
     for (long i = 0; i < n; i += 16) store(q + i, F16(0.0f));
 }
 
+// Which of the sixteen pixels from (x, row) on count: those inside of the picture, and of the mask.
+template <bool kMasked>
+GS_INLINE M16 counting(const LossArgs& args, int row, int x) {
+    const M16 inside = first_lanes(args.planes.width - x);
+    if constexpr (!kMasked) return inside;
+    return inside & (F16(0.0f) < load_u8(args.mask + long(row) * args.planes.stride + x));
+}
+
 // One channel of rows [row0, row1): adds their L1 and SSIM, writes v_image. The window slides down the picture, kLossRows rows at
 // a time: photo and picture -> u, v -> maps, and seven rows behind, maps -> gradient. Of each only the last rows are kept, so
 // everything between stays in the second-level cache, however wide or long the strip. The maps of the rows above and below the
 // strip are computed for it alone. A blur goes over columns into lines with margins of zeros, then along these.
-static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* scratch) {
+// With a mask, pixels that do not count are zero in u and v, have no maps and get no gradient.
+template <bool kMasked>
+static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* scratch) {
     const PlaneArgs& p = args.planes;
     const Window g;
     const int stride = p.stride, pitch = stride + 2 * kMargin;
@@ -113,7 +123,12 @@ static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* s
             }
             for (int x = 0; x < columns; x += 16) {
                 const F16 a = load(image + long(next) * stride + x), b = load_u8(target + long(next) * stride + x) * to_unit;
-                store(u.row(next) + x, a + b), store(v.row(next) + x, a - b);
+                F16 both = a + b, difference = a - b;
+                if constexpr (kMasked) {
+                    const M16 counts = counting<true>(args, next, x);
+                    both = keep(counts, both), difference = keep(counts, difference);
+                }
+                store(u.row(next) + x, both), store(v.row(next) + x, difference);
             }
         }
         for (int x = 0; x < columns; x += 16) {
@@ -138,7 +153,7 @@ static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* s
                 for (int q = 0; q < 4; ++q) store(blurred[q] + x, blur_row(lines[q][i] + kMargin + x, g));
             const M16 own = row >= row0 && row < row1 ? all_lanes() : ~all_lanes();
             for (int x = 0; x < columns; x += 16) {
-                const M16 inside = first_lanes(p.width - x);  // the others' maps are zero
+                const M16 inside = counting<kMasked>(args, row, x);  // the others' maps are zero
                 const F16 U = load(blurred[0] + x), V = load(blurred[2] + x);
                 const F16 P = half * U * U, Q = half * V * V;
                 const F16 pu = half * load(blurred[1] + x) - P, qv = half * load(blurred[3] + x) - Q;
@@ -171,7 +186,7 @@ static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* s
                 const F16 s_q = blur_row(lines[2][i] + at, g);
                 const F16 sign = select(zero < b, F16(1.0f), select(b < zero, F16(-1.0f), zero));
                 const F16 grad = ssim_weight * (from_means + a * s_p + b * s_q) + l1_weight * sign;
-                const M16 inside = first_lanes(p.width - x);
+                const M16 inside = counting<kMasked>(args, row, x);
                 store(out + long(row) * stride + x, keep(inside, grad));
                 l1 += keep(inside, abs(b));
             }
@@ -179,6 +194,11 @@ static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* s
     }
     args.l1 += double(sum(l1));
     args.ssim += double(sum(ssim));
+}
+
+static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* scratch) {
+    if (args.mask) loss_rows<true>(args, channel, row0, row1, scratch);
+    else loss_rows<false>(args, channel, row0, row1, scratch);
 }
 
 }  // namespace gs::GS_ISA

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <string>
 
 #include "../constants.h"
@@ -401,12 +402,28 @@ void Pipeline::forward(const float background[3]) {
     for (uint64_t e : evaluations) forward_evaluations += e;
 }
 
-LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda) {
+// How many pixels a mean is over, one at least.
+double Pipeline::counting(const uint8_t* mask) const {
+    if (!mask) return double(planes_.width) * planes_.height;
+    std::vector<long> rows(planes_.height);
+    parallel_ranges(planes_.height, kStripRows, [&](long first, long last) {
+        for (long y = first; y < last; ++y) {
+            const uint8_t* row = mask + size_t(y) * planes_.stride;
+            long count = 0;
+            for (int x = 0; x < planes_.width; ++x) count += row[x] != 0;
+            rows[y] = count;
+        }
+    });
+    return double(std::max(std::accumulate(rows.begin(), rows.end(), 0L), 1L));
+}
+
+LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask) {
     const Timer timer(stage_seconds[3]);
-    const double count = 3.0 * planes_.width * planes_.height;
+    const double count = 3.0 * counting(mask);
     LossArgs shared = {};
     shared.planes = planes_;
     shared.target = target;
+    shared.mask = mask;
     shared.v_image = v_image();
     shared.ssim_weight = float(-ssim_lambda / count);
     shared.l1_weight = float((1.0 - ssim_lambda) / count);

@@ -91,8 +91,9 @@ class Pipeline {
         set_size(width, height);
         planes_.image = image_.get(3 * plane_size());
     }
-    // Stage 4; target is planar, padded as the planes are.
-    LossValue loss(const uint8_t* target, float ssim_lambda);
+    // Stage 4; target and mask are planar, padded as the planes are. mask (null: all pixels count) is 0 where a pixel does not
+    // count: there both pictures are 0, it is in no mean and its gradient is 0.
+    LossValue loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask = nullptr);
     // Stage 5, from v_image(). False: a gradient was not finite.
     bool backward(bool with_v_alpha, bool absgrad);
     // Stage 6: gradients of the splats (for autograd) ...
@@ -126,6 +127,7 @@ class Pipeline {
     void sort_by_depth();
     size_t assign_slots();
     BlendArgs blend_args();
+    double counting(const uint8_t* mask) const;
 
     long n_ = 0;
     PlaneArgs planes_ = {};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 4b, a group a channel of 32x16 pixels: the loss's gradient, dSSIM/dx = G*(dSSIM/dmu) + 2 x G*(dSSIM/ds) +
 // y G*(dSSIM/dc), for the window is its own transpose; the first group also sums the loss.
+// With MASK, a pixel that does not count gets no gradient: there `ssim` took zeros for x and y.
 threadgroup float maps_here[3 * 26 * 43];
 threadgroup float4 rows[3 * 26 * 8];
 threadgroup float sums[8];
@@ -55,7 +56,8 @@ for (uint o = 0; o < 4; ++o) {
         const uint p = 3 * uint(py * width + px) + channel;
         const float x = image[p], y = float(target[p]) * (1.0f / 255.0f);
         const float sign = x > y ? 1.0f : x < y ? -1.0f : 0.0f;
-        v_image[p] = settings[kSsimWeight] * (d[0][o] + 2.0f * x * d[1][o] + y * d[2][o]) + settings[kL1Weight] * sign;
+        const float v = settings[kSsimWeight] * (d[0][o] + 2.0f * x * d[1][o] + y * d[2][o]) + settings[kL1Weight] * sign;
+        v_image[p] = !MASK || mask[py * width + px] != 0 ? v : 0.0f;
     }
 }
 if (group == 0) {
@@ -66,7 +68,7 @@ if (group == 0) {
     if (lane == 0) sums[simd] = l1, sums[4 + simd] = ssim;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (tid == 0) {
-        const float count = 3.0f * float(area);
+        const float count = settings[kCount];
         l1 = (sums[0] + sums[1] + sums[2] + sums[3]) / count;
         ssim = (sums[4] + sums[5] + sums[6] + sums[7]) / count;
         loss[0] = (1.0f - settings[kLambda]) * l1 + settings[kLambda] * (1.0f - ssim);

@@ -2,6 +2,7 @@
 // Stage 4a, a group a channel of 32x16 pixels: L1 and SSIM (Wang et al. 2004) and SSIM's derivatives by the blurred moments.
 // With blurred moments mu = G*x, nu = G*y, s = G*x^2 - mu^2, t = G*y^2 - nu^2, c = G*xy - mu nu:
 // SSIM = A B / (C D), A = 2 mu nu + C1, B = 2 c + C2, C = mu^2 + nu^2 + C1, D = s + t + C2. Zeros lie around the picture.
+// With MASK, pixels that do not count are zeros in both pictures too, and have no SSIM and no derivatives.
 // A thread blurs four neighbours at once: what it reads from threadgroup memory serves them all.
 threadgroup float xs[26 * 43];  // 43: rows begin in other banks
 threadgroup float ys[26 * 43];
@@ -16,7 +17,7 @@ const float tap[11] = {kTap5, kTap4, kTap3, kTap2, kTap1, kTap0, kTap1, kTap2, k
 for (uint i = tid; i < 26 * 42; i += 128) {
     const uint row = i / 42, col = i % 42;
     const int px = left + int(col) - 5, py = top + int(row) - 5;
-    const bool inside = px >= 0 && px < width && py >= 0 && py < height;
+    const bool inside = px >= 0 && px < width && py >= 0 && py < height && (!MASK || mask[py * width + px] != 0);
     const uint p = inside ? 3 * uint(py * width + px) + channel : 0;
     xs[43 * row + col] = inside ? image[p] : 0.0f;
     ys[43 * row + col] = inside ? float(target[p]) * (1.0f / 255.0f) : 0.0f;
@@ -63,11 +64,12 @@ for (uint o = 0; o < 4; ++o) {
         const float inv = 1.0f / (C * D), value = A * B * inv;
         const float d_s = -value * C * inv, d_c = 2.0f * A * inv;
         const uint p = channel * 3 * area + uint(py * width + px), centre = (row + o + 5) * 43 + col + 5;
-        maps[p] = 2.0f * (nu * B * inv - mu * value * D * inv) - 2.0f * mu * d_s - nu * d_c;
-        maps[p + area] = d_s;
-        maps[p + 2 * area] = d_c;
+        const bool counts = !MASK || mask[py * width + px] != 0;
+        maps[p] = counts ? 2.0f * (nu * B * inv - mu * value * D * inv) - 2.0f * mu * d_s - nu * d_c : 0.0f;
+        maps[p + area] = counts ? d_s : 0.0f;
+        maps[p + 2 * area] = counts ? d_c : 0.0f;
         l1 += abs(xs[centre] - ys[centre]);
-        ssim += value;
+        ssim += counts ? value : 0.0f;
     }
 }
 l1 = simd_sum(l1), ssim = simd_sum(ssim);

@@ -23,6 +23,7 @@ import numpy as np
 
 from .. import _csrc
 from ..errors import UserError
+from ..losses import check_mask
 from ..losses import photometric_loss as _reference_loss
 from ..model.gaussians import Gaussians
 from . import Projected, Tiles
@@ -169,16 +170,20 @@ def rasterize(
 def photometric_loss(
     image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """See Backend.photometric_loss. With a mask or a target that is not uint8: the reference's."""
-    if mask is not None or target.dtype != mx.uint8 or image.shape != target.shape:
+    """See Backend.photometric_loss. With a target that is not uint8: the reference's."""
+    if target.dtype != mx.uint8 or image.shape != target.shape:
         return _reference_loss(image, target, ssim_lambda, mask)
     planes = _planes(*_views([target]))
+    counts = None
+    if mask is not None:
+        check_mask(mask, image)
+        counts = _mask_plane(np.asarray(mask))
 
     # The value and its gradient come from one native pass; l1 and ssim are for the log and pass no gradient.
     @mx.custom_function
     def loss(image: mx.array) -> tuple[mx.array, ...]:
         (v_image,) = _empty(image.shape)
-        values = _own.pipeline.loss(*_views([image]), planes, ssim_lambda, np.asarray(v_image))
+        values = _own.pipeline.loss(*_views([image]), planes, counts, ssim_lambda, np.asarray(v_image))
         return (*map(mx.array, values), v_image)
 
     @loss.vjp
@@ -296,6 +301,14 @@ def _planes(photo: np.ndarray) -> np.ndarray:
     planes = np.zeros((3, *_csrc.plane_shape(width, height)), np.uint8)
     planes[:, :height, :width] = photo.transpose(2, 0, 1)
     return planes
+
+
+def _mask_plane(mask: np.ndarray) -> np.ndarray:
+    """[H, W], above 0 where a pixel counts -> uint8 [rows, stride], 1 where it counts, padded with zeros."""
+    height, width = mask.shape
+    plane = np.zeros(_csrc.plane_shape(width, height), np.uint8)
+    plane[:height, :width] = mask > 0
+    return plane
 
 
 def _kept_planes(photo: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ...losses import check_mask
 from ...losses import photometric_loss as _reference_loss
 from ...model.gaussians import Gaussians
 from .. import Projected, Tiles
@@ -247,20 +248,26 @@ class Engine:
     def photometric_loss(
         self, image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """See Backend.photometric_loss. With a mask or a target that is not uint8: the reference's."""
-        if mask is not None or target.dtype != mx.uint8 or image.shape != target.shape:
+        """See Backend.photometric_loss. With a target that is not uint8: the reference's."""
+        if target.dtype != mx.uint8 or image.shape != target.shape:
             return _reference_loss(image, target, ssim_lambda, mask)
         height, width, _ = image.shape
         sizes = Sizes(1, 0, width, height, 8)
-        told, settings = self.sizes(sizes), mx.array(loss_settings(ssim_lambda, width, height))
-        photo = target.reshape(-1)
+        photo, counting, masked = target.reshape(-1), None, (mask is not None,)
+        counts = photo
+        if mask is not None:
+            check_mask(mask, image)
+            counts = (mx.array(mask) > 0).astype(mx.uint8).reshape(-1)
+            counting = int(counts.astype(mx.int32).sum().item())
+        told, settings = self.sizes(sizes), mx.array(loss_settings(ssim_lambda, width, height, counting))
 
         # The value and its gradient come from one pass; l1 and ssim are for the log and pass no gradient.
         @mx.custom_function
         def loss(image: mx.array) -> tuple[mx.array, mx.array]:
-            maps, partials = self.run("ssim", sizes, [image.reshape(-1), photo, told])
-            inputs = [image.reshape(-1), photo, maps, partials, settings, told]
-            v_image, values = self.run("loss", sizes, inputs)
+            pictures = [image.reshape(-1), photo, counts]
+            maps, partials = self.run("ssim", sizes, [*pictures, told], masked)
+            inputs = [*pictures, maps, partials, settings, told]
+            v_image, values = self.run("loss", sizes, inputs, masked)
             return values, v_image
 
         @loss.vjp
@@ -320,11 +327,11 @@ def camera_array(viewmat: np.ndarray, K: np.ndarray) -> mx.array:
     return on_device(mx.array(values))
 
 
-def loss_settings(ssim_lambda: float, width: int, height: int) -> np.ndarray:
-    """The entries of `settings` that the loss needs, in float32 [32]."""
+def loss_settings(ssim_lambda: float, width: int, height: int, counting: int | None = None) -> np.ndarray:
+    """The entries of `settings` that the loss needs, in float32 [32]. counting: pixels of the mask."""
     settings = np.zeros(32, np.float32)
-    count = 3 * width * height
-    settings[15:18] = (1 - ssim_lambda) / count, -ssim_lambda / count, ssim_lambda
+    count = 3 * (width * height if counting is None else max(counting, 1))
+    settings[15:19] = (1 - ssim_lambda) / count, -ssim_lambda / count, ssim_lambda, count
     return settings
 
 

@@ -196,8 +196,8 @@ def _kernels_of_a_step(
     lists = engine.bins(sizes, told, records, radii, counters, status, flags)
     binned = [lists["ids"], lists["offsets"], lists["buckets"]]
     image, final_t, checkpoints, used = run("forward", sizes, [records, colours, *binned, settings, told])
-    maps, partials = run("ssim", sizes, [image, photo, told])
-    v_image, loss = run("loss", sizes, [image, photo, maps, partials, settings, told])
+    maps, partials = run("ssim", sizes, [image, photo, photo, told])  # the second: no mask
+    v_image, loss = run("loss", sizes, [image, photo, photo, maps, partials, settings, told])
     given = [records, colours, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
     (grads,) = run("backward", sizes, [*given, image, final_t, v_image, final_t, told], (False, absgrad))
     given = [params, shn, m, v, radii, colours, lists["spans"], lists["group_starts"], grads]
