@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is to choose from, by name, and the module that each lies in: the one place that a new reader,
-splat format, backend, strategy, loss term or parameter group is entered. Nothing is imported until it is asked
-for.
+splat format, backend, strategy, loss term or parameter group is entered. Nothing is imported until it is
+asked for.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from conftest import load_backend
 
 from gsplat_train import losses
 from gsplat_train.errors import UserError
+from gsplat_train.evaluate import metrics
 
 
 def ssim_by_definition(x, y):
@@ -49,7 +50,7 @@ def test_ssim_is_the_definition(shape):
     expected = ssim_by_definition(image.astype(np.float64), photo / 255)
     np.testing.assert_allclose(losses.ssim_map(mx.array(image), mx.array(photo) / 255), expected, atol=1e-4)
     rounded = np.floor(255 * np.clip(image.astype(np.float64), 0, 1) + 0.5) / 255
-    assert losses.ssim(image, photo) == pytest.approx(
+    assert metrics.ssim(image, photo) == pytest.approx(
         ssim_by_definition(rounded, photo / 255).mean(), abs=1e-12
     )
 
@@ -57,13 +58,13 @@ def test_ssim_is_the_definition(shape):
 def test_metrics_round_to_8_bits_first():
     photo = np.full((4, 5, 3), 100, np.uint8)
     image = np.full((4, 5, 3), 103.4 / 255, np.float32)
-    assert losses.psnr(image, photo) == pytest.approx(20 * np.log10(255 / 3))
-    assert losses.psnr(mx.array(image), photo) == losses.psnr(losses.to_uint8(image), photo)
-    assert losses.psnr(np.full((4, 5, 3), 7.0), np.full((4, 5, 3), 255, np.uint8)) == np.inf  # clipped
-    assert losses.ssim(photo, photo) == pytest.approx(1)
-    assert np.isnan(losses.psnr(np.full((4, 5, 3), np.nan), photo))
+    assert metrics.psnr(image, photo) == pytest.approx(20 * np.log10(255 / 3))
+    assert metrics.psnr(mx.array(image), photo) == metrics.psnr(metrics.to_uint8(image), photo)
+    assert metrics.psnr(np.full((4, 5, 3), 7.0), np.full((4, 5, 3), 255, np.uint8)) == np.inf  # clipped
+    assert metrics.ssim(photo, photo) == pytest.approx(1)
+    assert np.isnan(metrics.psnr(np.full((4, 5, 3), np.nan), photo))
     np.testing.assert_array_equal(
-        losses.to_uint8(np.array([-1, 0.5 / 255, 0.49 / 255, 2, np.nan])), [0, 1, 0, 255, 0]
+        metrics.to_uint8(np.array([-1, 0.5 / 255, 0.49 / 255, 2, np.nan])), [0, 1, 0, 255, 0]
     )
 
 
@@ -71,9 +72,9 @@ def test_masked_metrics_count_only_the_mask():
     image, photo = pictures()
     mask = np.zeros(photo.shape[:2], bool)
     mask[:, :7] = True
-    assert losses.psnr(image, photo, mask) == pytest.approx(losses.psnr(image[:, :7], photo[:, :7]))
+    assert metrics.psnr(image, photo, mask) == pytest.approx(metrics.psnr(image[:, :7], photo[:, :7]))
     whole = ssim_by_definition(np.floor(255 * np.clip(image.astype(float), 0, 1) + 0.5) / 255, photo / 255)
-    assert losses.ssim(image, photo, mask) == pytest.approx(whole[:, :7].mean())
+    assert metrics.ssim(image, photo, mask) == pytest.approx(whole[:, :7].mean())
 
 
 @pytest.mark.parametrize("ssim_lambda", [0.2, 1.0])
@@ -199,4 +200,4 @@ def test_a_photo_of_another_size_is_said(backend):
 def test_a_photo_of_another_size_is_said_by_the_metrics():
     image, photo = pictures()
     with pytest.raises(UserError, match="the photo must be uint8"):
-        losses.psnr(image, photo / 255)
+        metrics.psnr(image, photo / 255)

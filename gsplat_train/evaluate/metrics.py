@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PSNR and SSIM of a render against its photo, in NumPy float64: the definition that faster ones are held to.
 
-The render is rounded to 8 bits first, as it is written to disk. Images are [H, W, 3]; a mask [H, W] says which
-pixels count. SSIM as in losses.py.
+The render is rounded to 8 bits first, as it is written to disk. Images are [H, W, 3]; a mask [H, W] says
+which pixels count. SSIM as in losses.py.
 """
 
 from __future__ import annotations

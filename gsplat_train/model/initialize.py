@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first Gaussians: one round Gaussian for each point of a reconstruction (Kerbl et al. 2023, section 5.1)."""
+"""The first Gaussians: a round one for each point of a reconstruction (Kerbl et al. 2023, section 5.1)."""
 
 from __future__ import annotations
 

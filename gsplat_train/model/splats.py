@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splats: what a file of splats holds, as NumPy arrays. The formats speak of these, so that they need no MLX."""
+"""Splats: what a file of splats holds, as NumPy arrays, so that the formats need no MLX."""
 
 from __future__ import annotations
 
