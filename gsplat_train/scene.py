@@ -151,7 +151,8 @@ class Similarity:
 class Scene:
     """Views, sorted by name, and the reconstruction's points [P, 3] float64 with their colors [P, 3] uint8.
 
-    undistort: None, or {"zoom", "kernel"} as metrics.json shows it.
+    undistort: None, or {"zoom", "kernel"} as metrics.json shows it. test_names: the views that the scene's
+    own files hold out, by name; None where they do not say.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Scene:
     points: np.ndarray
     colors: np.ndarray
     undistort: dict[str, Any] | None = None
+    test_names: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         views = sorted(self.views, key=lambda view: view.name)
@@ -172,11 +174,18 @@ class Scene:
             raise UserError(f"points and colors of a scene must both be [P, 3], got {shapes}")
 
     def split(self, test_every: int = 8) -> tuple[tuple[View, ...], tuple[View, ...]]:
-        """(train, test): every `test_every`-th view from the first is held out; 0 holds out none."""
+        """(train, test): the views of `test_names`, else every `test_every`-th from the first, are held out.
+
+        0 holds out none, whatever the scene says.
+        """
         if test_every < 0:
             raise UserError(f"test_every must be 0 (hold out none) or more, got {test_every}")
-        test = self.views[::test_every] if test_every else ()
-        train = tuple(view for i, view in enumerate(self.views) if not test_every or i % test_every)
+        if test_every and self.test_names is not None:
+            held = [view.name in self.test_names for view in self.views]
+        else:
+            held = [test_every > 0 and i % test_every == 0 for i in range(len(self.views))]
+        test = tuple(view for view, out in zip(self.views, held, strict=True) if out)
+        train = tuple(view for view, out in zip(self.views, held, strict=True) if not out)
         if not train:
             raise UserError(
                 f"scene {self.name} has {len(self.views)} views and holds out {len(test)}, which leaves none "

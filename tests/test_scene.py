@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,17 @@ def test_a_split_leaves_views_to_train_on():
         scene.split(8)
     with pytest.raises(UserError, match="test_every must be 0"):
         scene.split(-1)
+
+
+def test_a_scene_that_names_its_held_out_views_is_split_so():
+    cameras = [turned_camera(0.1 * i) for i in range(4)]
+    names = [view.name for view in scene_of(cameras).views]
+    scene = replace(scene_of(cameras), test_names=frozenset(names[1:3]))
+    train, test = scene.split(8)
+    assert [view.name for view in test] == names[1:3]
+    assert [view.name for view in train] == [names[0], names[3]]
+    assert scene.split(0) == (scene.views, ())
+    assert scene.normalized()[0].test_names == scene.test_names
 
 
 def test_points_and_colors_go_together():
