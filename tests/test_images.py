@@ -7,7 +7,7 @@ from PIL import Image
 
 from gsplat_train.datasets import cache
 from gsplat_train.datasets import images as images_module
-from gsplat_train.datasets.images import Photo, decode, load_views
+from gsplat_train.datasets.images import PhotoFile, decode, load_views
 from gsplat_train.datasets.undistort import distort, find_zoom, photo_positions, undistort
 from gsplat_train.errors import UserError
 from gsplat_train.scene import Camera
@@ -132,7 +132,7 @@ def test_no_distortion_changes_no_pixel():
 def test_an_undistorted_view_has_the_zoomed_camera_and_says_so(tmp_path):
     photo, lines = noise_photo(tmp_path / "a.png"), []
     lens = LENSES["pincushion"]
-    (view,), report = load_views([Photo("a.png", tmp_path / "a.png", camera(), lens)], log=lines.append)
+    (view,), report = load_views([PhotoFile("a.png", tmp_path / "a.png", camera(), lens)], log=lines.append)
     zoom = find_zoom(K, WIDTH, HEIGHT, lens)
     np.testing.assert_allclose(view.camera.K, [[70 * zoom, 0, 43], [0, 72 * zoom, 31], [0, 0, 1]])
     np.testing.assert_array_equal(view.image, undistort(photo, K, lens, zoom))
@@ -142,7 +142,7 @@ def test_an_undistorted_view_has_the_zoomed_camera_and_says_so(tmp_path):
 
 def test_distortion_can_be_ignored(tmp_path):
     photo, lines = noise_photo(tmp_path / "a.png"), []
-    photos = [Photo("a.png", tmp_path / "a.png", camera(), LENSES["barrel"])]
+    photos = [PhotoFile("a.png", tmp_path / "a.png", camera(), LENSES["barrel"])]
     (view,), report = load_views(photos, undistorted=False, log=lines.append)
     np.testing.assert_array_equal(view.image, photo)
     np.testing.assert_array_equal(view.camera.K, K)
@@ -152,7 +152,7 @@ def test_distortion_can_be_ignored(tmp_path):
 
 def test_a_camera_is_fitted_to_the_size_of_the_file(tmp_path):
     noise_photo(tmp_path / "half.png", 45, 30)
-    (view,), _ = load_views([Photo("half.png", tmp_path / "half.png", camera())])
+    (view,), _ = load_views([PhotoFile("half.png", tmp_path / "half.png", camera())])
     np.testing.assert_allclose(view.camera.K, [[35, 0, 21.5], [0, 36, 15.5], [0, 0, 1]])
     assert view.image.shape == (30, 45, 3)
 
@@ -162,7 +162,7 @@ def test_large_photos_are_reduced_and_small_ones_are_not(tmp_path):
     smooth = np.stack([u, v, u + v], axis=2).astype(np.uint8)
     Image.fromarray(smooth).save(tmp_path / "large.png")
     noise_photo(tmp_path / "small.png", 30, 20)
-    photos = [Photo(name, tmp_path / name, camera()) for name in ("large.png", "small.png")]
+    photos = [PhotoFile(name, tmp_path / name, camera()) for name in ("large.png", "small.png")]
     lines = []
     (large, small), _ = load_views(photos, max_size=45, log=lines.append)
     assert (large.camera.width, large.camera.height) == (45, 30)
@@ -178,7 +178,7 @@ def test_large_photos_are_reduced_and_small_ones_are_not(tmp_path):
 def test_a_photo_of_another_shape_is_refused(tmp_path):
     noise_photo(tmp_path / "turned.png", HEIGHT, WIDTH)
     with pytest.raises(UserError, match="is 60x90 but its camera is 90x60, another shape"):
-        load_views([Photo("turned.png", tmp_path / "turned.png", camera())])
+        load_views([PhotoFile("turned.png", tmp_path / "turned.png", camera())])
 
 
 def test_exif_rotation_is_not_applied(tmp_path):
@@ -229,7 +229,7 @@ def test_unreadable_pictures_are_one_line_each(tmp_path):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=message) as error:
-            load_views([Photo(name, tmp_path / name, camera())])
+            load_views([PhotoFile(name, tmp_path / name, camera())])
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
@@ -242,7 +242,7 @@ def test_max_size_is_checked():
 
 
 def load_lens(path, lens="pincushion", **options):
-    (view,), _ = load_views([Photo("a.png", path, camera(), LENSES[lens])], **options)
+    (view,), _ = load_views([PhotoFile("a.png", path, camera(), LENSES[lens])], **options)
     return view.image
 
 

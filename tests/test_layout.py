@@ -13,7 +13,8 @@ PACKAGE = ROOT / "gsplat_train"
 # Data flows from top to bottom: a module imports only from modules above it. A package is its __init__.py.
 ORDER = """
     errors storage config scene
-    datasets.files datasets.cache datasets.undistort datasets.images datasets.colmap_records
+    datasets.names datasets.files datasets.advice datasets.colmap_places
+    datasets.cache datasets.undistort datasets.images datasets.colmap_records
     datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     sh neighbors gaussians formats formats.ply losses

@@ -20,6 +20,7 @@ from .. import registry
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..scene import Scene
+from .advice import advice, file_advice
 from .options import LoadOptions
 
 __all__ = ["LoadOptions", "load_scene", "open_scene", "read_scene", "scene_folder", "scene_name"]
@@ -33,18 +34,25 @@ def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options:
     root = Path(path).expanduser()
     if reader != "auto" and reader not in registry.READERS:
         raise UserError(f"reader must be one of auto, {', '.join(registry.READERS)}, got {reader!r}")
-    if not root.is_dir():
-        raise UserError(f"scene {root} is {'not a folder' if root.exists() else 'not there'}")
+    if not root.exists():
+        raise UserError(f"scene {root} is not there")
     readers = {
         name: registry.module(path)
         for name, path in registry.READERS.items()
         if reader in ("auto", name) and name not in registry.MADE
     }
+
+    def is_scene(folder: Path) -> bool:
+        return any(module.recognise(folder) for module in readers.values())
+
+    if not root.is_dir():
+        raise UserError(f"scene {root} is not a folder; {file_advice(root, is_scene)}")
     for module in readers.values():
         if module.recognise(root):
             return module.load(root, LoadOptions(**options))
+    remedy = f"; {found}" if (found := advice(root, is_scene)) else ""
     looked = " and ".join(module.LOOKED_FOR for module in readers.values())
-    raise UserError(f"{root} is no scene this program knows; looked for {looked}")
+    raise UserError(f"{root} is no scene this program knows; looked for {looked}{remedy}")
 
 
 def open_scene(scene: str | os.PathLike[str], **settings: Any) -> Scene:

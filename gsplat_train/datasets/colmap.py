@@ -7,7 +7,6 @@ Leaves: pinhole views in the model's frame, for COLMAP's axes and pixels are our
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,40 +15,60 @@ import numpy as np
 from ..errors import UserError
 from ..scene import Camera, Scene
 from . import colmap_binary, colmap_text
+from .advice import scene_above
+from .colmap_places import FILES, find_places, is_complete, photo_folders
 from .colmap_records import ImageRecord, Points, intrinsics, rotation_matrix
-from .files import find_image_folder, match_files
+from .files import find_photos
 from .images import PhotoFile, load_views
 from .options import LoadOptions
 
-FILES = ("cameras", "images", "points3D")
 MIN_QUATERNION = 1e-6  # norm; COLMAP writes 1
 MAX_COORDINATE = 1e12  # scene units; squares of more would leave float32
-
-
-def find_models(root: Path) -> list[Path]:
-    """The folders below `root` that hold a COLMAP model or a part of one."""
-    for sparse in (root / "sparse", root / "colmap" / "sparse"):
-        inside = sorted(path for path in sparse.glob("*") if path.is_dir())
-        if models := [folder for folder in [*inside, sparse] if _holds_model(folder)]:
-            return models
-    return [root] if _holds_model(root) else []
-
 
 LOOKED_FOR = "a COLMAP model (sparse/0/cameras.bin or .txt)"
 
 
 def recognise(root: Path) -> bool:
     """Whether the folder holds a COLMAP model or a part of one."""
-    return bool(find_models(root))
+    return bool(find_places(root))
 
 
 def load(root: Path, options: LoadOptions) -> Scene:
-    """The scene in `root`; of several models the one with most images. UserError where it is broken."""
-    log = options.log
-    folders = find_models(root)
-    if not folders:
+    """The scene in `root`; of several models the one with most images. UserError where it is broken.
+
+    Models lie in several places where they were undistorted or converted: where the first has a fault, or its
+    photos are gone, the next is taken.
+    """
+    places = find_places(root)
+    if not places:
         raise UserError(f"{root} holds no COLMAP model; looked for sparse/N/cameras.bin or .txt")
-    complete = [folder for folder in folders if _is_complete(folder)] or folders
+    faults: list[UserError] = []
+    for folders in places:
+        try:
+            model, photos, points = _read(folders, root, options)
+        except UserError as error:
+            faults.append(error)
+            continue
+        if faults:
+            options.log(f"warning: took the COLMAP model in {model}, as {faults[0]}")
+        break
+    else:
+        whole = scene_above(root, recognise)
+        raise UserError(f"{faults[0]}; or give {whole}, the scene it is a part of") if whole else faults[0]
+    views, undistorted = load_views(
+        photos,
+        max_size=options.max_size,
+        undistorted=options.undistort,
+        log=options.log,
+        use_cache=options.cache,
+    )
+    return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted)
+
+
+def _read(folders: list[Path], root: Path, options: LoadOptions) -> tuple[Path, list[PhotoFile], Points]:
+    """The largest of the models in `folders`, its photos and its points."""
+    log = options.log
+    complete = [folder for folder in folders if is_complete(folder)] or folders
     for folder in folders:
         if folder not in complete:
             log(f"COLMAP: {folder} lacks one of {', '.join(FILES)}; left out")
@@ -61,15 +80,9 @@ def load(root: Path, options: LoadOptions) -> Scene:
     if not records:
         raise UserError(f"{model} is an empty model: it has no images; reconstruct the scene again")
     points = _checked_points(read_file(model, "points3D"), model)
-    photos = _photos(records, model, find_image_folder(root, options.images), log)
-    views, undistorted = load_views(
-        photos,
-        max_size=options.max_size,
-        undistorted=options.undistort,
-        log=log,
-        use_cache=options.cache,
-    )
-    return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted)
+    photos = _photos(records, model)
+    found = find_photos(photos, root, options.images, log, likely=photo_folders(model, root))
+    return model, [photos[name]._replace(path=path) for name, path in found.items()], points
 
 
 def read_file(model: Path, name: str) -> Any:
@@ -86,18 +99,8 @@ def read_file(model: Path, name: str) -> Any:
     raise UserError(f"{model} has no {name}.bin or {name}.txt; a COLMAP model needs {', '.join(FILES)}")
 
 
-def _holds_model(folder: Path) -> bool:
-    return any((folder / f"{name}{suffix}").is_file() for name in FILES for suffix in (".bin", ".txt"))
-
-
-def _is_complete(folder: Path) -> bool:
-    return all(any((folder / f"{name}{suffix}").is_file() for suffix in (".bin", ".txt")) for name in FILES)
-
-
-def _photos(
-    records: list[ImageRecord], model: Path, folder: Path, log: Callable[[str], None]
-) -> list[PhotoFile]:
-    """Check every image of the model and find its file."""
+def _photos(records: list[ImageRecord], model: Path) -> dict[str, PhotoFile]:
+    """Every image of the model, checked, by name and still without its file."""
     cameras = read_file(model, "cameras")
     if not cameras:
         raise UserError(f"{model} has no cameras; reconstruct the scene again")
@@ -117,8 +120,7 @@ def _photos(
         viewmat[:3, 3] = record.translation
         pinhole = Camera(viewmat, K, camera.width, camera.height)
         photos[record.name] = PhotoFile(record.name, Path(), pinhole, distortion)
-    found = match_files(photos, folder, log)
-    return [photos[name]._replace(path=path) for name, path in found.items()]
+    return photos
 
 
 def _check_image(record: ImageRecord, model: Path) -> None:

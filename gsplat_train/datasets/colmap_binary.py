@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import UserError
 from .colmap_records import CAMERA_MODELS, CameraRecord, ImageRecord, Points
+from .files import LFS_HEAD
 
 COUNT = struct.Struct("<Q")
 CAMERA = struct.Struct("<iiQQ")  # id, model id, width, height, then the parameters
@@ -62,11 +63,14 @@ class _File:
 def _open(path: Path) -> _File:
     try:
         with open(path, "rb") as file:
-            return _File(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except ValueError as error:  # an empty file cannot be mapped
         raise UserError(f"{path} is empty") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if data[: len(LFS_HEAD)] == LFS_HEAD:
+        raise UserError(f"{path} is a Git LFS pointer, not the file; run git lfs pull")
+    return _File(path, data)
 
 
 def read_cameras(path: Path) -> dict[int, CameraRecord]:

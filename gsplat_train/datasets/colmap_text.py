@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from .colmap_records import CameraRecord, ImageRecord, Points
+from .files import LFS_HEAD
 
 
 def read_cameras(path: Path) -> dict[int, CameraRecord]:
@@ -61,6 +62,8 @@ def _records(path: Path, lines_each: int = 1) -> Iterator[tuple[int, str]]:
             numbered = enumerate(file, 1)
             for number, line in numbered:
                 text = line.strip()
+                if text.startswith(LFS_HEAD.decode()):
+                    raise UserError(f"{path} is a Git LFS pointer, not the file; run git lfs pull")
                 if text and not text.startswith("#"):
                     yield number, text
                     for _ in range(lines_each - 1):

@@ -23,6 +23,7 @@ from PIL import Image
 from ..errors import UserError
 from ..scene import Camera, Photo, View
 from . import cache
+from .files import LFS_HEAD
 from .undistort import Distortion, find_zoom, undistort
 
 NO_DISTORTION: Distortion = (0.0, 0.0, 0.0, 0.0)
@@ -123,6 +124,8 @@ def _read(path: Path) -> bytes:
 
 def _open(path: Path, data: bytes) -> Image.Image:
     """The header only: pillow decodes when asked for pixels."""
+    if data.startswith(LFS_HEAD):
+        raise UserError(f"photo {path} is a Git LFS pointer, not the photo; run git lfs pull")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photos are not attacks

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to do with a folder or file that is no scene: what it seems to be, and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .files import FOREIGN_SUFFIXES, LFS_HEAD, list_pictures
+
+VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mts", ".insv", ".360"}
+ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".zst", ".bz2"}
+SCENE_FILES = {".json", ".npy", ".bin", ".txt", ".db", ".xml", ".csv"}
+ABOVE, BELOW = 3, 2  # levels at which a scene is looked for round a folder that is none
+SHOWN = 3
+
+
+def advice(root: Path, is_scene: Callable[[Path], bool]) -> str:
+    """What to do about a folder that no reader recognises; empty where there is nothing to say."""
+    if inside := _scenes_below(root, is_scene):
+        more = f" or {len(inside) - SHOWN} more" if len(inside) > SHOWN else ""
+        return f"give {' or '.join(map(str, inside[:SHOWN]))}{more}, where a scene is"
+    if above := scene_above(root, is_scene):
+        return f"it is a part of the scene {above}: give that"
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    if pointers := [path for path in files if is_lfs_pointer(path)]:
+        return f"{pointers[0].name} is a Git LFS pointer: run git lfs pull"
+    if any(path.name == "database.db" for path in files):
+        return "database.db holds COLMAP's features only: run its mapper, which makes sparse/0"
+    pictures = list_pictures(root)
+    if pictures:
+        return f"it holds {len(pictures)} photos but no poses: reconstruct them with COLMAP first"
+    for suffixes, remedy in (
+        (VIDEO_SUFFIXES, "is a video: extract photos from it (ffmpeg), and reconstruct them with COLMAP"),
+        (ARCHIVE_SUFFIXES, "is an archive: unpack it first"),
+        (FOREIGN_SUFFIXES, "must be converted to JPEG or PNG, and reconstructed with COLMAP"),
+    ):
+        if found := [path for path in files if path.suffix.lower() in suffixes]:
+            return f"{found[0].name} {remedy}"
+    return "" if files else "it is empty"
+
+
+def file_advice(path: Path, is_scene: Callable[[Path], bool]) -> str:
+    """What to do about a file that was given for a folder."""
+    suffix = path.suffix.lower()
+    if is_lfs_pointer(path):
+        return "it is a Git LFS pointer: run git lfs pull"
+    if suffix in ARCHIVE_SUFFIXES:
+        return "unpack it, and give the folder"
+    if suffix in VIDEO_SUFFIXES:
+        return "extract photos from it (ffmpeg), reconstruct them with COLMAP, and give the folder of both"
+    if above := scene_above(path, is_scene):
+        return f"give the folder: {above}"
+    return "give the folder that it is in" if suffix in SCENE_FILES else "a scene is a folder"
+
+
+def scene_above(folder: Path, is_scene: Callable[[Path], bool]) -> Path | None:
+    """The scene that a folder is a part of."""
+    scenes = [parent for parent in folder.absolute().parents[:ABOVE] if is_scene(parent)]
+    return scenes[-1] if scenes else None  # X rather than X/sparse
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is the stand-in that a clone without git-lfs leaves."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(LFS_HEAD)) == LFS_HEAD
+    except OSError:
+        return False
+
+
+def _scenes_below(root: Path, is_scene: Callable[[Path], bool]) -> list[Path]:
+    level = [root]
+    for _ in range(BELOW):
+        level = [path for folder in level for path in sorted(folder.glob("*/")) if path.name[0] != "."]
+        if scenes := [path for path in level if is_scene(path)]:
+            return scenes
+    return []
