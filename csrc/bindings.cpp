@@ -3,11 +3,16 @@
 // of the exact type: nothing is converted or copied here. Outputs are filled in place.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
+#include <tuple>
 #include <string>
 
 #include "cpu/parallel.h"
@@ -226,40 +231,59 @@ nb::tuple loss(Pipeline& p, In<float> image, In<uint8_t> target, std::optional<I
     return nb::make_tuple(value.loss, value.l1, value.ssim);
 }
 
+// What a view brings to a step: its camera, and its photo and mask as planes (see plane_shape).
+struct Shot {
+    CameraParams camera;
+    In<uint8_t> target;
+    std::optional<In<uint8_t>> mask;
+
+    Shot(In<float> viewmat, In<float> K, long width, long height, In<uint8_t> photo, std::optional<In<uint8_t>> counts)
+        : camera(camera_from(viewmat, K, width, height)), target(photo), mask(counts) {
+        const size_t padded = size_t(plane_stride(camera.width)) * plane_rows(camera.height);
+        data(target, 3 * padded, "target");
+        data(mask, padded, "mask");
+    }
+};
+
+// One step as training/plan.py's StepPlan says it.
+struct StepPlan {
+    int number = 1, sh_degree = 0;
+    std::array<float, 6> rates = {};
+    float ssim_lambda = 0.0f, opacity_weight = 0.0f, scale_weight = 0.0f, noise = 0.0f;
+    std::array<float, 3> background = {};
+    uint32_t seed = 0;
+    bool antialiased = false, absgrad = false;
+};
+
 // The whole step in place: (loss, l1, ssim, updated). A loss that is not finite updates nothing.
-nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, In<float> viewmat, In<float> K, long width,
-                     long height, In<uint8_t> target, In<float> background, In<float> lrs, int sh_degree, float ssim_lambda,
-                     bool antialiased, int step, float opacity_reg, float scale_reg, float noise_scale, uint32_t noise_seed,
-                     bool absgrad, std::optional<Out<float>> stat_norm, std::optional<Out<float>> stat_abs,
-                     std::optional<Out<float>> stat_count) {
+nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, const Shot& shot, const StepPlan& plan,
+                     std::optional<std::tuple<Out<float>, Out<float>, Out<float>>> sums) {
     const Tree t = tree<Out<float>>(params, "gaussians"), tm = tree<Out<float>>(m, "m"), tv = tree<Out<float>>(v, "v");
     if (tm.n != t.n || tv.n != t.n || tm.sh_stride != t.sh_stride || tv.sh_stride != t.sh_stride)
         throw nb::value_error("moments must have the shapes of the parameters");
-    const CameraParams camera = camera_from(viewmat, K, width, height);
-    checked_degree(sh_degree, t.sh_stride);
+    checked_degree(plan.sh_degree, t.sh_stride);
     StepSettings s = {};
-    for (int i = 0; i < 6; ++i) s.lr[i] = data(lrs, 6, "lrs")[i];
-    s.step = step;
-    s.opacity_reg = opacity_reg, s.scale_reg = scale_reg;
-    s.noise_scale = noise_scale, s.noise_seed = noise_seed;
-    s.absgrad = absgrad;
-    s.stat_norm = data(stat_norm, t.n, "stats.means2d_norm");
-    s.stat_abs = data(stat_abs, t.n, "stats.absgrad_norm");
-    s.stat_count = data(stat_count, t.n, "stats.count");
-    const float* bg = data(background, 3, "background");
-    const size_t padded = size_t(plane_stride(camera.width)) * plane_rows(camera.height);
-    const uint8_t* photo = data(target, 3 * padded, "target");
+    std::copy(plan.rates.begin(), plan.rates.end(), s.lr);
+    s.step = plan.number;
+    s.opacity_reg = plan.opacity_weight, s.scale_reg = plan.scale_weight;
+    s.noise_scale = plan.noise, s.noise_seed = plan.seed;
+    s.absgrad = plan.absgrad;
+    if (sums) {
+        s.stat_norm = data(std::get<0>(*sums), t.n, "sums.means2d_norm");
+        s.stat_abs = data(std::get<1>(*sums), t.n, "sums.absgrad_norm");
+        s.stat_count = data(std::get<2>(*sums), t.n, "sums.count");
+    }
     LossValue value;
     bool updated = false;
     {
         nb::gil_scoped_release release;
-        p.project(t.params, t.n, sh_degree, t.sh_stride, camera, antialiased);
+        p.project(t.params, t.n, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased);
         p.bin();
-        p.forward(bg);
-        value = p.loss(photo, ssim_lambda);
+        p.forward(plan.background.data());
+        value = p.loss(shot.target.data(), plan.ssim_lambda, shot.mask ? shot.mask->data() : nullptr);
         if (std::isfinite(value.loss)) {
-            updated = p.backward(false, absgrad) &&
-                      p.update(t.params, {tm.params, tv.params}, sh_degree, t.sh_stride, camera, antialiased, s);
+            updated = p.backward(false, plan.absgrad) && p.update(t.params, {tm.params, tv.params}, plan.sh_degree, t.sh_stride,
+                                                                  shot.camera, plan.antialiased, s);
         }
     }
     return nb::make_tuple(value.loss, value.l1, value.ssim, updated);
@@ -338,6 +362,23 @@ NB_MODULE(_csrc, m) {
     m.def("set_threads", &set_thread_count);
     m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),
           nb::arg("lr"), nb::arg("step"));
+    nb::class_<Shot>(m, "Shot", "A view's camera and photo, as train_step takes them.")
+        .def(nb::init<In<float>, In<float>, long, long, In<uint8_t>, std::optional<In<uint8_t>>>(), nb::arg("viewmat").noconvert(),
+             nb::arg("K").noconvert(), nb::arg("width"), nb::arg("height"), nb::arg("target").noconvert(),
+             nb::arg("mask").noconvert().none());
+    nb::class_<StepPlan>(m, "StepPlan", "What a step does; the fields are those of gsplat_train.training.plan.StepPlan.")
+        .def(nb::init<>())
+        .def_rw("number", &StepPlan::number)
+        .def_rw("sh_degree", &StepPlan::sh_degree)
+        .def_rw("rates", &StepPlan::rates)
+        .def_rw("ssim_lambda", &StepPlan::ssim_lambda)
+        .def_rw("opacity_weight", &StepPlan::opacity_weight)
+        .def_rw("scale_weight", &StepPlan::scale_weight)
+        .def_rw("noise", &StepPlan::noise)
+        .def_rw("background", &StepPlan::background)
+        .def_rw("seed", &StepPlan::seed)
+        .def_rw("antialiased", &StepPlan::antialiased)
+        .def_rw("absgrad", &StepPlan::absgrad);
     nb::class_<Pipeline> pipeline(m, "Pipeline");
     pipeline.def(nb::init<>()).def("bin", &bin).def("statistics", &statistics, nb::arg("reset") = false);
     define(pipeline, "project", &project);
@@ -348,5 +389,6 @@ NB_MODULE(_csrc, m) {
     define(pipeline, "forward", &forward);
     define(pipeline, "backward", &backward);
     define(pipeline, "loss", &loss);
-    define(pipeline, "train_step", &train_step);
+    pipeline.def("train_step", &train_step, nb::arg("gaussians"), nb::arg("m"), nb::arg("v"), nb::arg("shot"), nb::arg("plan"),
+                 nb::arg("sums").none());
 }

@@ -9,26 +9,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .datasets import load_scene
-    from .evaluate import load_model
+    from .datasets import load_scene, open_scene
     from .model.gaussians import Gaussians
+    from .model.io import load_model
     from .renderer import render
-    from .scene import Camera, Scene
+    from .scene import Camera, Scene, View
+    from .training.api import train
+    from .training.callbacks import Callback
 
 # Where the hardware can (NVIDIA, Apple from M5 on), MLX rounds the factors of float32 products of matrices to
 # TF32's ten bits, unless told otherwise before the first one.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 __version__ = "0.1.0"
-__all__ = ["Camera", "Gaussians", "Scene", "View", "load_model", "load_scene", "render"]
+__all__ = [
+    "Callback",
+    "Camera",
+    "Gaussians",
+    "Scene",
+    "View",
+    "load_model",
+    "load_scene",
+    "open_scene",
+    "render",
+    "train",
+]
 
 _HOMES = {
+    "Callback": "training.callbacks",
     "Camera": "scene",
     "Gaussians": "model.gaussians",
     "Scene": "scene",
     "View": "scene",
     "load_model": "model.io",
     "load_scene": "datasets",
+    "open_scene": "datasets",
+    "train": "training.api",
     "render": "renderer",
 }
 

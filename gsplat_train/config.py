@@ -1,32 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Config: every setting of a run, in pipeline order, with its default, unit and source; the only home of
-defaults.
+defaults, beside the settings that a strategy, a loss term or a parameter group owns (its module's `Settings`).
 
 TOML files hold differences from these defaults; `load` merges them, the later winning, and checks every key,
-type and range. Sources: [3DGS] Kerbl et al. 2023 and its code, [gsplat] gsplat's trainer, [MCMC] Kheradmand
-et al. 2024, [AbsGS] Ye et al. 2024, [splatfacto] nerfstudio's. "step" counts optimiser steps, the first is 1.
+type and range. What an owner owns is a table of its name there, `mcmc.grow_rate` on the command line, or just
+`grow_rate` for the strategy in use. Sources: [3DGS] Kerbl et al. 2023 and its code, [gsplat] gsplat's trainer,
+[MCMC] Kheradmand et al. 2024, [splatfacto] nerfstudio's. "step" counts optimiser steps, the first is 1.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import registry
 from .errors import UserError
-
-
-def _number(default: float, low: float, high: float = math.inf) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-def _choice(default: str, *others: str) -> Any:
-    return field(default=default, metadata={"choices": (default, *others)})
+from .settings import checked, choice, names, number
 
 
 @dataclass(frozen=True)
@@ -35,71 +29,65 @@ class Config:
     scene: str = ""  # a built-in's name, or a folder
     data_root: str = ""  # folder of the built-in scenes; empty: $GS_DATA, else ./data
     source: str = ""  # where a built-in scene can be had
-    reader: str = _choice("auto", "colmap", "llff")  # which to read where a folder holds both
+    reader: str = choice("auto", *registry.READERS)  # which to read where a folder holds several
     images: str = ""  # folder of the photos inside the scene's; empty: `images`, else the only `images_*`
-    max_size: int = _number(1600, 0)  # pixels, longest side of a photo; 0 keeps its size [3DGS]
+    max_size: int = number(1600, 0)  # pixels, longest side of a photo; 0 keeps its size [3DGS]
     undistort: bool = True  # resample distorted photos to a pinhole camera's; false ignores the distortion
     eval: bool = True  # hold views out and measure on them; false trains on all
-    test_every: int = _number(8, 0)  # every n-th view from the first is held out, 0: none [LLFF]
+    test_every: int = number(8, 0)  # every n-th view from the first is held out, 0: none [LLFF]
 
     # The Gaussians at the start
-    init_opacity: float = _number(0.5, 0.0, 0.999)  # of each Gaussian [MCMC]
-    init_scale: float = _number(0.1, 1e-6)  # times the rms distance to the 3 nearest points [MCMC]
-    sh_degree: int = _number(3, 0, 3)  # of the spherical harmonics at the end [3DGS]
-    sh_interval: int = _number(1000, 0)  # steps until the degree in use rises; 0: all at the start [3DGS]
+    init_opacity: float = number(0.5, 0.0, 0.999)  # of each Gaussian [MCMC]
+    init_scale: float = number(0.1, 1e-6)  # times the rms distance to the 3 nearest points [MCMC]
+    sh_degree: int = number(3, 0, 3)  # of the spherical harmonics at the end [3DGS]
+    sh_interval: int = number(1000, 0)  # steps until the degree in use rises; 0: all at the start [3DGS]
 
     # The renderer
-    backend: str = _choice("auto", "metal", "cuda", "cpp", "python")
-    background: str = _choice("black", "white", "random")  # behind the splats; random: a new colour a step
+    backend: str = choice("auto", *registry.BACKENDS)
+    background: str = choice("black", "white", "random")  # behind the splats; random: a new colour a step
     antialiased: bool = False  # splats below a pixel fade instead of growing [Mip-Splatting's 2D filter]
 
     # The run
-    steps: int = _number(30_000, 1)  # [3DGS]
-    schedule_steps: int = _number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
-    seed: int = _number(0, 0, 2**31 - 1)
+    steps: int = number(30_000, 1)  # [3DGS]
+    schedule_steps: int = number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
+    seed: int = number(0, 0, 2**31 - 1)
     deterministic: bool = False  # the same bytes from the same seed; metal, cuda and cpp always give them
-    downscales: int = _number(0, 0, 5)  # start with photos halved this many times [splatfacto: 2] ...
-    downscale_every: int = _number(3000, 1)  # ... and double their size after this many steps [splatfacto]
+    downscales: int = number(0, 0, 5)  # start with photos halved this many times [splatfacto: 2] ...
+    downscale_every: int = number(3000, 1)  # ... and double their size after this many steps [splatfacto]
 
     # Loss and optimiser: rates per step of Adam, for a scene whose farthest camera is at distance 1
-    ssim_lambda: float = _number(0.2, 0.0, 1.0)  # loss = (1 - lambda) L1 + lambda (1 - SSIM) [3DGS]
-    opacity_reg: float = _number(0.01, 0.0)  # times the mean opacity, added to the loss [MCMC]
-    scale_reg: float = _number(0.01, 0.0)  # times the mean scale, added to the loss [MCMC]
-    lr_means: float = _number(1.6e-4, 0.0)  # at the first step, times the extent 1.1 [3DGS] ...
-    lr_means_end: float = _number(1.6e-6, 0.0)  # ... falls exponentially to this at the last [3DGS]
-    lr_scales: float = _number(5e-3, 0.0)  # [3DGS]
-    lr_quats: float = _number(1e-3, 0.0)  # [3DGS]
-    lr_opacities: float = _number(0.05, 0.0)  # [3DGS]
-    lr_sh0: float = _number(2.5e-3, 0.0)  # [3DGS]
-    lr_shN: float = _number(1.25e-4, 0.0)  # lr_sh0 / 20 [3DGS]
+    ssim_lambda: float = number(0.2, 0.0, 1.0)  # loss = (1 - lambda) L1 + lambda (1 - SSIM) [3DGS]
+    lr_means: float = number(1.6e-4, 0.0)  # at the first step, times the extent 1.1 [3DGS] ...
+    lr_means_end: float = number(1.6e-6, 0.0)  # ... falls exponentially to this at the last [3DGS]
+    lr_scales: float = number(5e-3, 0.0)  # [3DGS]
+    lr_quats: float = number(1e-3, 0.0)  # [3DGS]
+    lr_opacities: float = number(0.05, 0.0)  # [3DGS]
+    lr_sh0: float = number(2.5e-3, 0.0)  # [3DGS]
+    lr_shN: float = number(1.25e-4, 0.0)  # lr_sh0 / 20 [3DGS]
 
-    # Density control: which rows to duplicate, split, relocate, prune
-    strategy: str = _choice("mcmc", "adc", "none")  # naming adc brings configs/adc.toml
-    max_splats: int = _number(1_000_000, 1)  # never more Gaussians than this [MCMC]
-    refine_start: int = _number(500, 0)  # the first step that may refine comes after this [3DGS]
-    refine_every: int = _number(100, 1)  # steps [3DGS]
-    refine_stop: float = _number(0.8333, 0.0, 1.0)  # of the schedule's horizon: 25,000 of 30,000 [MCMC]
-    min_opacity: float = _number(0.005, 0.0, 0.5)  # below: dead (mcmc relocates it, adc prunes it) [3DGS]
-    grow_rate: float = _number(0.05, 0.0)  # mcmc: new Gaussians per refinement, of those there are [MCMC]
-    noise_lr: float = _number(5e5, 0.0)  # mcmc: exploration noise, times the means' learning rate [MCMC]
-    grow_gradient: float = _number(2e-4, 0.0)  # adc: mean screen-space gradient above which to grow [3DGS]
-    absgrad: bool = False  # adc: compare the sum of absolute per-pixel gradients instead [AbsGS]
-    grow_absgradient: float = _number(8e-4, 0.0)  # adc: its threshold [gsplat]
-    split_scale: float = _number(0.01, 0.0)  # adc: largest scale, of the extent, above which to split [3DGS]
-    split_shrink: float = _number(
-        1.6, 1.0
-    )  # adc: the parts of a split have the scales divided by this [3DGS]
-    prune_scale: float = _number(0.1, 0.0)  # adc: prune above this scale, of the extent, after a reset [3DGS]
-    reset_every: int = _number(3000, 1)  # adc: steps from one opacity reset to the next [3DGS]
-    reset_opacity: float = _number(0.01, 1e-4, 0.999)  # adc: a reset lowers all opacities to this [3DGS]
+    # Density control; the strategy's own settings are in training/strategies/<name>.py
+    strategy: str = choice(*registry.STRATEGIES)  # naming one brings what it needs of the settings above
+    max_splats: int = number(1_000_000, 1)  # never more Gaussians than this [MCMC]
 
     # What is written, and how often
-    eval_every: int = _number(1000, 1)  # steps; the last step is always measured
-    eval_train_views: int = _number(8, 0)  # training views measured beside the held-out ones; 0: all
-    preview_views: int = _number(1, 0)  # held-out views pictured at each evaluation
-    checkpoint_every: int = _number(5000, 1)  # steps; the last step is always saved
-    checkpoint_keep: int = _number(2, 1)  # the newest that are kept
-    log_every: int = _number(10, 1)  # steps from one line of log.jsonl to the next
+    eval_every: int = number(1000, 1)  # steps; the last step is always measured
+    eval_train_views: int = number(8, 0)  # training views measured beside the held-out ones; 0: all
+    preview_views: int = number(1, 0)  # held-out views pictured at each evaluation
+    checkpoint_every: int = number(5000, 1)  # steps; the last step is always saved
+    checkpoint_keep: int = number(2, 1)  # the newest that are kept
+    log_every: int = number(10, 1)  # steps from one line of log.jsonl to the next
+
+    # What owners own: their `Settings` by the owner's name. Absent ones get their defaults.
+    sections: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sections = {name: self.sections.get(name) or _settings_of(name)() for name in _owners(self.strategy)}
+        object.__setattr__(self, "sections", sections)
+
+    @property
+    def own(self) -> Any:
+        """The settings of the strategy in use."""
+        return self.sections[self.strategy]
 
     @property
     def horizon(self) -> int:
@@ -120,6 +108,7 @@ FREE_ON_RESUME = frozenset(
         "data_root",
     }
 )
+GENERAL = [name for name in names(Config) if name != "sections"]
 
 
 def load(
@@ -133,23 +122,24 @@ def load(
     a wrong type, or a value out of range.
     """
     merged: dict[str, Any] = {}
-    checked = [read(layer) if isinstance(layer, Path) else check(layer, "settings") for layer in layers]
-    own: dict[str, Any] = {}  # what the strategy brought
-    for layer in [*checked, check(overrides or {}, "--set")]:
-        before = merged.get("strategy", Config.strategy)
-        if layer.get("strategy", before) != before:
-            merged = {key: value for key, value in merged.items() if key not in own}
-            path = find(layer["strategy"])
-            own = read(path) if path else {}
-            merged |= own
-        merged |= layer
-    return Config(**merged)
+    brought: Mapping[str, Any] = {}
+    strategy = Config.strategy
+    read_layers = [read(layer) if isinstance(layer, Path) else check(layer, "settings") for layer in layers]
+    for i, layer in enumerate([*read_layers, check(overrides or {}, "--set")]):
+        if layer.get("strategy", strategy) != strategy:
+            strategy = layer["strategy"]
+            merged = {key: value for key, value in merged.items() if key not in brought}
+            brought = _brings(strategy)
+            merged |= brought
+        merged |= _placed(layer, strategy, strict=i == len(read_layers))
+    general = {key: value for key, value in merged.items() if "." not in key}
+    return Config(**general, sections=_sections(merged, strategy))
 
 
 def read(path: Path) -> dict[str, Any]:
     """The checked settings in a TOML file."""
     try:
-        return check(tomllib.loads(path.read_text("utf-8")), str(path))
+        return check(tomllib.loads(path.read_text("utf-8-sig")), str(path))
     except OSError as error:
         raise UserError(f"cannot read the settings in {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -157,26 +147,51 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`settings` with every value of its field's type and in range; strings are parsed.
+    """`settings` flat, with every value of its field's type and in range; strings are parsed.
 
-    UserError otherwise.
+    Keys are those of Config, `owner.key`, or `key` alone for a strategy's. UserError otherwise.
     """
-    known = {f.name: f for f in fields(Config)}
-    checked = {}
-    for key, value in settings.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, 1, 0.5)
-            hint = f"did you mean {close[0]}?" if close else "see gsplat_train/config.py for all settings"
-            raise UserError(f"{where}: unknown setting {key!r}; {hint}")
-        checked[key] = _value(known[key].default, known[key].metadata, value, f"{where}: {key}")
-    return checked
+    result = {}
+    for key, value in _flat(settings):
+        owner, _, name = key.rpartition(".")
+        if not owner and name in GENERAL:
+            result[key] = checked(Config, name, value, f"{where}: {key}")
+            continue
+        homes = [owner] if owner else _strategies_with(name)
+        if not homes or homes[0] not in _all_owners() or name not in names(_settings_of(homes[0])):
+            raise UserError(f"{where}: unknown setting {key!r}; {_hint(key)}")
+        result[key] = checked(_settings_of(homes[0]), name, value, f"{where}: {key}")
+    return result
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value of a setting by any of its names; None where the strategy in use has no such setting."""
+    owner, _, name = key.rpartition(".")
+    if not owner and name in GENERAL:
+        return getattr(config, name)
+    return getattr(config.sections.get(owner or config.strategy), name, None)
+
+
+def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+    """`config` with other values of checked `settings`, by any of their names."""
+    now = {key: getattr(config, key) for key in GENERAL}
+    now |= {
+        f"{owner}.{key}": getattr(section, key)
+        for owner, section in config.sections.items()
+        for key in names(type(section))
+    }
+    now |= _placed(settings, settings.get("strategy", config.strategy), strict=False)
+    general = {key: value for key, value in now.items() if "." not in key}
+    return Config(**general, sections=_sections(now, general["strategy"]))
 
 
 def to_toml(config: Config) -> str:
-    """Every setting, one a line."""
-    # Not in ASCII, where JSON writes what lies beyond 16 bits as two halves: TOML forbids these, and DEL.
-    values = {key: json.dumps(value, ensure_ascii=False) for key, value in asdict(config).items()}
-    text = "".join(f"{key} = {value}\n" for key, value in values.items()).replace("\x7f", "\\u007f")
+    """Every setting, one a line; a table for each owner."""
+    lines = [_line(key, getattr(config, key)) for key in GENERAL]
+    for owner, section in config.sections.items():
+        if own := names(type(section)):
+            lines += ["", f"[{owner}]", *(_line(key, getattr(section, key)) for key in own)]
+    text = "".join(f"{line}\n" for line in lines)
     return text.encode("utf-8", "backslashreplace").decode()  # a path may hold bytes that are no UTF-8
 
 
@@ -192,32 +207,111 @@ def files() -> list[Path]:
     return installed or sorted((package.parent / "configs").glob("*.toml"))  # of a checkout
 
 
-def _value(default: Any, limits: Mapping[str, Any], value: Any, what: str) -> Any:
-    kind = type(default)
-    if kind is not str and isinstance(value, str):
-        value = _parse(kind, value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
-        raise UserError(f"{what} must be {names[kind]}, got {value!r}")
-    if "choices" in limits and value not in limits["choices"]:
-        raise UserError(f"{what} must be one of {', '.join(limits['choices'])}, got {value!r}")
-    if "low" in limits and not limits["low"] <= value <= min(
-        limits["high"], 1e300
-    ):  # phrased so that NaN fails
-        allowed = f"at least {limits['low']:g}"
-        if limits["high"] < math.inf:
-            allowed = f"from {limits['low']:g} to {limits['high']:g}"
-        raise UserError(f"{what} must be {allowed}, got {value!r}")
-    return value
+# ---- scenes that come with a configuration ----
 
 
-def _parse(kind: type, text: str) -> Any:
-    """`text` as a value of that type; the text itself where it is none."""
-    if kind is bool:
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    try:
-        return kind(text)
-    except ValueError:
-        return text
+def builtin_scenes() -> list[str]:
+    """The names of the scenes that come with a configuration."""
+    return [path.stem for path in files() if is_builtin(path.stem)]
+
+
+def is_builtin(scene: str) -> bool:
+    """Whether a bare word names a scene that comes with a configuration."""
+    path = find(scene) if scene.isidentifier() else None
+    return path is not None and read(path).get("scene") == scene
+
+
+def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Mapping[str, Any]] = ()) -> Config:
+    """The settings for a scene, a built-in's name or a folder: defaults, then its own, then those of the
+    files given, then those given by name. A scene given here always wins over a file's.
+    """
+    chosen: list[Path | Mapping[str, Any]] = []
+    if is_builtin(scene):
+        layer = find(scene)
+        assert layer is not None
+        chosen = [layer]
+    else:
+        folder = Path(scene).expanduser()
+        if not folder.is_dir():
+            wrong = "is not a folder" if folder.exists() else "is not there"
+            raise UserError(f"scene {scene} {wrong}; give a folder or one of {', '.join(builtin_scenes())}")
+        scene = str(folder.resolve())
+    own = [{key: value for key, value in layer.items() if key != "scene"} for layer in files_given]
+    return load([*chosen, *own, {"scene": scene}], given)
+
+
+# ---- whose settings ----
+
+
+def _all_owners() -> dict[str, str]:
+    return registry.STRATEGIES | registry.TERMS | registry.GROUPS
+
+
+def _owners(strategy: str) -> list[str]:
+    """Whose settings a run has: its strategy's, and those of every loss term and parameter group."""
+    return [strategy, *registry.TERMS, *registry.GROUPS]
+
+
+def _settings_of(owner: str) -> type:
+    settings: type = registry.module(_all_owners()[owner]).Settings
+    return settings
+
+
+def _strategies_with(name: str) -> list[str]:
+    return [strategy for strategy in registry.STRATEGIES if name in names(_settings_of(strategy))]
+
+
+def _brings(strategy: str) -> Mapping[str, Any]:
+    """What a strategy needs of the settings that are not its own."""
+    brings: Mapping[str, Any] = registry.module(registry.STRATEGIES[strategy]).BRINGS
+    return brings
+
+
+def _placed(layer: Mapping[str, Any], strategy: str, strict: bool) -> dict[str, Any]:
+    """`layer` with every key of an owner as `owner.key`. A key without owner is the strategy's in use; where
+    that has none of the name it is its owners' if it comes from a file, and refused if `strict`.
+    """
+    placed = {}
+    for key, value in layer.items():
+        if "." in key or key in GENERAL:
+            placed[key] = value
+            continue
+        homes = _strategies_with(key)
+        if strategy in homes:
+            homes = [strategy]
+        elif strict:
+            raise UserError(
+                f"{key} is a setting of strategy {' and '.join(homes)}; the strategy is {strategy}"
+            )
+        placed |= {f"{home}.{key}": value for home in homes}
+    return placed
+
+
+def _sections(merged: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """The owners' settings out of `owner.key` values."""
+    return {
+        owner: _settings_of(owner)(
+            **{key.partition(".")[2]: value for key, value in merged.items() if key.startswith(f"{owner}.")}
+        )
+        for owner in _owners(strategy)
+    }
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", item) for inner, item in value.items())
+        else:
+            yield key, value
+
+
+def _hint(key: str) -> str:
+    known = [*GENERAL, *(f"{owner}.{name}" for owner in _all_owners() for name in names(_settings_of(owner)))]
+    known += [name.partition(".")[2] for name in known if name.partition(".")[0] in registry.STRATEGIES]
+    close = difflib.get_close_matches(key, known, 1, 0.5)
+    return f"did you mean {close[0]}?" if close else "see gsplat_train/config.py for all settings"
+
+
+def _line(key: str, value: Any) -> str:
+    # Not in ASCII, where JSON writes what lies beyond 16 bits as two halves: TOML forbids these, and DEL.
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")

@@ -5,6 +5,8 @@ Each message is one line: what was given, what is allowed, what to do. The comma
 traceback and exits with the class's `exit_code`; any other exception is a bug and keeps its traceback.
 """
 
+import re
+
 
 class UserError(Exception):
     """Bad usage or bad input."""
@@ -30,7 +32,26 @@ class StorageError(UserError):
     exit_code = 5
 
 
+class OutOfMemory(UserError):
+    """No memory is left, of the processor or of the GPU; the state is saved where it can be read."""
+
+    exit_code = 6
+
+
 class Interrupted(UserError):
     """Ctrl-C, SIGTERM or SIGHUP; the state is saved."""
 
     exit_code = 130
+
+
+# What MLX says where it finds no memory, as a RuntimeError.
+_NO_MEMORY = re.compile(
+    "Unable to allocate|Attempting to allocate|Insufficient Memory|out of memory|bad_alloc", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's own, NumPy's, MLX's or CUDA's."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    )

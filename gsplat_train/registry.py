@@ -37,6 +37,16 @@ STRATEGIES = {
     "none": "training.strategies.none",
 }
 
+# Terms of the objective beside the photometric one. A module has `Settings` and `Term`: see training.objective.
+TERMS = {
+    "alpha": "training.alpha",
+}
+
+# Parameters beyond the Gaussians. A module has `Settings` and `Group`: see training.groups.
+GROUPS = {
+    "exposure": "training.exposure",
+}
+
 
 def module(path: str) -> ModuleType:
     """The module at a path of the tables above."""

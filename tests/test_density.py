@@ -3,13 +3,13 @@
 
 import numpy as np
 import pytest
+from gsplat_train.training.optimizer import EXTENT, TrainState
 from test_optimizer import row_numbers
 from tiny import random_state, settings
 
 from gsplat_train.errors import TrainingDiverged
 from gsplat_train.training import optimizer
 from gsplat_train.training import strategies as density
-from gsplat_train.training.optimizer import EXTENT, TrainState
 from gsplat_train.training.strategies import adc, mcmc
 
 

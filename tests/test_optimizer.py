@@ -3,10 +3,10 @@
 
 import numpy as np
 import pytest
+from gsplat_train.training.optimizer import GROUPS, TrainState
 from tiny import random_state, settings
 
 from gsplat_train.training import optimizer
-from gsplat_train.training.optimizer import GROUPS, TrainState
 
 
 def row_numbers(state: TrainState) -> np.ndarray:

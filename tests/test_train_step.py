@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tiny
 from conftest import load_backend
+from gsplat_train.training.optimizer import GROUPS, TrainState
+from gsplat_train.training.train_step import Noise, Regularizers, add_noise, generic_step, normals, train_step
 
 from gsplat_train import backends
 from gsplat_train.renderer import render
 from gsplat_train.training import optimizer
-from gsplat_train.training.optimizer import GROUPS, TrainState
 from gsplat_train.training.strategies import GradStats
-from gsplat_train.training.train_step import Noise, Regularizers, add_noise, generic_step, normals, train_step
 
 QUIET = Noise(0.0, 0)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from gsplat_train.training.train_step import StepResult
 
 from gsplat_train import evaluate
 from gsplat_train.cli.progress import Progress
@@ -22,7 +23,6 @@ from gsplat_train.scene import Scene
 from gsplat_train.training import checkpoint, optimizer, trainer
 from gsplat_train.training.photos import ViewSampler, reduce
 from gsplat_train.training.run_folder import RunFolder
-from gsplat_train.training.train_step import StepResult
 from gsplat_train.training.trainer import Trainer
 
 

@@ -5,6 +5,7 @@ from functools import cache
 
 import mlx.core as mx
 import numpy as np
+from gsplat_train.training.optimizer import TrainState
 
 from gsplat_train import backends, config
 from gsplat_train.config import Config
@@ -12,7 +13,6 @@ from gsplat_train.datasets.demo import make_demo
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.scene import Scene
 from gsplat_train.training import optimizer
-from gsplat_train.training.optimizer import TrainState
 
 BACKEND = "cpp" if backends.available()["cpp"] is None else "python"
 

@@ -26,7 +26,7 @@ GS_CONSTANT int kN = 0, kWidth = 1, kHeight = 2, kTilesX = 3, kTilesY = 4, kRest
 GS_CONSTANT int kVCorrection = 6, kOpacityReg = 7, kScaleReg = 8, kNoise = 9, kSeed = 10, kStep = 11, kBackground = 12,
                 kL1Weight = 15, kSsimWeight = 16, kLambda = 17, kCount = 18;  // kCount: numbers that the loss's means are over
 // status: uint32 [8]; state 0: all is well, 1: more intersections than there is room for, 2: not finite
-GS_CONSTANT int kState = 0, kNeeded = 1, kMostNeeded = 2, kDone = 3, kRunning = 4;
+GS_CONSTANT int kState = 0, kNeeded = 1, kMostNeeded = 2, kDone = 3, kRunning = 4, kTrouble = 5;
 GS_CONSTANT uint kWell = 0, kOverflow = 1, kNotFinite = 2;
 // a record's floats: mean (2), conic (3), opacity, depth
 GS_CONSTANT uint kRecord = 8, kDepth = 6;

@@ -23,7 +23,8 @@ if (tid == 0) {
     status[kMostNeeded] = max(status_in[kMostNeeded], needed);
     status[kDone] = done;
     status[kRunning] = 1;
-    for (uint k = 5; k < 8; ++k) status[k] = 0;
+    status[kTrouble] = status_in[kState] == kWell ? trouble : status_in[kTrouble];
+    for (uint k = 6; k < 8; ++k) status[k] = 0;
     troubles[0] = state;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);

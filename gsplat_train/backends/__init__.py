@@ -8,9 +8,11 @@ Notation: N Gaussians, M intersections of a splat with a tile, tiles of 16x16 pi
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib import import_module, metadata, util
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
+from .. import registry
 from ..errors import BackendUnavailable, UserError
 
 if TYPE_CHECKING:
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..model.gaussians import Gaussians
+    from ..training.rows import TrainState
+    from ..training.stepper import Stepper
 
-NAMES = ("metal", "cuda", "cpp", "python")  # in the order in which `auto` tries them
+NAMES = tuple(registry.BACKENDS)  # in the order in which `auto` tries them
 NEEDS = {
     "metal": "Apple silicon and macOS 14",
     "cuda": "an NVIDIA GPU and MLX for CUDA (mlx[cuda12] or mlx[cuda13])",
@@ -48,7 +52,15 @@ class Tiles(NamedTuple):
 
 
 class Backend(Protocol):
-    """What a backend module defines. A module may also bring a fused `train_step` (see train_step.py)."""
+    """What a backend module defines."""
+
+    deterministic: bool  # whether the same seed gives the same bytes
+
+    def stepper(self, state: TrainState) -> Stepper | None:
+        """A stepper (training.stepper.Stepper) that fuses the plain objective: the photometric loss, masks
+        included, and the regularisers. None where the backend has none: the generic one serves.
+        """
+        ...
 
     def project(
         self,
@@ -112,13 +124,31 @@ def load(name: str = "auto") -> Backend:
     return _import(choose(name))
 
 
-def choose(name: str = "auto") -> str:
-    """`name` itself if it is a backend's; for "auto" the first of NAMES that runs here. For the log."""
+def choose(name: str = "auto", log: Callable[[str], None] = lambda line: None) -> str:
+    """`name` itself if it is a backend's; for "auto" the first of NAMES that runs here, and is right: a GPU has
+    to render eight splats as the reference does first. `log` is told of one that does not.
+    """
     if name == "auto":
-        return next(name for name, reason in available().items() if reason is None)
+        return _first(log)
     if name not in NAMES:
         raise UserError(f"backend must be auto, {', '.join(NAMES)}, got {name}")
     return name
+
+
+_chosen: list[str] = []  # what "auto" found, once a process
+
+
+def _first(log: Callable[[str], None]) -> str:
+    if not _chosen:
+        for name, reason in available().items():
+            if reason is None and name in ("metal", "cuda"):
+                reason = import_module(f"{__name__}.probe").wrong_with(_import(name))
+                if reason is not None:
+                    log(f"warning: {name} is here but gives wrong results ({reason}); not taken")
+            if reason is None:
+                _chosen.append(name)
+                break
+    return _chosen[0]
 
 
 def available() -> dict[str, str | None]:
@@ -170,7 +200,7 @@ def _installed(distribution: str) -> bool:
 
 def _import(name: str) -> Backend:
     """The module; BackendUnavailable if it or its compiled module is not here. Bugs in it come through."""
-    path = f"{__name__}.{name}"
+    path = f"{__package__.rpartition('.')[0]}.{registry.BACKENDS[name]}"
     compiled = f"{__package__.rpartition('.')[0]}._csrc"
     why = "" if util.find_spec(path) and (name != "cpp" or util.find_spec(compiled)) else "absent"
     if not why:

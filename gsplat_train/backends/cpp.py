@@ -5,7 +5,7 @@ Every stage is a native pass over NumPy views of MLX's memory: np.asarray of an 
 buffer, so nothing is copied, and the module never sees an mx.array (on a Mac MLX's DLPack capsule names the
 GPU). Differentiable stages are mx.custom_functions; their VJPs run the stage again and then backwards, so
 that nothing is kept between calls.
-`train_step` is the whole step in one native call that updates the parameters in place.
+The whole step in one native call is in cpp_stepper.py.
 
 Notation as in backends: N Gaussians, M intersections, images [H, W, C].
 """
@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -26,10 +26,11 @@ from ..errors import UserError
 from ..losses import check_mask
 from ..losses import photometric_loss as _reference_loss
 from ..model.gaussians import Gaussians
+from ..training.protocol import Stepper
+from ..training.rows import TrainState
 from . import Projected, Tiles
-
-if TYPE_CHECKING:
-    from ..scene import View
+from .cpp_planes import mask_plane, photo_planes
+from .cpp_stepper import CppStepper
 
 _csrc.simd()  # UserError where GS_SIMD names nothing that runs here
 _threads = os.environ.get("GS_THREADS", "")
@@ -47,8 +48,6 @@ class _Own(threading.local):
 
 
 _own = _Own()
-_photos: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # id(photo) -> (photo, its planes); bounded below
-_PHOTO_BYTES = 4 << 30
 
 
 def project(
@@ -173,11 +172,11 @@ def photometric_loss(
     """See Backend.photometric_loss. With a target that is not uint8: the reference's."""
     if target.dtype != mx.uint8 or image.shape != target.shape:
         return _reference_loss(image, target, ssim_lambda, mask)
-    planes = _planes(*_views([target]))
+    planes = photo_planes(*_views([target]))
     counts = None
     if mask is not None:
         check_mask(mask, image)
-        counts = _mask_plane(np.asarray(mask))
+        counts = mask_plane(np.asarray(mask))
 
     # The value and its gradient come from one native pass; l1 and ssim are for the log and pass no gradient.
     @mx.custom_function
@@ -210,52 +209,12 @@ def adam(
     )
 
 
-def train_step(
-    state: Any,
-    view: View,
-    *,
-    lrs: dict[str, float],
-    sh_degree: int,
-    ssim_lambda: float,
-    background: Any,
-    antialiased: bool,
-    regularizers: Any,
-    noise: Any,
-    stats: Any,
-    absgrad: bool,
-) -> tuple[float, float, float]:
-    """train_step.py's step fused: render, loss, backward, Adam, noise, in place on `state`; (loss, l1, ssim).
+deterministic = True
 
-    If the loss or a gradient is not finite, the loss returned is not finite and `state.step` stays as it was.
-    """
-    camera = view.camera
-    assert view.image is not None, f"{view.name} has no photo"
-    loss, l1, ssim, updated = _own.pipeline.train_step(
-        *_in_place(state.gaussians, state.m, state.v),
-        np.ascontiguousarray(camera.viewmat, np.float32),
-        np.ascontiguousarray(camera.K, np.float32),
-        camera.width,
-        camera.height,
-        _kept_planes(view.image),
-        np.ascontiguousarray(background, np.float32),
-        np.array([lrs[name] for name in Gaussians._fields], np.float32),
-        sh_degree,
-        ssim_lambda,
-        antialiased,
-        state.step + 1,
-        regularizers.opacity,
-        regularizers.scale,
-        noise.scale,
-        noise.seed & 0xFFFFFFFF,
-        absgrad,
-        None if stats is None else stats.means2d_norm,
-        None if stats is None else stats.absgrad_norm,
-        None if stats is None else stats.count,
-    )
-    if not updated:
-        return float("nan"), l1, ssim
-    state.step += 1
-    return loss, l1, ssim
+
+def stepper(state: TrainState) -> Stepper:
+    """See Backend.stepper."""
+    return CppStepper(_own.pipeline, state)
 
 
 def thread_count() -> int:
@@ -287,37 +246,3 @@ def _views(arrays: Any) -> list[np.ndarray]:
     contiguous = [mx.contiguous(a) for a in arrays]
     mx.eval(contiguous)
     return [np.asarray(a) for a in contiguous]
-
-
-def _in_place(*trees: Gaussians) -> list[list[np.ndarray]]:
-    """Views of evaluated trees, for writing: never of a copy; the module refuses what is not contiguous."""
-    mx.eval(trees)
-    return [[np.asarray(leaf) for leaf in tree] for tree in trees]
-
-
-def _planes(photo: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> [3, rows, stride], padded with zeros."""
-    height, width, _ = photo.shape
-    planes = np.zeros((3, *_csrc.plane_shape(width, height)), np.uint8)
-    planes[:, :height, :width] = photo.transpose(2, 0, 1)
-    return planes
-
-
-def _mask_plane(mask: np.ndarray) -> np.ndarray:
-    """[H, W], above 0 where a pixel counts -> uint8 [rows, stride], 1 where it counts, padded with zeros."""
-    height, width = mask.shape
-    plane = np.zeros(_csrc.plane_shape(width, height), np.uint8)
-    plane[:height, :width] = mask > 0
-    return plane
-
-
-def _kept_planes(photo: np.ndarray) -> np.ndarray:
-    """`_planes` of a view's photo, kept for its next step."""
-    known = _photos.get(id(photo))
-    if known is not None:
-        return known[1]
-    planes = _planes(photo)
-    if sum(p.nbytes for _, p in _photos.values()) + planes.nbytes > _PHOTO_BYTES:
-        _photos.clear()
-    _photos[id(photo)] = (photo, planes)
-    return planes

@@ -18,11 +18,11 @@ from . import unavailable
 from .gpu import nvrtc as _nvrtc
 from .gpu.engine import Engine
 from .gpu.kernels import KernelSpec
-from .gpu.stepper import Steps
+from .gpu.stepper import GpuStepper
 from .gpu.text import body, fingerprint, header
 from .python import adam
 
-__all__ = ["adam", "isect_tiles", "photometric_loss", "project", "rasterize", "settle", "train_step"]
+__all__ = ["adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "stepper"]
 
 if not (hasattr(mx, "cuda") and mx.cuda.is_available()):  # older MLX has no mx.cuda
     raise unavailable("cuda")
@@ -55,5 +55,9 @@ if _compiles():
 engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
 photometric_loss = engine.photometric_loss
-_steps = Steps(engine)
-train_step, settle = _steps.train_step, _steps.settle
+deterministic = True
+
+
+def stepper(state: Any) -> GpuStepper:
+    """See Backend.stepper."""
+    return GpuStepper(engine, state)

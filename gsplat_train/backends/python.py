@@ -8,6 +8,8 @@ python_rasterize.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 
@@ -17,7 +19,10 @@ from ..model.gaussians import Gaussians
 from . import Projected, Tiles
 from .python_rasterize import ALPHA_MIN, TILE, rasterize
 
-__all__ = ["adam", "isect_tiles", "photometric_loss", "project", "rasterize"]
+__all__ = ["adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "stepper"]
+
+# On a GPU MLX adds up what is scattered in no fixed order.
+deterministic = mx.default_device() == mx.cpu
 
 # Thresholds, with their reasons in csrc/constants.h; tests/test_constants.py holds the two together.
 NEAR_PLANE = 0.01
@@ -211,3 +216,11 @@ def adam(
         )
     )
     return params, m, v
+
+
+# ---- stepper ----
+
+
+def stepper(state: Any) -> None:
+    """See Backend.stepper: nothing is fused here."""
+    return None

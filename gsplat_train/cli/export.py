@@ -27,11 +27,11 @@ def export(
     from .. import backends
 
     backends.check_mlx()
-    from ..evaluate import open_model
     from ..model.formats import ply
+    from ..model.io import open_model, to_splats
 
     found = open_model(model, lambda line: print(line, file=sys.stderr))
-    ply.write(out, found.gaussians._asdict(), antialiased=found.antialiased)
+    ply.write(out, to_splats(found.gaussians, found.antialiased))
     print(f"{found.gaussians.means.shape[0]:,} splats in {out}", file=sys.stderr)
 
 

@@ -9,9 +9,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+from ..training.callbacks import Callback
+from ..training.run_folder import to_json
+
+if TYPE_CHECKING:
+    from ..training.protocol import StepResult
+    from ..training.trainer import Trainer
 
 MODES = ("bar", "plain", "jsonl")
 PLAIN_SECONDS = 10.0  # at most so often a plain line
@@ -20,7 +27,7 @@ HOLD_SECONDS = (
 )
 
 
-class Progress:
+class Progress(Callback):
     """mode: bar (tqdm), plain (a line now and then), jsonl (log lines on standard output); None: bar on a
     terminal.
     """
@@ -42,55 +49,70 @@ class Progress:
         if time.monotonic() > self.hold_until:
             self.release()
 
+    def now(self, line: str) -> None:
+        """A line that does not wait, whatever is going on."""
+        self.release()
+        if self.bar is not None:
+            self.bar.clear()
+        say(line)
+
     def release(self) -> None:
         """Prints what was held back; from now on nothing is."""
         self.hold_until = 0.0
         if self.bar is not None and self.held:
             self.bar.clear()
         for line in self.held:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
         self.held.clear()
 
-    def open(self, step: int, total: int) -> None:
-        """The loop begins after `step` of `total` steps."""
+    def start(self, trainer: Trainer) -> None:
+        """The loop begins."""
         self.release()
-        self.total = total
+        self.total = trainer.config.steps
         if self.mode == "bar" and not self.quiet:
-            self.bar = tqdm(total=total, initial=step, unit="it", dynamic_ncols=True, smoothing=0.1)
+            self.bar = tqdm(
+                total=self.total, initial=trainer.step, unit="it", dynamic_ncols=True, smoothing=0.1
+            )
 
-    def step(self) -> None:
+    def step(self, trainer: Trainer, newest: StepResult) -> None:
         """A step is done."""
         if self.bar is not None:
             self.bar.update()
 
-    def record(self, record: dict[str, Any], line: str) -> None:
-        """A record of the log, and as it is written there."""
+    def record(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        """A record of the log."""
         if record.get("test"):
             self.test_psnr = record["test"]["psnr"]
         score = "" if self.test_psnr is None else f", test {self.test_psnr:.2f} dB"
         state = f"{record['n_splats']:,} splats, loss {record['loss']:.4f}{score}"
         if self.mode == "jsonl":
-            write_result(line)
+            write_result(to_json(record))
         elif self.bar is not None:
             self.bar.set_postfix_str(state, refresh=False)
         elif not self.quiet and (time.monotonic() - self.spoken > PLAIN_SECONDS or "test" in record):
             self.spoken = time.monotonic()
             rate = record["it_per_s"]
             left = (self.total - record["step"]) / rate if rate else 0
-            print(
-                f"step {record['step']}/{self.total}, {rate:.1f} it/s, {left:.0f} s left, {state}",
-                file=sys.stderr,
-            )
+            say(f"step {record['step']}/{self.total}, {rate:.1f} it/s, {left:.0f} s left, {state}")
 
-    def close(self) -> None:
+    def end(self, trainer: Trainer) -> None:
+        """The loop has ended."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def say(line: str) -> None:
+    """A line on standard error. One that has gone away, or is full, does not end the run."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
 
 
 def write_result(line: str) -> None:
     """A line on standard output. A reader that has gone away does not end the run."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends

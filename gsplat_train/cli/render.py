@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from .. import config as config_module
-from ..config import Config
+from ..config import Config, configure, is_builtin
 from ..errors import UserError
+from ..registry import MADE
 from ..storage import file_name
-from . import SET_HELP, configure, given_settings, make_app, open_scene, run
+from . import SET_HELP, given_settings, make_app, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,10 @@ def render(
     from .. import backends
 
     backends.check_mlx()
-    from ..evaluate import measure, open_model, write_png
+    from ..datasets import read_scene
+    from ..evaluate.measure import measure
+    from ..evaluate.pictures import write_png
+    from ..model.io import open_model
     from ..storage import atomic_write
     from ..training.run_folder import to_json
     from .progress import Progress, write_result
@@ -59,7 +63,7 @@ def render(
     chosen = backends.choose("auto" if backend is None else backend)
     stages = backends.load(chosen)
     report.message(f"backend: {chosen}")
-    data = open_scene(settings, report.message)
+    data = read_scene(settings, report.message)
     train, test = data.split(settings.test_every if settings.eval else 0)
     views = {"train": train, "test": test, "all": data.views}[split]
     if not views:
@@ -83,15 +87,28 @@ def render(
 
 
 def _settings(scene: str | None, run: Path | None, options: dict[str, Any], assignments: list[str]) -> Config:
-    """Those of the scene if one is named, else of the run that the model lies in; then what the command line
-    says.
+    """Those of the run that the model lies in, of the scene if one is named, and what the command line says.
+
+    A scene that is named for a run keeps the run's settings: it may have moved.
     """
     given = given_settings(scene or "", None, options, assignments)
-    if scene is not None:
-        return configure(scene, given)
     if run is None:
-        raise UserError("the model lies in no run folder; name the scene whose views to render with --scene")
-    return config_module.load([run / "config.toml"], given)
+        if scene is None:
+            raise UserError(
+                "the model lies in no run folder; name the scene whose views to render with --scene"
+            )
+        return configure(scene, given.options)
+    layers: list[Any] = [run / "config.toml"]
+    if scene is not None:
+        named = configure(scene, {})
+        stored = config_module.read(run / "config.toml")
+        if is_builtin(scene) and stored.get("scene") != scene:
+            return configure(scene, given.options)
+        layers.append({"scene": named.scene, "reader": named.reader})
+    settings = config_module.load(layers, given.options)
+    if settings.reader not in MADE and not is_builtin(settings.scene) and not Path(settings.scene).is_dir():
+        raise UserError(f"scene {settings.scene} of the run is not there; say where it is now with --scene")
+    return settings
 
 
 def _file_names(views: tuple[View, ...]) -> dict[str, str]:

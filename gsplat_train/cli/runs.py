@@ -5,31 +5,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import config as config_module
-from ..config import FREE_ON_RESUME, Config
+from ..config import FREE_ON_RESUME, Config, is_builtin
+from ..datasets import scene_name
 from ..errors import UserError
+from ..storage import storage
 from ..training.run_folder import RunFolder
-from . import scene_name
 
 ROOT = Path("runs")
 
 
 def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
-    """The folder of a new run, `out` or runs/SCENE/<date-time>; UserError if it holds a run that may not be
-    replaced.
+    """The folder of a new run, `out` or runs/SCENE/<date-time>, which is made at once; UserError if it holds a
+    run that may not be replaced.
     """
     if out is None:
         parent, name = ROOT / scene_name(config), time.strftime("%Y%m%d-%H%M%S")
-        folder = parent / name
-        for i in range(2, 1000):
-            if not folder.exists():
-                break
-            folder = parent / f"{name}-{i}"
-        return RunFolder(folder)
+        for ending in ("", *(f"-{i}" for i in range(2, 1000))):
+            with storage(parent), suppress(FileExistsError):
+                (parent / f"{name}{ending}").mkdir(parents=True)  # nobody else gets this one
+                return RunFolder(parent / f"{name}{ending}")
+        raise UserError(f"{parent} has a thousand runs of this second; name a folder with --out")
+    if str(out) in ("", "."):
+        raise UserError("--out is empty; give a folder for the run, or leave it out")
     run = RunFolder(out.expanduser())
     if run.root.exists() and not run.root.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
@@ -41,10 +44,10 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
 
 
 def resumed_run(
-    config: Config, out: Path | None, given: Mapping[str, Any], log: Callable[[str], None]
+    config: Config, out: Path | None, given: Mapping[str, Any], log: Callable[[str], None], moved: bool
 ) -> tuple[RunFolder, Config]:
     """The run in `out`, or the newest of the scene, and its settings; `given` may raise `steps` and change
-    what is shown.
+    what is shown. moved: the run's scene is not where it was, and `config.scene` is where it is now.
 
     UserError if there is none, if it is of another scene, or if `given` would change what is trained.
     """
@@ -54,11 +57,14 @@ def resumed_run(
             f"{run.root} holds no run to resume: it has no config.toml; leave out --resume to start one"
         )
     stored = config_module.load([run.config])
+    if moved and not is_builtin(stored.scene) and not Path(stored.scene).is_dir():
+        log(f"the scene has moved from {stored.scene} to {config.scene}")
+        stored = replace(stored, scene=config.scene)
     if stored.scene != config.scene:
         raise UserError(
             f"{run.root} is a run of {stored.scene}, not of {config.scene}; name that scene or another --out"
         )
-    changes = {key: value for key, value in given.items() if value != getattr(stored, key)}
+    changes = {key: value for key, value in given.items() if value != config_module.value_of(stored, key)}
     if changes.get("steps", stored.steps) < stored.steps:
         raise UserError(
             f"a resumed run can only be prolonged: --steps {changes['steps']} is below its {stored.steps}"
@@ -66,10 +72,10 @@ def resumed_run(
     if fixed := sorted(changes.keys() - FREE_ON_RESUME - {"steps"}):
         key = fixed[0]
         raise UserError(
-            f"a resumed run keeps its settings: {key} is {getattr(stored, key)} in {run.config}, "
+            f"a resumed run keeps its settings: {key} is {config_module.value_of(stored, key)} in {run.config}, "
             f"{changes[key]} was given; leave it out, or start a new run"
         )
-    return run, replace(stored, **changes)
+    return run, config_module.changed(stored, changes)
 
 
 def _newest(config: Config, log: Callable[[str], None]) -> RunFolder:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -13,8 +14,8 @@ import typer
 
 from .. import __version__
 from ..config import Config
-from ..errors import UserError
-from . import SET_HELP, configure, given_settings, is_builtin, make_app, open_scene, run, scene_folder
+from ..errors import Interrupted, UserError
+from . import SET_HELP, given_settings, make_app, run
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
@@ -82,49 +83,59 @@ def train(
         "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
         "eval": eval_,
     }
-    given = given_settings(scene, config, options, set_ or [])
-    settings = configure(scene, given)
     if write is not None:
-        _write_demo(settings, write)
+        _write_demo(scene, write)
         return
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
 
     from .. import backends
-    from .runs import new_run, resumed_run
 
     backends.check_mlx()
+    from ..config import configure
+    from .runs import new_run, resumed_run
+
+    given = given_settings(scene, config, options, set_ or [])
+    settings = configure(scene, given.options, given.files)
     report = _progress(progress, quiet)
     if resume:
-        folder, settings = resumed_run(settings, out, given, report.message)
+        folder, settings = resumed_run(settings, out, given.all, report.message, moved=out is not None)
     else:
         folder = new_run(settings, out, overwrite)
         settings = replace(settings, schedule_steps=settings.horizon)
-    _train(settings, folder, resume, report, started)
+    with folder.claimed(report.message):
+        _train(settings, folder, resume, report, started)
 
 
 def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, started: float) -> None:
     from .. import backends
+    from ..config import is_builtin
+    from ..datasets import read_scene, scene_folder
+    from ..registry import MADE
     from ..training import checkpoint
+    from ..training.api import run_training
     from ..training.trainer import Trainer
+    from .signals import stopping
 
-    chosen = backends.choose(settings.backend)
+    chosen = backends.choose(settings.backend, report.message)
     backends.load(chosen)  # or say why not, before the photos are loaded
     report.message(f"backend: {chosen}" + (" (auto)" if settings.backend == "auto" else ""))
     settings = replace(settings, backend=chosen)
-    if settings.scene != "demo" and is_builtin(settings.scene):
+    if settings.reader not in MADE and is_builtin(settings.scene):
         settings = replace(settings, data_root=str(scene_folder(settings).parent.resolve()))
     found = checkpoint.newest(folder.checkpoints, report.message) if resume else None
-    trainer = Trainer(settings, open_scene(settings, report.message), folder, report, found, started)
-    how = "new run" if not resume else f"resuming at step {trainer.state.step}"
+    trainer = Trainer(settings, read_scene(settings, report.message), folder, [report], found, started)
+    how = "new run" if not resume else f"resuming at step {trainer.step}"
     train, test = len(trainer.train_views), len(trainer.test_views)
-    report.message(f"{train} views to train on, {test} held out, {trainer.state.n_splats:,} splats")
+    report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")
     report.message(f"{how} in {folder.root}")
-    if not resume:
-        folder.clear()
-    folder.write_config(settings)
-    folder.truncate_log(trainer.state.step)
-    _report(trainer.train(), folder, report)
+    try:
+        with stopping(trainer.stop, report.now):
+            result = run_training(trainer, found)
+    except Interrupted as error:
+        how = shlex.join(["gs-train", settings.scene, "--out", str(folder.root), "--resume"])
+        raise Interrupted(f"{error}; go on with: {how}") from None
+    _report(result.metrics, folder, report)
 
 
 def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
@@ -151,11 +162,11 @@ def _progress(mode: str | None, quiet: bool) -> Progress:
     return Progress(mode, quiet)
 
 
-def _write_demo(settings: Config, directory: Path) -> None:
+def _write_demo(scene_name: str, directory: Path) -> None:
     """`gs-train demo --write DIR`."""
     from ..datasets.demo import make_demo, write_demo
 
-    if settings.scene != "demo":
+    if scene_name != "demo":
         raise UserError(f"--write writes the built-in scene: gs-train demo --write {directory}")
     scene = make_demo()
     write_demo(directory, scene)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole training state <-> step_0007000.safetensors, and step_0007000.json whose presence commits it.
 
-Tensors, in training's frame: the leaves of `Gaussians` by name, those of Adam's moments as `m.*` and `v.*`,
-the sums of density control as `stats.*`. The rest is in the JSON, with the size and the checksum of the
-tensors' file. Safetensors (github.com/huggingface/safetensors): a length (uint64), a JSON header of that
-length, the arrays.
+Tensors, in training's frame: the leaves of `Gaussians` by name, those of Adam's moments as `m.*` and `v.*`, the
+sums of density control as `sums.*`, parameter groups as `groups.*`, and of the scene what tells it from another
+(`scene.*`). The rest is in the JSON, with the size and the checksum of the tensors' file.
 """
 
 from __future__ import annotations
@@ -15,19 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError
-from ..model.gaussians import Gaussians
-from ..model.io import committed
-from ..model.tensors import read_tensors, write_tensors
+from ..model.io import committed, read_checkpoint, similarity_of, tree_of
+from ..model.tensors import write_tensors
 from ..scene import Similarity
 from ..storage import atomic_write, storage
-from .optimizer import TrainState, rows
-from .strategies import GradStats
+from .rows import TrainState, rows
 
-FORMAT = 1  # of the JSON
+FORMAT = 2  # of the JSON; 1 is version 0.1's
 
 
 @dataclass
@@ -38,7 +34,8 @@ class Checkpoint:
     similarity: Similarity  # how training's frame lies in the scene's
     antialiased: bool
     rng: dict[str, Any]  # state of the trainer's random generator
-    stats: GradStats | None = None
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # tensors `groups.*` and `scene.*`
+    names: list[str] = field(default_factory=list)  # of the training views, whose rows the extra tensors hold
     progress: dict[str, Any] = field(
         default_factory=dict
     )  # what the trainer counts: seconds, best score, ...
@@ -53,8 +50,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     tensors = dict(rows(state.gaussians))
     for prefix, tree in (("m", state.m), ("v", state.v)):
         tensors |= {f"{prefix}.{name}": leaf for name, leaf in rows(tree).items()}
-    if checkpoint.stats is not None:
-        tensors |= {f"stats.{name}": leaf for name, leaf in vars(checkpoint.stats).items()}
+    tensors |= {f"sums.{name}": array for name, array in state.sums.items()}
+    tensors |= checkpoint.extra
     path = folder / f"step_{state.step:07d}.json"
     path.unlink(missing_ok=True)
     meta = {
@@ -63,12 +60,13 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "antialiased": checkpoint.antialiased,
         "similarity": {"centre": list(checkpoint.similarity.centre), "scale": checkpoint.similarity.scale},
         "rng": checkpoint.rng,
+        "names": checkpoint.names,
         "progress": checkpoint.progress,
         "tensors": write_tensors(path.with_suffix(".safetensors"), tensors),
     }
     with atomic_write(path) as file:
         file.write(json.dumps(meta, indent=1).encode())
-    _prune(folder, keep)
+    _prune(folder, path, keep)
     return path
 
 
@@ -77,28 +75,25 @@ def load(path: Path) -> Checkpoint:
 
     UserError if it is absent, damaged or of another version.
     """
-    path = path.with_suffix(".json")
-    try:
-        meta = json.loads(path.read_bytes())
-        if meta["format"] != FORMAT:
-            raise UserError(f"checkpoint {path} has format {meta['format']}, this version reads {FORMAT}")
-        tensors = read_tensors(path.with_suffix(".safetensors"), meta["tensors"])
-        trees = [
-            Gaussians(**{name: mx.array(tensors[prefix + name]) for name in Gaussians._fields})
-            for prefix in ("", "m.", "v.")
-        ]
-        sums = {name[6:]: array.copy() for name, array in tensors.items() if name.startswith("stats.")}
-        centre, scale = np.array(meta["similarity"]["centre"], np.float64), float(meta["similarity"]["scale"])
-        return Checkpoint(
-            state=TrainState(trees[0], trees[1], trees[2], int(meta["step"])),
-            similarity=Similarity(centre, scale),
-            antialiased=bool(meta["antialiased"]),
-            rng=meta["rng"],
-            stats=GradStats(**sums) if sums else None,
-            progress=meta["progress"],
+    meta, tensors = read_checkpoint(path)
+    if meta["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint {path} is of version 0.1: gs-render and gs-export take it, but it cannot be resumed; "
+            "start a new run"
         )
-    except OSError as error:
-        raise UserError(f"cannot read checkpoint {path}: {error.strerror}") from None
+    try:
+        trees = [tree_of(tensors, prefix) for prefix in ("", "m.", "v.")]
+        sums = {name[5:]: array.copy() for name, array in tensors.items() if name.startswith("sums.")}
+        extra = {name: a.copy() for name, a in tensors.items() if name.startswith(("groups.", "scene."))}
+        return Checkpoint(
+            state=TrainState(trees[0], trees[1], trees[2], _count(meta["step"]), sums),
+            similarity=similarity_of(meta),
+            antialiased=bool(meta["antialiased"]),
+            rng=_rng_state(meta["rng"]),
+            extra=extra,
+            names=[str(name) for name in meta["names"]],
+            progress=dict(meta["progress"]),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
 
@@ -119,12 +114,29 @@ def newest(folder: Path, log: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def _prune(folder: Path, keep: int) -> None:
-    """Removes what is older than the newest `keep`, the commit first, and what a killed writer left."""
-    kept = committed(folder)[:keep]
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"step must be a whole number from 0, got {value!r}")
+    return value
+
+
+def _rng_state(state: Any) -> dict[str, Any]:
+    """The state as NumPy's generator takes it; ValueError or TypeError where it is none."""
+    np.random.default_rng(0).bit_generator.state = state
+    return dict(state)
+
+
+def _prune(folder: Path, written: Path, keep: int) -> None:
+    """Removes what is newer than the one just written (an abandoned or damaged future), what is older than the
+    newest `keep`, the commit first, and what a killed writer left.
+    """
+    paths = committed(folder)
+    now = paths[paths.index(written) :]
+    kept = now[:keep]
     with storage(folder):
-        for path in committed(folder)[keep:]:
-            path.unlink(missing_ok=True)
+        for path in paths:
+            if path not in kept:
+                path.unlink(missing_ok=True)
         for path in (*folder.glob("step_*.safetensors"), *folder.glob(".step_*.tmp")):
             if path.with_suffix(".json") not in kept:
                 path.unlink(missing_ok=True)

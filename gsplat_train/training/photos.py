@@ -6,12 +6,12 @@ state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from ..scene import View
+from ..scene import Photo, PhotoSource, View
 
 
 class ViewSampler:
@@ -38,17 +38,34 @@ class ViewSampler:
             )
         level = max(self.downscales - step // self.downscale_every, 0)
         if level != self.level:
-            self.level, self.reduced = level, [reduce(view, 2**level) for view in self.views]
+            self.level, self.reduced = level, [reduce(view, level) for view in self.views]
         return self.reduced[self.order[position]]
 
 
-def reduce(view: View, factor: int) -> View:
-    """The view with its photo averaged over squares of `factor` pixels; itself for 1."""
-    if factor == 1 or view.image is None:
+def reduce(view: View, halvings: int) -> View:
+    """The view with its photo averaged over squares of 2**halvings pixels, when it is decoded; itself for 0."""
+    if halvings == 0 or view.photo is None:
         return view
+    factor = 2**halvings
     size = (max(view.camera.width // factor, 1), max(view.camera.height // factor, 1))
-    image = np.asarray(Image.fromarray(view.image).resize(size, Image.Resampling.BOX))
-    mask = view.mask
-    if mask is not None:
-        mask = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
-    return replace(view, camera=view.camera.resized(*size), image=image, mask=mask)
+    return replace(view, camera=view.camera.resized(*size), photo=Reduced(view.photo, size), level=halvings)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A photo at a smaller size [width, height]."""
+
+    source: PhotoSource
+    size: tuple[int, int]
+
+    def decode(self) -> Photo:
+        """See PhotoSource.decode."""
+        photo = self.source.decode()
+        image = np.asarray(Image.fromarray(photo.image).resize(self.size, Image.Resampling.BOX))
+        planes = [
+            None
+            if plane is None
+            else np.asarray(Image.fromarray(plane.astype(np.uint8)).resize(self.size, how))
+            for plane, how in ((photo.mask, Image.Resampling.NEAREST), (photo.alpha, Image.Resampling.BOX))
+        ]
+        return Photo(image, planes[0], planes[1])

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a run: where its files are, and how its records are written.
 
-config.toml, metrics.json, log.jsonl, point_cloud.ply, checkpoints/, previews/. Everything but the log is
-written all or nothing; of the log a resumed run drops what came after its checkpoint.
+config.toml, metrics.json, log.jsonl, point_cloud.ply, checkpoints/, previews/, and while a process works there
+run.lock. Everything but the log is written all or nothing; of the log a resumed run drops what came after its
+checkpoint.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
+import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,7 @@ from typing import Any
 from .. import __version__
 from .. import config as config_module
 from ..config import Config
+from ..errors import UserError
 from ..storage import atomic_write, storage
 
 
@@ -33,12 +40,53 @@ class RunFolder:
         self.ply = root / "point_cloud.ply"
         self.checkpoints = root / "checkpoints"
         self.previews = root / "previews"
+        self.lock = root / "run.lock"
 
     def holds_run(self) -> bool:
         """Whether anything of a run is there."""
         return any(
             path.exists() for path in (self.config, self.metrics, self.log, self.ply, self.checkpoints)
         )
+
+    @contextmanager
+    def claimed(self, log: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+        """Holds the folder for this process: makes it, and a lock in it that names the process. UserError where
+        another process has it; the lock of a dead one is taken over, and that is said. A folder that is still
+        empty at the end goes again.
+        """
+        with storage(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = self._locked(log)
+        try:
+            yield
+        finally:
+            self.lock.unlink(missing_ok=True)
+            os.close(descriptor)
+            with suppress(OSError):
+                self.root.rmdir()
+
+    def _locked(self, log: Callable[[str], None]) -> int:
+        """The lock file, open and locked."""
+        while True:
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
+            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise UserError(
+                    f"{self.root} is in use by {owner or 'another process'}; wait for it, or give another --out"
+                ) from None
+            except OSError:  # a file system without locks
+                log(f"warning: {self.root} cannot be locked; let no second process work in it")
+            if not self.lock.exists() or os.fstat(descriptor).st_ino != self.lock.stat().st_ino:
+                os.close(descriptor)  # its owner took it away between our two looks
+                continue
+            if owner:
+                log(f"warning: {owner} left its lock in {self.root} when it ended; taken over")
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            return descriptor
 
     def clear(self) -> None:
         """Removes the files of a run, and no others."""

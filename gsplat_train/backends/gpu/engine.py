@@ -48,7 +48,6 @@ class Engine:
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._kernels: dict[str, Callable[..., list[mx.array]]] = {}
         self._sizes: dict[Any, mx.array] = {}
-        self._cameras: dict[int, tuple[Any, mx.array]] = {}
         self.first_capacity = FIRST_CAPACITY
         self._capacity: dict[tuple[int, int], int] = {}
 
@@ -83,16 +82,6 @@ class Engine:
                 self._sizes.clear()
             self._sizes[key] = on_device(mx.array(values, dtype=mx.int32))
         return self._sizes[key]
-
-    def camera(self, camera: Any) -> mx.array:
-        """float32 [32] of a Camera, made once."""
-        known = self._cameras.get(id(camera))
-        if known is None:
-            if len(self._cameras) > 10000:
-                self._cameras.clear()
-            known = (camera, camera_array(camera.viewmat, camera.K))
-            self._cameras[id(camera)] = known
-        return known[1]
 
     def capacity(self, width: int, height: int) -> int:
         """How many intersections there is room for in a picture of this size."""

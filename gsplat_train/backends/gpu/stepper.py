@@ -10,44 +10,59 @@ after it are dropped, and the loss reported is NaN.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ...model.gaussians import Gaussians
-from .engine import START, Engine, loss_settings, no_flags, on_device, pack, unpack
+from ...scene import View
+from ...training.plan import Statistics, StepPlan
+from ...training.protocol import StepResult, T
+from ...training.rows import SUMS, HostPopulation, Population, TrainState, zero_sums
+from ..kept import Kept
+from .engine import (
+    START,
+    Engine,
+    at_least_eight,
+    camera_array,
+    loss_settings,
+    no_flags,
+    on_device,
+    pack,
+    unpack,
+)
 from .kernels import KERNELS, Sizes
-
-if TYPE_CHECKING:
-    from ...scene import View
 
 BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
 WINDOW = 16  # steps between two looks at the status; the host is at most twice as many ahead
 SHARE = 4  # of the device's memory, 1 / SHARE may hold what steps under way leave; else fewer are
-PHOTO_BYTES = 8 << 30
+PHOTO_SHARE = 4  # of the device's memory, 1 / PHOTO_SHARE may hold photos
+CAMERA_BYTES = 16 << 20
+CAMERA = 128  # bytes of a camera
+HALF_TAKEN = 2  # a flag of `update`: a gradient was not finite, and other Gaussians have moved
 BETA1, BETA2 = 0.9, 0.999  # csrc/constants.h
-NAN = (float("nan"), float("nan"), float("nan"))
+NAN = StepResult(math.nan, math.nan, math.nan)
 
 
 class Ahead:
     """The steps of one TrainState that the host has asked for and not yet looked at."""
 
-    def __init__(self, engine: Engine, photos: Photos, state: Any) -> None:
-        self.engine, self.photos, self.state = engine, photos, state
-        trees = (state.gaussians, state.m, state.v)  # settles what another backend may have left
+    def __init__(self, engine: Engine, photos: Kept, cameras: Kept, state: TrainState) -> None:
+        self.engine, self.photos, self.cameras, self.state = engine, photos, cameras, state
+        trees = (state.gaussians, state.m, state.v)
         self.n, self.rest = state.gaussians.means.shape[0], state.gaussians.shN.shape[1]
         self.params, self.m, self.v = map(pack, trees)  # each a pair of flat arrays: all but shN, and shN
         self.first_step = state.step
-        self.journal: list[tuple[View, dict[str, Any]]] = []
+        self.journal: list[tuple[View, StepPlan]] = []
         self.stats: mx.array | None = None
-        self.host_stats: Any = None
-        self.last: tuple[float, float, float] = (0.0, 0.0, 0.0)
+        self.last = StepResult(0.0, 0.0, 0.0)
         self.seen: deque[mx.array] = deque()
         self.loss: mx.array = mx.zeros(8)
-        self.failed, self.fresh = False, True
+        self.failed, self.whole, self.fresh = False, True, True
         self._restart()
 
     def _restart(self) -> None:
@@ -56,9 +71,9 @@ class Ahead:
         self.batch = 1  # grows to BATCH: after a wait the GPU shall have work soon
         self.flags = no_flags(Sizes(self.n, self.rest, 16, 16, 8))
 
-    def step(self, view: View, settings: dict[str, Any]) -> tuple[float, float, float]:
+    def step(self, view: View, plan: StepPlan) -> StepResult:
         """Asks for one more step; the newest loss that the host has seen."""
-        self.journal.append((view, settings))
+        self.journal.append((view, plan))
         self.state.step += 1
         count = len(self.journal)
         window = self._window(view)
@@ -68,7 +83,10 @@ class Ahead:
         if count == self.launched and (self.fresh or count - self.looked >= window):
             self.looked, self.fresh = count, False
             self._look(view)
-        return NAN if self.failed else self.last
+        return self._newest()
+
+    def _newest(self) -> StepResult:
+        return NAN._replace(whole=self.whole) if self.failed else self.last
 
     def _window(self, view: View) -> int:
         """Steps between two looks: WINDOW, fewer where the arrays of so many would fill the memory."""
@@ -83,7 +101,7 @@ class Ahead:
             return
         status = np.asarray(self.seen.popleft())
         if len(self.journal) == 1:
-            self.last = _three(self.loss)
+            self.last = _result(self.loss)
         self._make_room(status, view)
         if status[0] != 0:
             self._settle()
@@ -99,24 +117,28 @@ class Ahead:
         while self.launched < len(self.journal):
             steps = self.journal[self.launched : self.launched + BATCH]
             first = self.first_step + self.launched + 1
-            rows = [self._settings(s, view, first + i) for i, (view, s) in enumerate(steps)]
+            shots = [(view, plan, self.photos.get(view.key, partial(_photo, view))) for view, plan in steps]
+            rows = [self._settings(plan, shot[2], first + i) for i, (_, plan, shot) in enumerate(shots)]
             table = mx.array(np.stack(rows))
-            for i, (view, settings) in enumerate(steps):
-                self._launch(view, settings, table[i])
+            for i, (view, plan, shot) in enumerate(shots):
+                self._launch(view, plan, shot, table[i])
             self.launched += len(steps)
             results = (self.params, self.m, self.v, self.flags, self.status, self.loss)
             mx.async_eval(results if self.stats is None else (*results, self.stats))
 
-    def _launch(self, view: View, s: dict[str, Any], settings: mx.array) -> None:
+    def _launch(self, view: View, plan: StepPlan, shot: Any, settings: mx.array) -> None:
         """One step. settings: the step's row of the table."""
-        engine, camera, wanted = self.engine, view.camera, s["stats"] is not None
+        engine, camera, wanted = self.engine, view.camera, plan.statistics is not Statistics.NONE
         if wanted and self.stats is None:
-            self.stats, self.host_stats = mx.zeros(3 * max(3, self.n)), s["stats"]
+            self.stats = mx.zeros(3 * max(3, self.n))
         width, height = camera.width, camera.height
         sizes = Sizes(self.n, self.rest, width, height, engine.capacity(width, height))
-        told = engine.sizes(sizes, s["sh_degree"], s["antialiased"])
-        inputs = (engine.camera(camera), self.photos.get(view.image), settings, told)
-        step = engine.compiled(_kernels_of_a_step, sizes, s["absgrad"], wanted)
+        told = engine.sizes(sizes, plan.sh_degree, plan.antialiased)
+        photo, mask, _ = shot
+        eye = self.cameras.get(view.key, lambda: (camera_array(camera.viewmat, camera.K), CAMERA))
+        inputs = (eye, photo, photo if mask is None else mask, settings, told)
+        absgrad = plan.statistics is Statistics.ABSGRADIENTS
+        step = engine.compiled(_kernels_of_a_step, sizes, absgrad, wanted, mask is not None)
         trees, results = step(
             (self.params, self.m, self.v), (self.status, self.flags, self.stats if wanted else None), inputs
         )
@@ -124,17 +146,16 @@ class Ahead:
         if wanted:
             self.stats = stats
 
-    def _settings(self, s: dict[str, Any], view: View, number: int) -> np.ndarray:
-        """float32 [32] of step `number` (from 1), in the order of csrc/kernels/gpu.h."""
-        out = loss_settings(s["ssim_lambda"], view.camera.width, view.camera.height)
+    def _settings(self, plan: StepPlan, counting: int, number: int) -> np.ndarray:
+        """float32 [32] of step `number` (from 1), in the order of csrc/kernels/gpu.h; `counting` pixels count."""
+        out = loss_settings(plan.ssim_lambda, counting, 1, counting)
         unbias = 1 / (1 - BETA1**number)
-        lrs = s["lrs"]
-        out[:6] = [lrs[name] * unbias for name in Gaussians._fields]
+        out[:6] = [rate * unbias for rate in plan.rates]
         out[6] = 1 / (1 - BETA2**number)
-        out[7], out[8] = s["regularizers"].opacity / self.n, s["regularizers"].scale / (3 * self.n)
-        out[9] = s["noise"].scale
-        out[10:12].view(np.uint32)[:] = s["noise"].seed & 0xFFFFFFFF, number
-        out[12:15] = s["background"]
+        out[7], out[8] = plan.opacity_weight / self.n, plan.scale_weight / (3 * self.n)
+        out[9] = plan.noise
+        out[10:12].view(np.uint32)[:] = plan.seed & 0xFFFFFFFF, number
+        out[12:15] = plan.background
         return out
 
     def _settle(self) -> None:
@@ -143,24 +164,26 @@ class Ahead:
             self._launch_waiting()
             status, flags = np.asarray(self.status), np.asarray(self.flags)[: -(-self.n // 128)]
             state, done = int(status[0]), int(status[3])
+            trouble = int(flags.max(initial=0)) if state == 0 else int(status[5])
             if state == 0:
-                done += 0 if flags.any() else 1
+                done += 0 if trouble else 1
             if state != 1:
                 break
             todo = self.journal[done:]
             self.first_step += done
-            for camera in {id(view.camera): view.camera for view, _ in todo}.values():
-                self.engine.grow(camera.width, camera.height, int(status[2]))
+            for width, height in {(view.camera.width, view.camera.height) for view, _ in todo}:
+                self.engine.grow(width, height, int(status[2]))
             self.journal = todo
             self._restart()
         if self.journal:
             self._make_room(status, self.journal[-1][0])
         self.failed = done < len(self.journal)
+        self.whole = trouble != HALF_TAKEN
         self.state.step = self.first_step + done
         if not self.failed:
-            self.last = _three(self.loss)
+            self.last = _result(self.loss)
 
-    def wait(self) -> tuple[float, float, float]:
+    def wait(self) -> StepResult:
         """Waits for all steps; loss, l1 and ssim of the last one, NaN if it could not be done."""
         if self.journal:
             self._settle()
@@ -169,12 +192,13 @@ class Ahead:
                 self._restart()
             if self.stats is not None:
                 sums = np.asarray(self.stats)[: 3 * self.n].reshape(self.n, 3)
-                for i, name in enumerate(("means2d_norm", "absgrad_norm", "count")):
-                    getattr(self.host_stats, name)[:] += sums[:, i]
+                self.state.sums = self.state.sums or zero_sums(self.n)
+                for i, name in enumerate(SUMS):
+                    self.state.sums[name] += sums[:, i]
                 self.stats = None
-        return NAN if self.failed else self.last
+        return self._newest()
 
-    def finish(self) -> tuple[float, float, float]:
+    def finish(self) -> StepResult:
         """Waits, and gives the state its arrays."""
         result = self.wait()
         trees = [unpack(*packed, self.n, self.rest) for packed in (self.params, self.m, self.v)]
@@ -184,20 +208,28 @@ class Ahead:
 
 
 def _kernels_of_a_step(
-    engine: Engine, sizes: Sizes, absgrad: bool, wanted: bool, trees: Any, known: Any, inputs: Any
+    engine: Engine,
+    sizes: Sizes,
+    absgrad: bool,
+    wanted: bool,
+    masked: bool,
+    trees: Any,
+    known: Any,
+    inputs: Any,
 ) -> Any:
     """The kernels, in order. trees: parameters, m, v, each in two arrays; what they are after the step."""
     (params, shn), (m, m_shn), (v, v_shn) = trees
     status, flags, stats = known
-    eye, photo, settings, told = inputs
+    eye, photo, mask, settings, told = inputs
     run = engine.run
     records, radii, counters = run("project", sizes, [params, eye, told])
     (colours,) = run("colour", sizes, [params, shn, radii, eye, told])
     lists = engine.bins(sizes, told, records, radii, counters, status, flags)
     binned = [lists["ids"], lists["offsets"], lists["buckets"]]
     image, final_t, checkpoints, used = run("forward", sizes, [records, colours, *binned, settings, told])
-    maps, partials = run("ssim", sizes, [image, photo, photo, told])  # the second: no mask
-    v_image, loss = run("loss", sizes, [image, photo, photo, maps, partials, settings, told])
+    pictures = [image, photo, mask if masked else photo]  # of a kernel without MASK the third is not read
+    maps, partials = run("ssim", sizes, [*pictures, told], (masked,))
+    v_image, loss = run("loss", sizes, [*pictures, maps, partials, settings, told], (masked,))
     given = [records, colours, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
     (grads,) = run("backward", sizes, [*given, image, final_t, v_image, final_t, told], (False, absgrad))
     given = [params, shn, m, v, radii, colours, lists["spans"], lists["group_starts"], grads]
@@ -223,69 +255,73 @@ def _memory() -> int:
     return int(told.get("total_memory") or told.get("memory_size") or 8 << 30)
 
 
-def _three(loss: mx.array) -> tuple[float, float, float]:
+def _result(loss: mx.array) -> StepResult:
     """loss, l1, ssim as the kernel leaves them."""
     values = np.asarray(loss)
-    return float(values[0]), float(values[1]), float(values[2])
+    return StepResult(float(values[0]), float(values[1]), float(values[2]))
 
 
-class Photos:
-    """uint8 photos in device memory, each uploaded once."""
+class GpuStepper:
+    """See training.stepper.Stepper. The state's own trees are old while steps are under way."""
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, mx.array]] = {}
-        self._bytes = 0
-
-    def get(self, photo: np.ndarray | None) -> mx.array:
-        """uint8 [3 H W] of a view's photo."""
-        assert photo is not None, "the view has no photo"
-        known = self._known.get(id(photo))
-        if known is None:
-            if self._bytes + photo.nbytes > PHOTO_BYTES:
-                self._known.clear()
-                self._bytes = 0
-            known = (photo, on_device(mx.array(np.ascontiguousarray(photo).reshape(-1))))
-            self._known[id(photo)] = known
-            self._bytes += photo.nbytes
-        return known[1]
-
-
-class Steps:
-    """`train_step` and `settle` of a backend."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.photos = engine, Photos()
+    def __init__(self, engine: Engine, state: TrainState) -> None:
+        self.engine, self.state = engine, state
+        self.photos = Kept(_memory() // PHOTO_SHARE)
+        self.cameras = Kept(CAMERA_BYTES)
+        self.last = StepResult(math.nan, math.nan, math.nan)
         self._ahead: Ahead | None = None
-        self._last = NAN
 
-    def train_step(self, state: Any, view: View, **settings: Any) -> tuple[float, float, float]:
-        """See train_step.train_step. Does not wait for the step: returns the newest loss known."""
-        ahead = self._ahead
-        if ahead is None or ahead.state is not state or state.settle is None:
-            self._finish()
-            if state.n_splats == 0:
-                return self._empty(state, view, settings)
-            ahead = self._ahead = Ahead(self.engine, self.photos, state)
-            state.settle = self._finish
-        return ahead.step(view, settings)
+    @property
+    def step(self) -> int:
+        return self.state.step
 
-    def settle(self, state: Any) -> tuple[float, float, float]:
-        """Waits for the steps of `state`; loss, l1, ssim of the last, NaN where one could not be done."""
-        if self._ahead is not None and self._ahead.state is state:
-            self._last = self._ahead.wait()
-        return self._last
+    @property
+    def n_splats(self) -> int:
+        return self.state.n_splats  # steps under way do not change it
 
-    def _empty(self, state: Any, view: View, settings: dict[str, Any]) -> tuple[float, float, float]:
-        """A step of no Gaussians: the background is all there is."""
-        assert view.image is not None, f"{view.name} has no photo"
-        photo = mx.array(view.image)
-        image = mx.broadcast_to(mx.array(settings["background"]), photo.shape)
-        self._last = _three(mx.stack([*self.engine.photometric_loss(image, photo, settings["ssim_lambda"])]))
-        state.step += 1
-        return self._last
+    def take(self, view: View, plan: StepPlan) -> StepResult:
+        """See Stepper.take."""
+        if self.state.n_splats == 0:
+            self.last = self._empty(view, plan)
+            return self.last
+        if self._ahead is None:
+            self._ahead = Ahead(self.engine, self.photos, self.cameras, self.state)
+        self.last = self._ahead.step(view, plan)
+        return self.last
 
-    def _finish(self) -> tuple[float, float, float]:
+    def result(self) -> StepResult:
+        """See Stepper.result."""
+        if self._ahead is not None:
+            self.last = self._ahead.wait()
+        return self.last
+
+    def look(self) -> TrainState:
+        """See Stepper.look: ends the run-ahead, for whoever looks may put other arrays there."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            self._last = ahead.finish()
-        return self._last
+            self.last = ahead.finish()
+        return self.state
+
+    def refine(self, change: Callable[[Population], T]) -> T:
+        """See Stepper.refine."""
+        return change(HostPopulation(self.look()))
+
+    def _empty(self, view: View, plan: StepPlan) -> StepResult:
+        """A step of no Gaussians: the background is all there is."""
+        photo = view.pixels
+        target, mask = mx.array(photo.image), None if photo.mask is None else mx.array(photo.mask)
+        image = mx.broadcast_to(mx.array(plan.background), target.shape)
+        values = self.engine.photometric_loss(image, target, plan.ssim_lambda, mask)
+        self.state.step += 1
+        return _result(mx.stack([*values]))
+
+
+def _photo(view: View) -> tuple[tuple[mx.array, mx.array | None, int], int]:
+    """(uint8 [3 H W], the mask uint8 [H W] or None, pixels that count) of a view on the device, and their bytes."""
+    photo = view.pixels
+    pixels = on_device(mx.array(np.ascontiguousarray(photo.image).reshape(-1)))
+    if photo.mask is None:
+        return (pixels, None, photo.image.shape[0] * photo.image.shape[1]), photo.image.nbytes
+    counts = (photo.mask > 0).astype(np.uint8)
+    mask = on_device(at_least_eight(mx.array(counts.reshape(-1))))
+    return (pixels, mask, int(counts.sum())), photo.image.nbytes + counts.nbytes

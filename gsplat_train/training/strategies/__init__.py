@@ -1,92 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Density control: which Gaussians to duplicate, split, relocate, prune, and when. One file per strategy.
+"""Density control: which Gaussians to duplicate, split, relocate, prune, and when. One file a strategy;
+`registry.STRATEGIES` lists them.
 
-A strategy decides; `optimizer` moves the rows of parameters and moments. The trainer calls `refine` after
-every step, `state.step` already counted, and gives it the random generator that it owns and saves.
+A strategy's module has
+
+    Settings      a dataclass of the settings that it owns (in TOML a table of its name)
+    BRINGS        what it needs of the general settings, when it is chosen
+    Strategy      the class, made from a Config
+
+A strategy decides which rows there shall be; a stepper moves them (`rows.Edit`). What it wants of every step, its
+regularisers, its noise and its statistics, goes into the step's plan.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from ... import registry
 from ...config import Config
-from ..optimizer import TrainState
-
-
-@dataclass
-class GradStats:
-    """Sums since the last refinement, for the Gaussians that a step's view showed; a train step adds to them
-    in place.
-    """
-
-    means2d_norm: np.ndarray  # [N] float32, of |(gx W/2, gy H/2)|, g = dL/dmeans2d in pixels
-    absgrad_norm: np.ndarray  # [N] float32, the same of absgrad_probe's gradient; only summed where asked for
-    count: np.ndarray  # [N] float32, in how many steps the Gaussian was visible
-
-    @classmethod
-    def zeros(cls, n: int) -> GradStats:
-        return cls(*(np.zeros(n, np.float32) for _ in fields(cls)))
+from ..plan import Statistics
+from ..rows import Population
 
 
 class Strategy(Protocol):
     """What a strategy offers."""
 
-    stats: (
-        GradStats | None
-    )  # what the train step sums for it; its only state, saved in checkpoints; None: nothing
+    statistics: Statistics  # what each step sums for it
+    opacity_weight: float  # regulariser: times mean(opacities)
+    scale_weight: float  # regulariser: times mean(scales)
 
-    def refine(self, state: TrainState, rng: np.random.Generator) -> dict[str, int]:
-        """Refines `state` in place if the step is due; how many rows were duplicated, split, ...
+    def noise(self, number: int, rate: float) -> float:
+        """Scale of the exploration noise in step `number`, whose rate for the means is `rate`."""
+        ...
 
-        for the log.
-        """
+    def due(self, step: int) -> bool:
+        """Whether `refine` has something to do after step `step`."""
+        ...
+
+    def refine(self, population: Population, step: int, rng: np.random.Generator) -> dict[str, int]:
+        """Edits the rows; how many were duplicated, split, ..., for the log."""
         ...
 
 
-class Fixed:
-    """The strategy `none`: the Gaussians stay as many as they are."""
-
-    stats: GradStats | None = None
-
-    def refine(self, state: TrainState, rng: np.random.Generator) -> dict[str, int]:
-        return {}
+def load(config: Config) -> Strategy:
+    """The strategy that `config` names."""
+    strategy: Strategy = registry.module(registry.STRATEGIES[config.strategy]).Strategy(config)
+    return strategy
 
 
-def load(config: Config, n_splats: int) -> Strategy:
-    """The strategy that `config` names, for a state of `n_splats` Gaussians."""
-    from . import adc, mcmc
-
-    if config.strategy == "mcmc":
-        return mcmc.MCMC(config)
-    if config.strategy == "adc":
-        return adc.ADC(config, n_splats)
-    return Fixed()
-
-
-def due(config: Config, step: int) -> bool:
-    """Whether a refinement follows this step: every `refine_every`, after `refine_start`, before
-    `refine_stop`.
+def in_window(settings: Any, config: Config, step: int) -> bool:
+    """Whether a refinement follows step `step`: every `refine_every`, after `refine_start`, before
+    `refine_stop` of the horizon. `settings` has these three.
     """
-    inside = config.refine_start < step < config.refine_stop * config.horizon
-    return inside and step % config.refine_every == 0
-
-
-def opacities(logits: np.ndarray) -> np.ndarray:
-    """[N] float64 sigmoid of the stored logits."""
-    return 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64))
-
-
-def logits(opacities: np.ndarray) -> np.ndarray:
-    """What is stored for opacities in (0, 1); the inverse of `opacities`."""
-    return np.log(opacities) - np.log1p(-opacities)
-
-
-def rotate(quats: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """[n, 3] `vectors` turned by `quats` [n, 4] wxyz of any length: v + 2 w (q x v) + 2 q x (q x v)."""
-    unit = quats / np.maximum(np.linalg.norm(quats, axis=1, keepdims=True), 1e-12)
-    w, axis = unit[:, :1], unit[:, 1:]
-    across = np.cross(axis, vectors)
-    return vectors + 2 * (w * across + np.cross(axis, across))
+    inside = settings.refine_start < step < settings.refine_stop * config.horizon
+    return inside and step % settings.refine_every == 0

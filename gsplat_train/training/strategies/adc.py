@@ -10,97 +10,124 @@ pixels' absolute gradients is compared instead of the gradient, in which opposit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from ...config import Config
 from ...errors import TrainingDiverged
-from ..optimizer import EXTENT, GROUPS, TrainState, append_rows, keep_rows, reset_moments, rows
-from . import GradStats, due, logits, opacities, rotate
+from ...model.quaternions import logits, opacities, rotate
+from ...settings import number
+from ..plan import EXTENT, Statistics
+from ..rows import Edit, Population
+from . import in_window
 
 PARTS = 2  # a split Gaussian becomes this many
+BRINGS: Mapping[str, Any] = {
+    "init_opacity": 0.1,  # 3DGS: splats start faint, and grow where the gradient asks for it
+    "init_scale": 1.0,  # 3DGS: splats start as large as the gaps between the points
+}
 
 
-class ADC:
-    """Strategy: duplicate, split, prune, reset."""
+@dataclass(frozen=True)
+class Settings:
+    opacity_reg: float = number(0.0, 0.0)  # 3DGS has none: resets keep opacities down
+    scale_reg: float = number(0.0, 0.0)  # 3DGS has none: pruning removes what is huge
+    noise_lr: float = number(0.0, 0.0)  # 3DGS explores by growing, not by noise
+    refine_start: int = number(500, 0)  # the first step that may refine comes after this [3DGS]
+    refine_every: int = number(100, 1)  # steps [3DGS]
+    refine_stop: float = number(0.5, 0.0, 1.0)  # of the schedule's horizon: 15,000 of 30,000 [3DGS]
+    min_opacity: float = number(0.005, 0.0, 0.5)  # below: pruned [3DGS]
+    grow_gradient: float = number(2e-4, 0.0)  # mean screen-space gradient above which to grow [3DGS]
+    absgrad: bool = False  # compare the sum of absolute per-pixel gradients instead [AbsGS]
+    grow_absgradient: float = number(8e-4, 0.0)  # its threshold [gsplat]
+    split_scale: float = number(0.01, 0.0)  # largest scale, of the extent, above which to split [3DGS]
+    split_shrink: float = number(1.6, 1.0)  # the parts of a split have the scales divided by this [3DGS]
+    prune_scale: float = number(0.1, 0.0)  # prune above this scale, of the extent, after a reset [3DGS]
+    reset_every: int = number(3000, 1)  # steps from one opacity reset to the next [3DGS]
+    reset_opacity: float = number(0.01, 1e-4, 0.999)  # a reset lowers all opacities to this [3DGS]
 
-    def __init__(self, config: Config, n_splats: int) -> None:
-        self.config = config
-        self.stats: GradStats | None = GradStats.zeros(n_splats)
 
-    def refine(self, state: TrainState, rng: np.random.Generator) -> dict[str, int]:
-        """Grows and prunes when the step is due, and starts new sums; resets when that is due."""
-        config, counts = self.config, {}
-        if due(config, state.step):
-            counts = grow(state, self.mean_gradients(), config, rng)
-            self.stats = GradStats.zeros(state.n_splats)  # fits the state that is saved if prune ends the run
-            counts |= prune(state, config)
-            self.stats = GradStats.zeros(state.n_splats)
-        if state.step % config.reset_every == 0 and state.step < config.refine_stop * config.horizon:
-            reset_opacities(state, config.reset_opacity)
+class Strategy:
+    """Duplicate, split, prune, reset; see strategies.Strategy."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.own = config, config.own
+        self.opacity_weight, self.scale_weight = self.own.opacity_reg, self.own.scale_reg
+        self.statistics = Statistics.ABSGRADIENTS if self.own.absgrad else Statistics.GRADIENTS
+
+    def noise(self, number: int, rate: float) -> float:
+        return float(self.own.noise_lr * rate)
+
+    def due(self, step: int) -> bool:
+        return in_window(self.own, self.config, step) or self._resets(step)
+
+    def _resets(self, step: int) -> bool:
+        return step % self.own.reset_every == 0 and step < self.own.refine_stop * self.config.horizon
+
+    def refine(self, population: Population, step: int, rng: np.random.Generator) -> dict[str, int]:
+        """Grows and prunes when the step is due; resets when that is due."""
+        counts = {}
+        if in_window(self.own, self.config, step):
+            counts = grow(population, self.mean_gradients(population), self.own, self.config.max_splats, rng)
+            counts |= prune(population, self.own, step)
+        if self._resets(step):
+            reset_opacities(population, self.own.reset_opacity)
         return counts
 
-    def mean_gradients(self) -> np.ndarray:
+    def mean_gradients(self, population: Population) -> np.ndarray:
         """[N] the statistic over its threshold, as the mean over the steps that saw the Gaussian."""
-        config, stats = self.config, self.stats
-        assert stats is not None
-        seen = np.maximum(stats.count, 1)
-        if config.absgrad:
-            return stats.absgrad_norm / seen / max(config.grow_absgradient, 1e-30)
-        return stats.means2d_norm / seen / max(config.grow_gradient, 1e-30)
+        seen = np.maximum(population.sums("count"), 1)
+        if self.own.absgrad:
+            return population.sums("absgrad_norm") / seen / max(self.own.grow_absgradient, 1e-30)
+        return population.sums("means2d_norm") / seen / max(self.own.grow_gradient, 1e-30)
 
 
-def grow(state: TrainState, pull: np.ndarray, config: Config, rng: np.random.Generator) -> dict[str, int]:
+def grow(
+    population: Population, pull: np.ndarray, own: Settings, cap: int, rng: np.random.Generator
+) -> dict[str, int]:
     """Duplicates or splits where `pull` [N] exceeds 1, the strongest first where the cap leaves room for some
-    only.
+    only. A split Gaussian makes room for its parts, whose means are drawn from it.
     """
     chosen = np.flatnonzero(pull > 1)
-    room = max(config.max_splats - state.n_splats, 0)
+    room = max(cap - population.n, 0)
     if len(chosen) > room:  # each adds one row
         chosen = np.sort(chosen[np.argsort(-pull[chosen], kind="stable")[:room]])
-    views = rows(state.gaussians)
-    large = np.exp(views["log_scales"][chosen].max(axis=1)) > config.split_scale * EXTENT
-    copied, parents = chosen[~large], chosen[large]
-    parts = split(views, parents, config.split_shrink, rng)
-    new = {name: np.concatenate([views[name][copied], parts[name]]) for name in GROUPS}
+    log_scales = population.column("log_scales")
+    large = np.exp(log_scales[chosen].max(axis=1)) > own.split_scale * EXTENT
+    copied, parents = chosen[~large], np.repeat(chosen[large], PARTS)
+    kept = np.setdiff1d(np.arange(population.n), parents)
+    source = np.concatenate([kept, copied, parents])
+    means, scales = population.column("means")[source], log_scales[source]
+    parts = slice(len(source) - len(parents), None)
+    axes = rng.standard_normal((len(parents), 3)) * np.exp(scales[parts])
+    means[parts] += rotate(population.column("quats")[parents], axes)
+    scales[parts] -= np.log(own.split_shrink)
     if len(chosen):
-        keep = np.ones(state.n_splats, bool)
-        keep[parents] = False
-        keep_rows(state, keep)
-        append_rows(state, new)
-    return {"duplicated": len(copied), "split": len(parents)}
+        fresh = np.arange(len(source)) >= len(kept)
+        population.apply(Edit(source, fresh, {"means": means, "log_scales": scales}))
+    return {"duplicated": len(copied), "split": len(parents) // PARTS}
 
 
-def split(
-    views: dict[str, np.ndarray], parents: np.ndarray, shrink: float, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Two smaller Gaussians for each of the rows `parents`, their means drawn from the parent."""
-    parts = {name: np.repeat(views[name][parents], PARTS, axis=0) for name in GROUPS}
-    axes = rng.standard_normal(parts["means"].shape) * np.exp(parts["log_scales"])
-    parts["means"] += rotate(parts["quats"], axes)
-    parts["log_scales"] -= np.log(shrink)
-    return parts
-
-
-def prune(state: TrainState, config: Config) -> dict[str, int]:
+def prune(population: Population, own: Settings, step: int) -> dict[str, int]:
     """Removes transparent Gaussians, and after the first reset huge ones; TrainingDiverged if none would
     stay.
     """
-    views = rows(state.gaussians)
-    keep = opacities(views["logit_opacities"]) >= config.min_opacity
-    if state.step > config.reset_every:
-        keep &= np.exp(views["log_scales"].max(axis=1)) <= config.prune_scale * EXTENT
-    pruned = len(keep) - int(keep.sum())
-    if pruned == len(keep):
+    keep = opacities(population.column("logit_opacities")) >= own.min_opacity
+    if step > own.reset_every:
+        keep &= np.exp(population.column("log_scales").max(axis=1)) <= own.prune_scale * EXTENT
+    if not keep.any():
         raise TrainingDiverged(
             "every splat became transparent or huge; lower the learning rates or min_opacity"
         )
-    if pruned:
-        keep_rows(state, keep)
-    return {"pruned": pruned}
+    population.apply(Edit(np.flatnonzero(keep)))
+    return {"pruned": len(keep) - int(keep.sum())}
 
 
-def reset_opacities(state: TrainState, highest: float) -> None:
+def reset_opacities(population: Population, highest: float) -> None:
     """Lowers every opacity to at most `highest`, and forgets the opacities' moments."""
-    leaf = rows(state.gaussians)["logit_opacities"]
-    np.minimum(leaf, logits(np.array(highest)), out=leaf)
-    reset_moments(state, slice(None), ("logit_opacities",))
+    lowered = np.minimum(population.column("logit_opacities"), logits(np.array(highest)))
+    column = {"logit_opacities": lowered.astype(np.float32)}
+    population.apply(Edit(columns=column, forget=("logit_opacities",)))

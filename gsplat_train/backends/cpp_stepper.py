@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole training step in one native call, in place on the parameters; nothing runs ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .. import _csrc
+from ..model.gaussians import Gaussians
+from ..scene import View
+from ..training.plan import Statistics, StepPlan
+from ..training.protocol import StepResult, T
+from ..training.rows import SUMS, HostPopulation, Population, TrainState, zero_sums
+from .cpp_planes import mask_plane, photo_planes
+from .kept import Kept
+
+PHOTO_BYTES = 4 << 30
+NAN = float("nan")
+
+
+class CppStepper:
+    """See training.stepper.Stepper."""
+
+    def __init__(self, pipeline: Any, state: TrainState) -> None:
+        self.pipeline, self.state = pipeline, state
+        self.kept = Kept(PHOTO_BYTES)
+        self._trees: list[list[np.ndarray]] | None = None  # the state's arrays, for writing
+        self.last = StepResult(NAN, NAN, NAN, True)
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
+    def n_splats(self) -> int:
+        return self.state.n_splats
+
+    def result(self) -> StepResult:
+        """See Stepper.result."""
+        return self.last
+
+    def look(self) -> TrainState:
+        """See Stepper.look."""
+        self._trees = None  # whoever looks may also put other arrays there
+        return self.state
+
+    def refine(self, change: Callable[[Population], T]) -> T:
+        """See Stepper.refine."""
+        return change(HostPopulation(self.look()))
+
+    def take(self, view: View, plan: StepPlan) -> StepResult:
+        """See Stepper.take."""
+        state = self.state
+        if self._trees is None:
+            self._trees = _in_place(state.gaussians, state.m, state.v)
+        wanted = plan.statistics is not Statistics.NONE
+        if wanted and not state.sums:
+            state.sums = zero_sums(state.n_splats)
+        shot = self.kept.get(view.key, lambda: _shot(view))
+        sums = tuple(state.sums[name] for name in SUMS) if wanted else None
+        loss, l1, ssim, updated = self.pipeline.train_step(*self._trees, shot, _native(plan), sums)
+        if updated:
+            state.step += 1
+            self.last = StepResult(loss, l1, ssim, True)
+        else:  # of a gradient that is not finite the others have moved already
+            self.last = StepResult(NAN, l1, ssim, not np.isfinite(loss))
+        return self.last
+
+
+def _native(plan: StepPlan) -> Any:
+    """The plan as the native code reads it, field by field."""
+    native = _csrc.StepPlan()
+    native.number, native.sh_degree, native.rates = plan.number, plan.sh_degree, plan.rates
+    native.ssim_lambda, native.antialiased = plan.ssim_lambda, plan.antialiased
+    native.opacity_weight, native.scale_weight = plan.opacity_weight, plan.scale_weight
+    native.background = plan.background
+    native.noise, native.seed = plan.noise, plan.seed & 0xFFFFFFFF
+    native.absgrad = plan.statistics is Statistics.ABSGRADIENTS
+    return native
+
+
+def _shot(view: View) -> tuple[Any, int]:
+    """A view's camera and photo as the native code takes them, and their bytes."""
+    camera, photo = view.camera, view.pixels
+    planes = photo_planes(photo.image)
+    mask = None if photo.mask is None else mask_plane(photo.mask)
+    viewmat, K = (np.ascontiguousarray(matrix, np.float32) for matrix in (camera.viewmat, camera.K))
+    shot = _csrc.Shot(viewmat, K, camera.width, camera.height, planes, mask)
+    return shot, planes.nbytes + (0 if mask is None else mask.nbytes)
+
+
+def _in_place(*trees: Gaussians) -> list[list[np.ndarray]]:
+    """Views of evaluated trees, for writing: never of a copy; the module refuses what is not contiguous."""
+    mx.eval(trees)
+    return [[np.asarray(leaf) for leaf in tree] for tree in trees]

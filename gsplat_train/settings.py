@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as dataclasses: a field declares its default, range and choices; values are checked against these.
+
+`Config` is one such dataclass; a strategy, a loss term or a parameter group may own another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import field, fields
+from typing import Any
+
+from .errors import UserError
+
+
+def number(default: float, low: float, high: float = math.inf) -> Any:
+    """A field for numbers from `low` to `high`; whole ones where the default is an int."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def choice(default: str, *others: str) -> Any:
+    """A field for one of a few words."""
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+def checked(owner: type, name: str, value: Any, what: str) -> Any:
+    """`value` for the field `name` of the dataclass `owner`, of its type and in its range; text is parsed.
+
+    `what` names the value in the UserError of one that is neither.
+    """
+    spec = {f.name: f for f in fields(owner)}[name]
+    return _value(spec.default, spec.metadata, value, what)
+
+
+def names(owner: type) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [f.name for f in fields(owner)]
+
+
+def allowed(owner: type, name: str) -> str:
+    """What a field takes, in words."""
+    spec = {f.name: f for f in fields(owner)}[name]
+    limits = spec.metadata
+    if "choices" in limits:
+        return ", ".join(limits["choices"])
+    if "low" in limits:
+        return _range(limits)
+    return {bool: "true or false", str: "text"}.get(type(spec.default), type(spec.default).__name__)
+
+
+def _value(default: Any, limits: Mapping[str, Any], value: Any, what: str) -> Any:
+    kind = type(default)
+    if kind is not str and isinstance(value, str):
+        value = _parse(kind, value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+        raise UserError(f"{what} must be {words[kind]}, got {value!r}")
+    if "choices" in limits and value not in limits["choices"]:
+        raise UserError(f"{what} must be one of {', '.join(limits['choices'])}, got {value!r}")
+    high = min(limits.get("high", 0), 1e300)
+    if "low" in limits and not limits["low"] <= value <= high:  # phrased so that NaN fails
+        raise UserError(f"{what} must be {_range(limits)}, got {value!r}")
+    return value
+
+
+def _range(limits: Mapping[str, Any]) -> str:
+    if limits["high"] < math.inf:
+        return f"from {limits['low']:g} to {limits['high']:g}"
+    return f"at least {limits['low']:g}"
+
+
+def _parse(kind: type, text: str) -> Any:
+    """`text` as a value of that type; the text itself where it is none."""
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text

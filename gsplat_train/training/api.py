@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`train`: a scene in, a model and its scores out. The command gs-train is a thin user of `run_training`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import backends
+from ..config import Config, changed, check, configure
+from ..datasets import read_scene
+from ..errors import UserError
+from ..model.gaussians import Gaussians
+from ..scene import Scene
+from .callbacks import Callback
+from .checkpoint import Checkpoint
+from .run_folder import RunFolder
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` returns."""
+
+    gaussians: Gaussians  # in the scene's own frame
+    antialiased: bool  # the mode that they were trained for
+    metrics: dict[str, Any]  # as metrics.json
+
+
+def train(
+    scene: Scene | str | os.PathLike[str],
+    config: Config | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> TrainResult:
+    """Trains Gaussians on a scene: one that was loaded, or what the command would be given.
+
+    config: all settings (None: the defaults, for a name or folder those of the command); `settings` change
+    single ones, as steps=2000. out: the run folder; None leaves no files. Works in any thread. UserError and its
+    kin, as the command.
+    """
+    if isinstance(scene, Scene):
+        chosen = changed(config or Config(), check(settings, "train"))
+    else:
+        chosen = changed(config or configure(os.fspath(scene), {}), check(settings, "train"))
+
+        def say(line: str) -> None:
+            for callback in callbacks:
+                callback.message(line)
+
+        scene = read_scene(chosen, say)
+    chosen = replace(chosen, backend=backends.choose(chosen.backend), schedule_steps=chosen.horizon)
+    if out is None:
+        return run_training(Trainer(chosen, scene, None, callbacks))
+    run = RunFolder(Path(out))
+    if run.holds_run():
+        raise UserError(f"{out} holds a run; give another folder")
+    with run.claimed():
+        return run_training(Trainer(chosen, scene, run, callbacks))
+
+
+def run_training(trainer: Trainer, resumed: Checkpoint | None = None) -> TrainResult:
+    """Trains to the end; a run folder gets its settings first, and loses what is of another run."""
+    if trainer.run is not None:
+        if resumed is None:
+            trainer.run.clear()
+        trainer.run.write_config(trainer.config)
+        trainer.run.truncate_log(trainer.step)
+    metrics = trainer.train()
+    return TrainResult(trainer.gaussians(), trainer.config.antialiased, metrics)

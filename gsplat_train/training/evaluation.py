@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured while a run goes on: scores of held-out and training views, previews, metrics.json."""
+
+from __future__ import annotations
+
+import time
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..evaluate.measure import measure
+from ..evaluate.pictures import write_preview
+from ..scene import View
+from ..storage import file_name
+from .run_folder import origin, peak_memory_mb
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+OVERFIT_DB = 0.2  # warn when the held-out PSNR is this far below its best; the spread of seeds is about 0.1
+
+
+class Evaluation:
+    """The evaluations of one run; what it remembers is in the trainer's counts, and saved with the state."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        defaults = {"best_test": 0.0, "train_at_best": 0.0, "warned": False}
+        trainer.counts = defaults | trainer.counts
+
+    def run(self) -> None:
+        """Measures held-out and some training views, pictures a few, writes metrics.json; warns of
+        over-fitting.
+        """
+        trainer = self.trainer
+        with trainer.clock.stopped():
+            gaussians = trainer.gaussians()
+            test, train = (
+                measure(
+                    gaussians,
+                    views,
+                    trainer.backend,
+                    background=trainer.config.background,
+                    antialiased=trainer.config.antialiased,
+                    each=self._preview,
+                )
+                for views in (trainer.test_views, self._some_training_views())
+            )
+            scores = {"test": test if trainer.test_views else None, "train": train}
+            trainer.metrics = self._summary() | scores | {"warnings": trainer.warnings} | origin()
+            if trainer.run is not None:
+                trainer.run.write_metrics(trainer.metrics)
+            for callback in trainer.callbacks:
+                callback.evaluated(trainer, trainer.metrics)
+            if trainer.test_views:
+                self._watch(test["psnr"], train["psnr"])
+
+    def _some_training_views(self) -> list[View]:
+        views, wanted = self.trainer.train_views, self.trainer.config.eval_train_views
+        n = min(wanted or len(views), len(views))
+        return [views[i] for i in np.linspace(0, len(views) - 1, n).round().astype(int)]
+
+    def _preview(self, view: View, picture: np.ndarray) -> None:
+        trainer = self.trainer
+        pictured = {view.name for view in trainer.test_views[: trainer.config.preview_views]}
+        if trainer.run is None or view.name not in pictured:
+            return
+        name = str(PurePosixPath(view.name).with_suffix("")).replace("/", "_")
+        path = trainer.run.previews / file_name(f"test_{name}", f"_{trainer.step:07d}.png")
+        write_preview(path, view, picture)
+
+    def _summary(self) -> dict[str, Any]:
+        """What metrics.json says beside the scores."""
+        trainer = self.trainer
+        step, seconds = trainer.step, trainer.clock.seconds
+        camera = trainer.scene.views[0].camera
+        on_gpu = trainer.config.backend in ("metal", "cuda")
+        return {
+            "scene": trainer.scene.name,
+            "backend": trainer.config.backend,
+            "steps": step,
+            "n_splats": trainer.n_splats,
+            "seconds": round(seconds, 3),
+            "it_per_s": round(step / seconds, 3) if seconds else 0.0,
+            "peak_memory_mb": peak_memory_mb(),
+            **({"peak_gpu_memory_mb": mx.get_peak_memory() / 1e6} if on_gpu else {}),
+            "width": camera.width,
+            "height": camera.height,
+            "undistort": trainer.scene.undistort,
+            "seed": trainer.config.seed,
+            "wall_seconds": round(time.monotonic() - trainer.began, 3),
+        }
+
+    def _watch(self, test: float, train: float) -> None:
+        """Warns, once, when the held-out PSNR falls while the training PSNR rises."""
+        counts = self.trainer.counts
+        best, train_at_best = counts["best_test"], counts["train_at_best"]
+        if test > best:
+            counts |= {"best_test": test, "train_at_best": train}
+        elif test < best - OVERFIT_DB and train > train_at_best and not counts["warned"]:
+            counts["warned"] = True
+            self.trainer.message(
+                f"warning: over-fitting at step {self.trainer.step}: held-out PSNR fell from {best:.2f} to "
+                f"{test:.2f} dB while training PSNR rose from {train_at_best:.2f} to {train:.2f}; "
+                "fewer splats or steps may help"
+            )

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step minimises: named terms, each one function and one weight.
+
+    photometric + opacity_weight mean(opacities) + scale_weight mean(scales) + sum of weight * term
+
+The photometric term compares the render with the pixels of the photo that count (its mask). The terms of
+`registry.TERMS` are functions of what a render left (`Seen`); each module has
+
+    Settings          a dataclass with `weight`, 0 by default: off
+    term(seen) -> mx.array     a scalar, differentiable in what `seen` holds
+
+A backend fuses the first three. With any other term the generic stepper serves, slower and equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .. import registry
+from ..backends import Backend
+from ..config import Config
+from ..model.gaussians import Gaussians
+from ..renderer import RenderOutput
+from ..scene import Photo, View
+from .groups import Group, open_groups
+from .plan import StepPlan, active_groups, active_terms
+
+Term = Callable[["Seen"], mx.array]
+
+
+class Seen(NamedTuple):
+    """What a term may look at."""
+
+    gaussians: Gaussians
+    out: RenderOutput  # image [H, W, 3] (after the groups), alpha [H, W, 1], projected
+    view: View
+    photo: Photo
+    plan: StepPlan
+
+
+@dataclass
+class Objective:
+    """Terms and parameter groups of a run, beside those that every run has."""
+
+    terms: dict[str, Term] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has only the terms that every run has: then a backend may fuse it."""
+        return not self.terms and not self.groups
+
+    @classmethod
+    def of(cls, config: Config, views: tuple[View, ...]) -> Objective:
+        """The objective that the settings ask for, on these training views."""
+        terms = {name: registry.module(registry.TERMS[name]).term for name in active_terms(config)}
+        return cls(terms, open_groups(config, active_groups(config), views))
+
+    def loss(
+        self, backend: Backend, seen: Seen, mask: mx.array | None, target: mx.array
+    ) -> tuple[mx.array, tuple[mx.array, mx.array, mx.array]]:
+        """(what is minimised, (photometric loss, l1, ssim)), scalars."""
+        plan, gaussians = seen.plan, seen.gaussians
+        loss, l1, ssim = backend.photometric_loss(seen.out.image, target, plan.ssim_lambda, mask)
+        total = loss + plan.opacity_weight * gaussians.opacities.mean()
+        total = total + plan.scale_weight * gaussians.scales.mean()
+        for name, term in self.terms.items():
+            total = total + plan.weights[name] * term(seen)
+        return total, (loss, l1, ssim)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StepPlan: what one step does, said once. `Schedule.at` is the only place that makes one, from the configuration,
+the strategy and the step; the trainer, the steppers of all backends and the native code read it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import Config
+from ..model.gaussians import Gaussians
+
+if TYPE_CHECKING:
+    from .strategies import Strategy
+
+NAMES = Gaussians._fields  # the order of the rates
+# Of training's frame: 1.1 times the distance of its farthest camera, which is 1 (3DGS, getNerfppNorm).
+EXTENT = 1.1
+BACKGROUND_STREAM = 1  # tells the random background from what else is drawn by seed and step
+BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
+
+
+class Statistics(Enum):
+    """Which sums a step adds to, for the Gaussians that its view shows."""
+
+    NONE = 0
+    GRADIENTS = 1  # norms of the screen-space gradients, and how often a Gaussian was seen
+    ABSGRADIENTS = 2  # these, and of the sums of absolute per-pixel gradients (Ye et al. 2024, AbsGS)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step. Rates are per step of Adam, in training's frame; a weight multiplies a term of the loss."""
+
+    number: int  # of the step, from 1
+    rates: tuple[float, ...]  # one for each leaf of Gaussians, in their order
+    sh_degree: int  # the colour bands in use
+    ssim_lambda: float = 0.2  # photometric = (1 - lambda) L1 + lambda (1 - SSIM)
+    opacity_weight: float = 0.0  # times mean(opacities)
+    scale_weight: float = 0.0  # times mean(scales)
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the terms in registry.TERMS
+    group_rates: Mapping[str, float] = field(default_factory=dict)  # of the groups in registry.GROUPS
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    antialiased: bool = False
+    noise: float = 0.0  # scale of the exploration noise on the means (3DGS-MCMC, equation 8); 0: none
+    seed: int = 0  # of the noise
+    statistics: Statistics = Statistics.NONE
+
+
+class Schedule:
+    """The plans of a run."""
+
+    def __init__(self, config: Config, strategy: Strategy) -> None:
+        self.config, self.strategy = config, strategy
+
+    def at(self, number: int) -> StepPlan:
+        """The plan of step `number` (from 1)."""
+        config, strategy = self.config, self.strategy
+        rates = learning_rates(config, number - 1)
+        if config.background == "random":
+            draw = np.random.default_rng((config.seed, number, BACKGROUND_STREAM)).random(3, np.float32)
+            background = tuple(float(value) for value in draw)
+        else:
+            background = BACKGROUNDS[config.background]
+        terms = {name: config.sections[name].weight for name in active_terms(config)}
+        groups = active_groups(config)
+        return StepPlan(
+            number=number,
+            rates=tuple(rates[name] for name in NAMES),
+            sh_degree=sh_degree_at(config, number - 1),
+            ssim_lambda=config.ssim_lambda,
+            opacity_weight=strategy.opacity_weight,
+            scale_weight=strategy.scale_weight,
+            weights=terms,
+            group_rates={name: config.sections[name].rate_at(number, config.horizon) for name in groups},
+            background=(background[0], background[1], background[2]),
+            antialiased=config.antialiased,
+            noise=strategy.noise(number, rates["means"]),
+            seed=config.seed,
+            statistics=strategy.statistics,
+        )
+
+
+def active_terms(config: Config) -> list[str]:
+    """The terms of registry.TERMS that the settings give a weight."""
+    return [name for name, section in config.sections.items() if getattr(section, "weight", 0.0) > 0]
+
+
+def active_groups(config: Config) -> list[str]:
+    """The groups of registry.GROUPS that the settings turn on."""
+    return [name for name, section in config.sections.items() if getattr(section, "mode", "off") != "off"]
+
+
+def learning_rates(config: Config, step: int) -> dict[str, float]:
+    """The rate of each leaf for the step after `step` steps; that of means decays exponentially (3DGS)."""
+    progress = min(step / config.horizon, 1.0)
+    first, last = config.lr_means, config.lr_means_end
+    means = first * (last / first) ** progress if first > 0 else 0.0
+    return {
+        "means": EXTENT * means,
+        "quats": config.lr_quats,
+        "log_scales": config.lr_scales,
+        "logit_opacities": config.lr_opacities,
+        "sh0": config.lr_sh0,
+        "shN": config.lr_shN,
+    }
+
+
+def sh_degree_at(config: Config, step: int) -> int:
+    """The degree in use in the step after `step` steps: it rises by one each `sh_interval` (3DGS)."""
+    return min(config.sh_degree, step // config.sh_interval) if config.sh_interval else config.sh_degree

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stepper promises, whichever backend made it.
+
+A stepper alone knows whether steps are under way. `take` asks for one and need not wait; `result`, `look` and
+`refine` wait; nothing else does. Views are known by `View.key`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+from ..scene import View
+from .plan import StepPlan
+from .rows import Population, TrainState
+
+T = TypeVar("T")
+
+
+class StepResult(NamedTuple):
+    """What a step measured before it moved anything."""
+
+    loss: float  # (1 - lambda) L1 + lambda (1 - SSIM): without the other terms; NaN: the step was not done
+    l1: float
+    ssim: float
+    whole: bool = True  # False: a gradient was not finite, and some of the Gaussians had moved by then
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss)
+
+
+class Stepper(Protocol):
+    """Takes steps on one state."""
+
+    @property
+    def step(self) -> int:
+        """How many steps have been asked for; after `result`, how many were done."""
+        ...
+
+    @property
+    def n_splats(self) -> int: ...
+
+    def take(self, view: View, plan: StepPlan) -> StepResult:
+        """Asks for a step on `view`. Does not wait: the result is the newest known, maybe of an older step.
+
+        Where the loss is not finite nothing moves. Where a gradient is not, the step is not whole. Either way
+        the loss reported from then on is NaN, and `step` stays.
+        """
+        ...
+
+    def result(self) -> StepResult:
+        """Waits for all steps asked for; the result of the last."""
+        ...
+
+    def look(self) -> TrainState:
+        """Waits; the state as it is now. Later steps may change its arrays: copy what is to be kept."""
+        ...
+
+    def refine(self, change: Callable[[Population], T]) -> T:
+        """Waits, and lets `change` edit the rows where they are; what it returned."""
+        ...

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who takes the steps of a run. A backend makes a `Stepper` for a state and an objective that it can fuse;
+otherwise `GenericStepper` serves, out of the backend's stages: slower, and equal.
+
+What a stepper promises is in protocol.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from ..backends import Backend
+from ..model.gaussians import Gaussians
+from ..model.quaternions import rotate
+from ..renderer import render
+from ..scene import View
+from .objective import Objective, Seen
+from .plan import NAMES, Statistics, StepPlan
+from .protocol import Stepper, StepResult
+from .rows import HostPopulation, Population, TrainState, rows, zero_sums
+
+T = TypeVar("T")
+
+
+def make_stepper(backend: Backend, state: TrainState, objective: Objective) -> Stepper:
+    """The backend's own stepper where it fuses this objective, otherwise the generic one."""
+    if objective.is_plain:
+        fused: Stepper | None = backend.stepper(state)
+        if fused is not None:
+            return fused
+    return GenericStepper(backend, state, objective)
+
+
+class GenericStepper:
+    """Steps out of a backend's stages and mx.value_and_grad."""
+
+    def __init__(self, backend: Backend, state: TrainState, objective: Objective | None = None) -> None:
+        self.backend, self.state = backend, state
+        self.objective = objective or Objective()
+        self.last = StepResult(math.nan, math.nan, math.nan)
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
+    def n_splats(self) -> int:
+        return self.state.n_splats
+
+    def result(self) -> StepResult:
+        """See Stepper.result."""
+        return self.last
+
+    def look(self) -> TrainState:
+        """See Stepper.look."""
+        return self.state
+
+    def refine(self, change: Callable[[Population], T]) -> T:
+        """See Stepper.refine."""
+        return change(HostPopulation(self.state))
+
+    def take(self, view: View, plan: StepPlan) -> StepResult:
+        """See Stepper.take."""
+        self.last = self._step(view, plan)
+        return self.last
+
+    def _step(self, view: View, plan: StepPlan) -> StepResult:
+        state, photo = self.state, view.pixels
+        target = mx.array(photo.image)
+        mask = None if photo.mask is None else mx.array(photo.mask)
+        groups = self.objective.groups
+
+        def loss_of(gaussians: Gaussians, probes: list[mx.array], values: dict[str, mx.array]) -> tuple:
+            absgrad = probes[1] if plan.statistics is Statistics.ABSGRADIENTS else None
+            out = render(
+                gaussians, view.camera, self.backend, plan.sh_degree, plan.background, plan.antialiased,
+                means2d_probe=probes[0], absgrad_probe=absgrad,
+            )  # fmt: skip
+            for name, group in groups.items():
+                out = out._replace(image=group.image(values[name], view, out.image))
+            seen = Seen(gaussians, out, view, photo, plan)
+            total, parts = self.objective.loss(self.backend, seen, mask, target)
+            return total, parts, out.projected.radii
+
+        probe = mx.zeros((state.n_splats, 2))
+        values = {name: group.values for name, group in groups.items()}
+        (total, (loss, l1, ssim), radii), gradients = mx.value_and_grad(loss_of, argnums=(0, 1, 2))(
+            state.gaussians, [probe, probe], values
+        )
+        moves, (v_means2d, v_absgrad), v_groups = gradients
+        leaves = [*moves, *v_groups.values()]
+        finite = mx.isfinite(total) & mx.stack([mx.isfinite(leaf).all() for leaf in leaves]).all()
+        mx.eval(loss, l1, ssim, radii, leaves, v_means2d, v_absgrad, finite)
+        if not finite.item():
+            return StepResult(math.nan, l1.item(), ssim.item())
+
+        if plan.statistics is not Statistics.NONE:
+            self._count(view, np.asarray(radii), np.asarray(v_means2d), np.asarray(v_absgrad))
+        state.step += 1
+        rates = dict(zip(NAMES, plan.rates, strict=True))
+        state.gaussians, state.m, state.v = self.backend.adam(
+            state.gaussians, moves, state.m, state.v, rates, state.step
+        )
+        mx.eval(state.gaussians, state.m, state.v)
+        if plan.noise:
+            add_noise(state, plan.noise, plan.seed)
+        for name, group in groups.items():
+            group.step(v_groups[name], plan.group_rates[name], state.step)
+        return StepResult(loss.item(), l1.item(), ssim.item())
+
+    def _count(self, view: View, radii: np.ndarray, v_means2d: np.ndarray, v_absgrad: np.ndarray) -> None:
+        """Adds to the sums of the Gaussians that the view shows."""
+        sums = self.state.sums = self.state.sums or zero_sums(self.state.n_splats)
+        visible = (radii > 0).all(axis=1)
+        half = np.array([view.camera.width / 2, view.camera.height / 2], np.float32)
+        sums["means2d_norm"][visible] += np.linalg.norm(v_means2d[visible] * half, axis=1)
+        sums["absgrad_norm"][visible] += np.linalg.norm(v_absgrad[visible] * half, axis=1)
+        sums["count"] += visible
+
+
+# The noise, Adam and the sums stand here in NumPy and MLX, in csrc/cpu/update.h and in csrc/kernels/update.metal:
+# that is the price of fusion. tests/test_train_step.py and tests/test_gpu.py hold the three together.
+
+
+def add_noise(state: TrainState, scale: float, seed: int) -> None:
+    """means += R diag(s^2) R^T n sigmoid(-100 (opacity - 0.005)) scale, n from `normals` (3DGS-MCMC, equation
+    8).
+    """
+    views = rows(state.gaussians)
+    gate = 0.5 - 0.5 * np.tanh(50 * (np.asarray(state.gaussians.opacities) - 0.005))  # the sigmoid
+    pull = normals(state.n_splats, seed, state.step) * (gate * scale)[:, None]
+    inverse = views["quats"] * np.array([1, -1, -1, -1], np.float32)
+    along = rotate(inverse, pull) * np.exp(2 * views["log_scales"])
+    views["means"] += rotate(views["quats"], along)
+
+
+def normals(n: int, seed: int, step: int) -> np.ndarray:
+    """[n, 3] float32 standard normals that depend on seed, step and index alone, so that resuming needs no
+    state.
+
+    Box and Muller's transform of two uniforms, each the counter (index, step, seed, j) through the integer
+    hash lowbias32.
+    """
+    index = np.arange(3 * n, dtype=np.uint32).reshape(n, 3)
+    u1, u2 = (_uniforms(index, seed, step, j) for j in (0, 1))
+    return (np.sqrt(-2 * np.log(u1)) * np.cos(2 * np.pi * u2)).astype(np.float32)
+
+
+def _uniforms(index: np.ndarray, seed: int, step: int, j: int) -> Any:
+    constant = (step * 0x85EBCA77 + seed * 0xC2B2AE3D + j * 0x27D4EB2F) & 0xFFFFFFFF
+    x: Any = index * np.uint32(0x9E3779B1) + np.uint32(constant)
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    x ^= x >> 16
+    return ((x >> 8) + 0.5) / 2**24

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No density control: nothing moves but what Adam moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...config import Config
+from ..plan import Statistics
+from ..rows import Population
+
+BRINGS: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """It has none."""
+
+
+class Strategy:
+    """See strategies.Strategy."""
+
+    statistics = Statistics.NONE
+    opacity_weight = scale_weight = 0.0
+
+    def __init__(self, config: Config) -> None:
+        pass
+
+    def noise(self, number: int, rate: float) -> float:
+        return 0.0
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def refine(self, population: Population, step: int, rng: np.random.Generator) -> dict[str, int]:
+        return {}
