@@ -243,15 +243,19 @@ BROKEN = {
     "pose infinite": (replace(images=[image(translation=[0, INF, 0])]), "image 'b.png' has no usable pose"),
     "pose absurd": (replace(images=[image(translation=[0, 1e300, 0])]), "image 'b.png' has no usable pose"),
     "rotation zero": (replace(images=[image(quat=[0.0, 0, 0, 0])]), "image 'b.png' has no usable pose"),
-    "two of a name": (replace(images=[image(), image(id=8)]), "two images have the name 'b.png'"),
+    "two of a name": (
+        replace(images=[image(), image(id=8, translation=[0, 0, 5])]),
+        "two images have the name 'b.png'",
+    ),
     "name upwards": (replace(images=[image(name="../b.png")]), "leads outside the folder of photos"),
     "name absolute": (replace(images=[image(name="/etc/b.png")]), "leads outside the folder of photos"),
     "name empty": (replace(images=[image(name="")]), "leads outside the folder of photos"),
-    "point NaN": (
-        replace(points=[*POINTS, ([NAN, 0, 0], [0, 0, 0], 0)]),
-        "1 of 4 points are not finite, the first, number 4",
+    "points NaN": (replace(points=[([NAN, 0, 0], [0, 0, 0], 0)] * 2), "2 of 2 points lie nowhere, the first"),
+    "point absurd": (replace(points=[([1e300, 0, 0], [0, 0, 0], 0)]), r"number 1, at \[1e\+300"),
+    "a camera twice": (
+        replace(cameras=[*CAMERAS, (1, "PINHOLE", 40, 30, [51.0, 52.0, 19.0, 16.0])]),
+        "camera 1 is given twice and differs",
     ),
-    "point absurd": (replace(points=[([1e300, 0, 0], [0, 0, 0], 0)]), "1 of 1 points are not finite"),
 }
 
 
@@ -279,7 +283,6 @@ def test_broken_models_answer_one_line_and_take_no_memory(tmp_path, case):
         ("cameras", b"50.0", b"fifty", "cameras.txt, line 3"),
         ("cameras", b"PINHOLE", b"FISHEYE624", "has the camera model FISHEYE624; supported are"),
         ("images", b"b.png", b"", "images.txt, line 3: expected IMAGE_ID QW"),
-        ("images", b"4 1 b.png", b"nan 1 b.png", "image 'b.png' has no usable pose"),
         ("points3D", b"0.1 0.2", b"0.1 ?", "points3D.txt, line 3: expected POINT3D_ID"),
         ("points3D", b"1 2 3", b"1 2 300", "points3D.txt, line 3"),
     ],
@@ -290,6 +293,67 @@ def test_broken_text_answers_its_line(tmp_path, name, old, new, message):
     files[f"{name}.txt"] = files[f"{name}.txt"].replace(old, new, 1)
     with pytest.raises(UserError, match=message):
         load_scene(write_scene(tmp_path, files))
+
+
+MENDED = {
+    "a point NaN": (replace(points=[*POINTS, ([NAN, 0, 0], [0, 0, 0], 0)]), "1 of 4 points lie nowhere"),
+    "a point at 1e30": (replace(points=[*POINTS, ([0, 1e30, 0], [0, 0, 0], 0)]), "1 of 4 points lie nowhere"),
+    "a rotation of zero": (
+        replace(images=[*IMAGES, image(quat=[0.0, 0, 0, 0], name="d.png")]),
+        "1 of 4 images ('d.png') have no usable pose",
+    ),
+    "a pose NaN": (
+        replace(images=[image(translation=[0, NAN, 0], name="d.png"), *IMAGES]),
+        "1 of 4 images ('d.png') have no usable pose",
+    ),
+    "an image twice": (replace(images=[*IMAGES, image(id=50)]), "1 images are given twice, alike"),
+    "a camera twice, alike": (replace(cameras=CAMERAS * 2), ""),
+}
+
+
+@pytest.mark.parametrize("case", MENDED)
+def test_single_faults_are_mended_with_a_word(tmp_path, case):
+    damage, word = MENDED[case]
+    lines = []
+    root = write_scene(tmp_path / "scene", damage(binary_files(CAMERAS, IMAGES, POINTS)))
+    check_good(load_scene(root, log=lines.append))
+    warnings = [line for line in lines if line.startswith("warning")]
+    assert len(warnings) == bool(word) and all(word in line for line in warnings)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_byte_order_marks_are_read(tmp_path, encoding):
+    files = text_files(CAMERAS, IMAGES, POINTS)
+    for name, data in files.items():
+        mark = "" if encoding == "utf-8-sig" else "\ufeff"
+        files[name] = (mark + data.decode().replace("\n", "\r\n")).encode(encoding)
+    check_good(load_scene(write_scene(tmp_path / "scene", files)))
+
+
+@pytest.mark.parametrize("damage", ["stripped", "half stripped", "points kept", "no last line"])
+def test_images_txt_without_its_second_lines(tmp_path, damage):
+    files = text_files(CAMERAS, IMAGES, POINTS)
+    lines = [line for line in files["images.txt"].decode().split("\n") if line]
+    if damage == "half stripped":
+        lines.insert(2, "")
+    if damage != "points kept":
+        lines = [line for line in lines if line != "1.5 2.5 1"]
+    text = "\n".join(lines) + ("" if damage == "no last line" else "\n")
+    said = []
+    root = write_scene(tmp_path / "scene", files | {"images.txt": text.encode()})
+    check_good(load_scene(root, log=said.append))
+    assert any(line.startswith("warning: ") and "second lines" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    "points", ["", "1 2 -1", "320 240 -1 5 6 -1 7 8 9 10 11 12", "1.5 2.5 1 " * 500, "1 2 3 4 5 6 7 8 9"]
+)
+def test_2d_points_in_text_are_no_images(tmp_path, points):
+    files = text_files(CAMERAS, IMAGES, POINTS)
+    files["images.txt"] = files["images.txt"].replace(b"1.5 2.5 1\n", points.encode() + b"\n")
+    lines = []
+    check_good(load_scene(write_scene(tmp_path / "scene", files), log=lines.append))
+    assert not any("warning" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])

@@ -7,6 +7,7 @@ Leaves: pinhole views in the model's frame, for COLMAP's axes and pixels are our
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,8 +18,8 @@ from ..scene import Camera, Scene
 from . import colmap_binary, colmap_text
 from .advice import scene_above
 from .colmap_places import FILES, find_places, is_complete, photo_folders
-from .colmap_records import ImageRecord, Points, intrinsics, rotation_matrix
-from .files import find_photos
+from .colmap_records import CameraRecord, ImageRecord, Points, intrinsics, rotation_matrix
+from .files import find_photos, shorten
 from .images import PhotoFile, load_views
 from .options import LoadOptions
 
@@ -72,42 +73,65 @@ def _read(folders: list[Path], root: Path, options: LoadOptions) -> tuple[Path, 
     for folder in folders:
         if folder not in complete:
             log(f"COLMAP: {folder} lacks one of {', '.join(FILES)}; left out")
-    candidates = [(folder, read_file(folder, "images")) for folder in complete]
+    candidates = [(folder, read_file(folder, "images", log)) for folder in complete]
     model, records = max(candidates, key=lambda candidate: len(candidate[1]))  # the first of equals
     if len(candidates) > 1:
         sizes = ", ".join(f"{folder.name}: {len(found)} images" for folder, found in candidates)
         log(f"COLMAP: took {model}, the largest of {len(candidates)} models ({sizes})")
     if not records:
         raise UserError(f"{model} is an empty model: it has no images; reconstruct the scene again")
-    points = _checked_points(read_file(model, "points3D"), model)
-    photos = _photos(records, model)
+    points = _usable(read_file(model, "points3D"), model, log)
+    photos = _photos(records, model, log)
     found = find_photos(photos, root, options.images, log, likely=photo_folders(model, root))
     return model, [photos[name]._replace(path=path) for name, path in found.items()], points
 
 
-def read_file(model: Path, name: str) -> Any:
+def read_file(model: Path, name: str, log: Callable[[str], None] = lambda line: None) -> Any:
     """One of FILES of a model: binary where there is one, as COLMAP itself prefers, else text."""
     for suffix, reader in ((".bin", colmap_binary), (".txt", colmap_text)):
         path = model / f"{name}{suffix}"
         if path.is_file():
-            read = {
-                "cameras": reader.read_cameras,
-                "images": reader.read_images,
-                "points3D": reader.read_points,
-            }
-            return read[name](path)  # type: ignore[operator]
+            if name == "images":
+                return (
+                    colmap_binary.read_images(path)
+                    if suffix == ".bin"
+                    else colmap_text.read_images(path, log)
+                )
+            return reader.read_cameras(path) if name == "cameras" else reader.read_points(path)
     raise UserError(f"{model} has no {name}.bin or {name}.txt; a COLMAP model needs {', '.join(FILES)}")
 
 
-def _photos(records: list[ImageRecord], model: Path) -> dict[str, PhotoFile]:
-    """Every image of the model, checked, by name and still without its file."""
-    cameras = read_file(model, "cameras")
+def _cameras(model: Path) -> dict[int, CameraRecord]:
+    """The cameras by id; UserError where there are none, or an id stands for two."""
+    cameras: dict[int, CameraRecord] = {}
+    for camera_id, record in read_file(model, "cameras"):
+        if cameras.setdefault(camera_id, record) != record:
+            raise UserError(f"{model}: camera {camera_id} is given twice and differs; keep the right one")
     if not cameras:
         raise UserError(f"{model} has no cameras; reconstruct the scene again")
+    return cameras
+
+
+def _photos(records: list[ImageRecord], model: Path, log: Callable[[str], None]) -> dict[str, PhotoFile]:
+    """Every image of the model, checked, by name and still without its file.
+
+    An image without a usable pose, or given twice alike, is left out with a warning.
+    """
+    cameras = _cameras(model)
+    usable = [record for record in records if _has_pose(record)]
+    if lost := [record for record in records if not _has_pose(record)]:
+        if not usable:
+            raise UserError(
+                f"{model}: image {lost[0].name!r} has no usable pose: {lost[0].quat, lost[0].translation}; "
+                "reconstruct the scene again"
+            )
+        names = shorten([record.name for record in lost])
+        log(f"warning: {model}: {len(lost)} of {len(records)} images ({names}) have no usable pose; left out")
     photos: dict[str, PhotoFile] = {}
-    for record in records:
-        _check_image(record, model)
-        if record.name in photos:
+    known: dict[str, ImageRecord] = {}
+    for record in usable:
+        _check_name(record.name, model)
+        if known.setdefault(record.name, record) != record:
             raise UserError(f"{model}: two images have the name {record.name!r}; names must differ")
         if record.camera_id not in cameras:
             raise UserError(
@@ -120,30 +144,36 @@ def _photos(records: list[ImageRecord], model: Path) -> dict[str, PhotoFile]:
         viewmat[:3, 3] = record.translation
         pinhole = Camera(viewmat, K, camera.width, camera.height)
         photos[record.name] = PhotoFile(record.name, Path(), pinhole, distortion)
+    if len(known) < len(usable):
+        log(f"warning: {model}: {len(usable) - len(known)} images are given twice, alike; kept once")
     return photos
 
 
-def _check_image(record: ImageRecord, model: Path) -> None:
-    pose = (*record.quat, *record.translation)
-    believable = np.abs(pose).max() <= MAX_COORDINATE  # so that NaN is not
-    if not believable or np.linalg.norm(record.quat) < MIN_QUATERNION:
-        raise UserError(
-            f"{model}: image {record.name!r} has no usable pose: {pose}; reconstruct the scene again"
-        )
+def _has_pose(record: ImageRecord) -> bool:
+    believable = np.abs((*record.quat, *record.translation)).max() <= MAX_COORDINATE  # so that NaN is not
+    return bool(believable and np.linalg.norm(record.quat) >= MIN_QUATERNION)
+
+
+def _check_name(name: str, model: Path) -> None:
     # The name becomes a path below the folder of photos, and below the folder of renders.
-    path = PurePosixPath(record.name)
+    path = PurePosixPath(name)
     if not path.name or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{model}: image name {record.name!r} leads outside the folder of photos; rename it")
+        raise UserError(f"{model}: image name {name!r} leads outside the folder of photos; rename it")
 
 
-def _checked_points(points: Points, model: Path) -> Points:
+def _usable(points: Points, model: Path, log: Callable[[str], None]) -> Points:
+    """The points without those that lie nowhere, which are told; UserError where none is left."""
     if not len(points.positions):
         raise UserError(f"{model} is an empty model: it has no points; reconstruct the scene again")
-    bad = ~(np.abs(points.positions) <= MAX_COORDINATE).all(axis=1)  # so that NaN is bad
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise UserError(
-            f"{model}: {bad.sum():,} of {len(bad):,} points are not finite, the first, number {first + 1}, "
-            f"is at {points.positions[first].tolist()}; reconstruct the scene again"
-        )
-    return points
+    good = (np.abs(points.positions) <= MAX_COORDINATE).all(axis=1)  # so that NaN is bad
+    if good.all():
+        return points
+    first = int(np.argmin(good))
+    what = (
+        f"{model}: {(~good).sum():,} of {len(good):,} points lie nowhere, the first, number {first + 1}, "
+        f"at {points.positions[first].tolist()}"
+    )
+    if not good.any():
+        raise UserError(f"{what}; reconstruct the scene again")
+    log(f"warning: {what}; left out")
+    return Points(points.positions[good], points.colors[good])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,10 @@ def _open(path: Path) -> _File:
     return _File(path, data)
 
 
-def read_cameras(path: Path) -> dict[int, CameraRecord]:
-    """cameras.bin by camera id."""
+def read_cameras(path: Path) -> list[tuple[int, CameraRecord]]:
+    """The cameras of cameras.bin with their ids, in the order of the file."""
     file = _open(path)
-    cameras = {}
+    cameras = []
     for _ in range(file.count("cameras", CAMERA.size)):
         camera_id, model_id, width, height = file.unpack(CAMERA)
         if not 0 <= model_id < len(CAMERA_MODELS):
@@ -86,11 +87,11 @@ def read_cameras(path: Path) -> dict[int, CameraRecord]:
             )
         model, n_params = list(CAMERA_MODELS.items())[model_id]
         params = file.unpack(struct.Struct(f"<{n_params}d"))
-        cameras[camera_id] = CameraRecord(model, width, height, params)
+        cameras.append((camera_id, CameraRecord(model, width, height, params)))
     return cameras
 
 
-def read_images(path: Path) -> list[ImageRecord]:
+def read_images(path: Path, log: Callable[[str], None] = lambda line: None) -> list[ImageRecord]:
     """images.bin, in the order of the file, without the 2D points."""
     file = _open(path)
     images: list[ImageRecord] = []
