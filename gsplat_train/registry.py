@@ -28,6 +28,10 @@ MADE = frozenset({"demo"})  # readers that make their scene and take no folder
 # Splat formats by the end of a file's name. A module has `read` and `write`: see model.formats.
 FORMATS = {
     ".ply": "model.formats.ply",
+    ".compressed.ply": "model.formats.compressed_ply",
+    ".splat": "model.formats.splat",
+    ".spz": "model.formats.spz",
+    ".sog": "model.formats.sog",
 }
 
 # Density control. A module has `Settings` and `Strategy`: see training.strategies.

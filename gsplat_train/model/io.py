@@ -50,7 +50,10 @@ def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Mo
     if not path.exists():
         raise UserError(f"no model at {path}; give a run folder, a checkpoint or a file of splats")
     if formats.ending_of(path):
-        return from_splats(formats.format_of(path).read(path), _run_of(path.parent))
+        splats = formats.format_of(path).read(path)
+        for note in splats.notes:
+            log(f"warning: {note}")
+        return from_splats(splats, _run_of(path.parent))
     if path.suffix in (".safetensors", ".json"):
         return _of_checkpoint(path, _run_of(path.parent.parent))
     known = ", ".join(registry.FORMATS)

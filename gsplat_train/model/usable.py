@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which splats of a file can be used: what is not finite is clamped or left out, what is odd is said.
+
+Other programs write logits of opacity 1 (infinite), scales of 0 (-inf) and, rarely, NaN. One such splat is no
+reason to refuse a million others; that it was met is told in the notes of the Splats.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .splats import Splats
+
+LOGIT_LIMIT = 16.0  # instead of an infinite logit; sigmoid(16) is 1 within 1e-7
+LOG_SCALE_LEAST = -20.0  # instead of -inf; as .compressed.ply clamps
+FEW = 100  # splats; below that, no statistics are believed
+
+
+def usable(path: Path, splats: Splats) -> Splats:
+    """The splats that can be rendered, with notes of what was done; UserError where there are none.
+
+    An infinite opacity (a valid logit) is clamped, as is a log scale of -inf. A splat with any other value
+    that is not finite is left out.
+    """
+    arrays = dict(splats.arrays)
+    if not splats.n:
+        raise UserError(f"{path} has no splats; export it again")
+    notes = []
+    logits, scales = arrays["logit_opacities"], arrays["log_scales"]
+    infinite, flat = np.isinf(logits), np.isneginf(scales)
+    if infinite.any():
+        limits = np.copysign(np.float32(LOGIT_LIMIT), logits)
+        arrays["logit_opacities"] = np.where(infinite, limits, logits)
+        notes.append(f"{path}: {infinite.sum():,} splats have an infinite opacity: clamped")
+    if flat.any():
+        arrays["log_scales"] = np.where(flat, np.float32(LOG_SCALE_LEAST), scales)
+        count = flat.any(axis=1).sum()
+        notes.append(f"{path}: {count:,} splats have a scale of 0: clamped to exp({LOG_SCALE_LEAST:g})")
+    good = np.ones(splats.n, bool)
+    for array in arrays.values():
+        if not np.isfinite(array).all():
+            good &= np.isfinite(array.reshape(splats.n, -1)).all(axis=1)
+    splats = splats._replace(arrays=arrays)
+    if not good.any():
+        raise UserError(f"{path} has no splat whose values are all finite; export it again")
+    if left_out := splats.n - int(good.sum()):
+        notes.append(f"{path}: {left_out:,} of {splats.n:,} splats have a value that is not finite: left out")
+        splats = splats.take(good)
+    return splats.noted(*notes, *(f"{path}: {oddity}" for oddity in oddities(splats)))
+
+
+def oddities(splats: Splats) -> list[str]:
+    """What no trained model would have, a line each: activated values, splats larger than the scene."""
+    found: list[str] = []
+    means, scales = splats.arrays["means"], splats.arrays["log_scales"]
+    logits = splats.arrays["logit_opacities"]
+    if splats.n < FEW:
+        return found
+    low, high = np.percentile(means, [1, 99], axis=0)
+    extent = max(float(np.linalg.norm(high - low)), 1e-30)
+    largest = scales.max(axis=1)
+    if scales.min() >= 0 and np.exp(np.median(largest).astype(np.float64)) > 0.1 * extent:
+        found.append("no scale is below 1 unit: they look like scales that were exponentiated already")
+    elif giants := int((largest > np.log(extent)).sum()):
+        found.append(
+            f"{giants:,} splats are larger than the scene ({extent:.3g}); --max-scale leaves them out"
+        )
+    if logits.min() >= 0 and logits.max() <= 1 and np.ptp(logits) > 0:
+        found.append("all opacities are from 0 to 1: they look like opacities that were activated already")
+    return found
