@@ -47,7 +47,9 @@ def write(path: Path, splats: Splats) -> None:
         for i in range(2 * band + 1):
             columns[f"{EXTENSION}:SH_DEGREE_{band}_COEF_{i}"] = arrays["shN"][:, band**2 - 1 + i]
     columns["COLOR_0"] = _plain_colours(arrays["sh0"][:, 0], opacities)
-    views, accessors, blocks, start = [], [], [], 0
+    views: list[dict[str, int]] = []
+    accessors: list[dict[str, Any]] = []
+    blocks, start = [], 0
     for name, column in columns.items():
         block = column.tobytes() if column.dtype == np.uint8 else column.astype("<f4").tobytes()
         views.append({"buffer": 0, "byteOffset": start, "byteLength": len(block), "target": VERTICES})

@@ -43,7 +43,7 @@ def splats(document: dict[str, Any], binary: bytes, extension: str) -> list[Spla
     roots = scenes[document.get("scene", 0)]["nodes"] if scenes else range(len(nodes))
     waiting = [(int(i), np.eye(3), 1.0, np.zeros(3)) for i in roots]
     found = []
-    for seen in range(MOST_NODES):
+    for _ in range(MOST_NODES):
         if not waiting:
             break
         i, rotation, scale, offset = waiting.pop()
@@ -57,7 +57,7 @@ def splats(document: dict[str, Any], binary: bytes, extension: str) -> list[Spla
                 part = _primitive(document, binary, primitive["attributes"], extension)
                 found.append(moved(part, rotation, scale, offset))
     else:
-        raise ValueError(f"over {seen:,} nodes")
+        raise ValueError(f"over {MOST_NODES:,} nodes")
     if not found:
         raise ValueError(f"no primitive with {extension}")
     return found
