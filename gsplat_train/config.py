@@ -299,9 +299,7 @@ def _sections(merged: Mapping[str, Any], strategy: str) -> dict[str, Any]:
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
-        if key in registry.GROUPS and not isinstance(value, Mapping):
-            yield f"{key}.mode", value
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", item) for inner, item in value.items())
         else:
             yield key, value

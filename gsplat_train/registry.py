@@ -20,6 +20,7 @@ BACKENDS = {
 # Scene formats, in the order in which a folder is tried. A module has `recognise` and `load`: see datasets.
 READERS = {
     "colmap": "datasets.colmap",
+    "transforms": "datasets.transforms",
     "llff": "datasets.llff",
     "demo": "datasets.demo",
 }
@@ -32,7 +33,6 @@ FORMATS = {
     ".splat": "model.formats.splat",
     ".spz": "model.formats.spz",
     ".sog": "model.formats.sog",
-    ".glb": "model.formats.glb",
 }
 
 # Density control. A module has `Settings` and `Strategy`: see training.strategies.

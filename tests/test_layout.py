@@ -13,15 +13,18 @@ PACKAGE = ROOT / "gsplat_train"
 # Data flows from top to bottom: a module imports only from modules above it. A package is its __init__.py.
 ORDER = """
     errors storage registry settings config scene
+    model model.formats model.formats.ply_elements
     datasets.options datasets.names datasets.files datasets.advice datasets.colmap_places
     datasets.cache datasets.undistort datasets.images datasets.colmap_records
+    datasets.agreement datasets.point_ply datasets.points
     datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
+    datasets.transforms_file datasets.transforms
     datasets.demo_paints datasets.demo_world datasets.demo datasets
-    model model.sh model.quaternions model.neighbors model.gaussians model.initialize
-    model.splats model.usable model.frame model.formats model.formats.packing model.formats.axes
-    model.formats.ply_elements model.formats.compressed_ply model.formats.ply model.formats.splat
+    model.sh model.quaternions model.neighbors model.gaussians model.initialize
+    model.splats model.usable model.formats.packing model.formats.axes
+    model.formats.compressed_ply model.formats.ply model.formats.splat
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
-    model.formats.sog model.formats.gltf_nodes model.formats.glb
+    model.formats.sog
     model.tensors model.io
     losses training training.plan training.rows training.protocol
     backends backends.kept backends.python_rasterize backends.python backends.cpp_planes backends.cpp_stepper

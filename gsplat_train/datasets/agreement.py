@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether cameras, photos and points belong together: what a point's colour is, and what the photos show there.
+
+Enters: views and points. Notation: `uv` [n, 2] are positions in a picture as shares of its width and height, so
+that neither its size nor a reduced copy matters. All of it takes milliseconds for a few thousand points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from ..scene import View
+
+SIDE = 512  # pixels of the longer side of a reduced photo: enough for the colours of points
+NEAR_SHARE = 1e-6  # of the distance to the points: nearer than this is not in front
+MIN_SEEN = 30  # points in a view from which its correlation tells something
+FEWEST_LEVELS = 2.0  # of 255, spread of colours below which they tell nothing
+
+
+@dataclass(frozen=True)
+class Eye:
+    """A view as the check sees it: where it stands, and a small copy of its photo."""
+
+    index: int  # of the view in its scene
+    viewmat: np.ndarray  # [4, 4]
+    K: np.ndarray  # [3, 3], for pictures of size 1 x 1
+    image: np.ndarray  # [h, w, 3] uint8
+    counts: np.ndarray | None  # [h, w] bool: which pixels count; None: all
+    aspect: float  # width / height
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uv [n, 2] and depths [n] of points [n, 3]."""
+        seen = points @ self.viewmat[:3, :3].T + self.viewmat[:3, 3]
+        with np.errstate(all="ignore"):
+            uv = seen[:, :2] / seen[:, 2:] * np.diag(self.K)[:2] + self.K[:2, 2]
+        return uv, seen[:, 2]
+
+    def sees(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which points [n, 3] lie in front and inside the picture, as indices [m], and their uv [m, 2]."""
+        uv, depths = self.project(points)
+        with np.errstate(invalid="ignore"):
+            inside = (depths > 0) & (uv > 0).all(axis=1) & (uv < 1).all(axis=1)
+        index = np.flatnonzero(inside)
+        return index, uv[index]
+
+    def pixels(self, uv: np.ndarray) -> np.ndarray:
+        """Colours [m, 3] uint8 of the photo."""
+        row, column = self._places(uv)
+        return self.image[row, column]
+
+    def counted(self, uv: np.ndarray) -> np.ndarray:
+        """bool [m]: whether the photo counts there."""
+        if self.counts is None:
+            return np.ones(len(uv), bool)
+        row, column = self._places(uv)
+        return self.counts[row, column]
+
+    def moved(self, viewmat: np.ndarray | None = None, K: np.ndarray | None = None) -> Eye:
+        """The same photo with another camera."""
+        return replace(
+            self, viewmat=self.viewmat if viewmat is None else viewmat, K=self.K if K is None else K
+        )
+
+    @property
+    def position(self) -> np.ndarray:
+        """[3] the camera's centre."""
+        return -self.viewmat[:3, :3].T @ self.viewmat[:3, 3]
+
+    def _places(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        height, width = self.image.shape[:2]
+        row = np.minimum((uv[:, 1] * height).astype(int), height - 1)
+        return row, np.minimum((uv[:, 0] * width).astype(int), width - 1)
+
+
+def spread(n: int, limit: int) -> list[int]:
+    """At most `limit` of 0 .. n - 1, evenly spread."""
+    return list(range(n)) if n <= limit else np.unique(np.linspace(0, n - 1, limit).astype(int)).tolist()
+
+
+def open_eyes(views: Sequence[View], limit: int) -> list[Eye]:
+    """At most `limit` of the views, evenly spread, each with a reduced photo; those without a photo are left
+    out.
+    """
+    eyes = []
+    for i in spread(len(views), limit):
+        view = views[i]
+        if view.photo is None:
+            continue
+        photo, camera = view.pixels, view.camera
+        height, width = photo.image.shape[:2]
+        factor = max(1, -(-max(width, height) // SIDE))
+        image = np.asarray(Image.fromarray(photo.image).reduce(factor)) if factor > 1 else photo.image
+        counts = None
+        for part in (photo.mask, photo.alpha):
+            if part is not None:
+                solid = part[factor // 2 :: factor, factor // 2 :: factor] > 127
+                solid = np.pad(solid, [(0, 1), (0, 1)], mode="edge")[: image.shape[0], : image.shape[1]]
+                counts = solid if counts is None else counts & solid
+        K = camera.K * [[1 / camera.width], [1 / camera.height], [1]]
+        eyes.append(Eye(i, camera.viewmat, K, image, counts, camera.width / camera.height))
+    return eyes
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of colours [n, 3] with others, the channels together but each about its mean.
+
+    NaN where there are too few, or where one of the two hardly varies.
+    """
+    if len(a) < MIN_SEEN:
+        return float("nan")
+    a, b = (x.astype(np.float32) for x in (a, b))
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    if a.std() < FEWEST_LEVELS or b.std() < FEWEST_LEVELS:
+        return float("nan")
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def median_colors(eyes: Sequence[Eye], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours [n, 3] uint8 of points as the photos show them, the median over views; and how many showed each.
+
+    Points that no photo shows are mid-grey.
+    """
+    n = len(points)
+    owners, values = [], []
+    for eye in eyes:
+        index, uv = eye.sees(points)
+        counted = eye.counted(uv)
+        owners.append(index[counted])
+        values.append(eye.pixels(uv[counted]))
+    owner = np.concatenate(owners) if owners else np.empty(0, int)
+    value = np.concatenate(values) if values else np.empty((0, 3), np.uint8)
+    seen = np.bincount(owner, minlength=n)
+    start = np.cumsum(seen) - seen
+    colors = np.full((n, 3), 128, np.uint8)
+    for channel in range(3):
+        order = np.lexsort((value[:, channel], owner))
+        middle = order[(start + seen // 2)[seen > 0]]
+        colors[seen > 0, channel] = value[middle, channel]
+    return colors, seen

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points for a scene that has none, or whose points have no colours: drawn and coloured from the photos.
+
+A point is drawn as a pixel of a photo and the depth at which the other photos agree best with it: a plane sweep
+(Collins 1996, "A space-sweep approach to true multi-image matching") of a few thousand rays. It needs no
+features and no matching, and where the photos tell nothing it is a random point of what the cameras see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..scene import Scene, View
+from .agreement import Eye, correlation, median_colors, open_eyes
+
+N_POINTS = 20_000
+MAX_VIEWS = 128  # that are looked at
+DEPTHS = 32  # tried on a ray
+WITNESSES = 6  # other photos that a depth is compared with
+MIN_WITNESSES = 2  # that must see a point
+SEED = 0
+INWARD = 0.5  # share of the cameras that look at one place, from which the scene is there
+NEAR, FAR = 0.3, 2.5  # of the distance to what the cameras look at, where they look inward
+AHEAD = 0.5, 100.0  # of the distances between neighbouring cameras, where they do not
+UNCOLOURED_SPREAD = 1.0  # of 255: colours that differ less are none
+
+
+def looked_at(views: Sequence[View | Eye]) -> tuple[np.ndarray, float]:
+    """The place [3] nearest to all optical axes, and the share of the cameras that have it before them."""
+    viewmats = np.stack([v.camera.viewmat if isinstance(v, View) else v.viewmat for v in views])
+    forward = viewmats[:, 2, :3]
+    positions = -np.einsum("nji,nj->ni", viewmats[:, :3, :3], viewmats[:, :3, 3])
+    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
+    A, b = across.sum(axis=0), np.einsum("nij,nj->i", across, positions)
+    place = np.linalg.lstsq(A, b, rcond=1e-9)[0]
+    ahead = np.einsum("ni,ni->n", place - positions, forward) > 0
+    return place, float(ahead.mean())
+
+
+def have_colors(colors: np.ndarray) -> bool:
+    """Whether points' colours tell anything: not all black, grey or of any one colour."""
+    return len(colors) == 0 or bool(colors.std(axis=0).max() > UNCOLOURED_SPREAD)
+
+
+def with_points(scene: Scene, why: str, log: Callable[[str], None], n: int = N_POINTS) -> Scene:
+    """The scene with `n` drawn points in place of its own, said."""
+    points, colors = draw_points(scene.views, n)
+    log(f"points: {len(points):,} drawn where the photos agree best, as {why}")
+    return replace(scene, points=points, colors=colors)
+
+
+def draw_points(views: Sequence[View], n: int = N_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """`n` points [n, 3] and colors [n, 3] uint8 in what the cameras see together, with a fixed seed."""
+    return draw(open_eyes(views, MAX_VIEWS), n)
+
+
+def draw(eyes: Sequence[Eye], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """As draw_points, of reduced photos."""
+    random = np.random.default_rng(SEED)
+    ranges = depth_ranges(eyes)
+    points, colors = [], []
+    for k, eye in enumerate(eyes):
+        share = n * (k + 1) // len(eyes) - n * k // len(eyes)
+        uv = _counted_places(eye, share, random)
+        near, far = ranges[k]
+        steps = (np.arange(DEPTHS)[:, None] + random.uniform(size=(DEPTHS, share))) / DEPTHS
+        depths = 1 / (1 / far + (1 / near - 1 / far) * steps)  # [DEPTHS, share], even in parallax
+        rays = np.column_stack([(uv - eye.K[:2, 2]) / np.diag(eye.K)[:2], np.ones(share)])
+        along = rays @ eye.viewmat[:3, :3]
+        places = eye.position + depths[:, :, None] * along
+        pixels = eye.pixels(uv)
+        cost = _disagreement(places.reshape(-1, 3), np.tile(pixels, (DEPTHS, 1)), _witnesses(eyes, k))
+        best = cost.reshape(DEPTHS, share).argmin(axis=0)
+        points.append(places[best, np.arange(share)])
+        colors.append(pixels)
+    return np.concatenate(points), np.concatenate(colors)
+
+
+def depth_ranges(eyes: Sequence[Eye]) -> np.ndarray:
+    """Near and far depth [V, 2] of what each camera is likely to show."""
+    place, share = looked_at(eyes)
+    positions = np.stack([eye.position for eye in eyes])
+    forward = np.stack([eye.viewmat[2, :3] for eye in eyes])
+    distances = np.einsum("ni,ni->n", place - positions, forward)
+    between = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    apart = np.linalg.norm(positions - positions.mean(axis=0), axis=1).max()
+    if share > INWARD and apart > 0 and np.median(distances) < AHEAD[1] * apart:
+        usual = np.median(distances[distances > 0])
+        distances = np.where(distances > 0.2 * usual, distances, usual)
+        return distances[:, None] * [NEAR, FAR]
+    gaps = np.sort(between + np.diag(np.full(len(eyes), np.inf)), axis=1)[:, 0]
+    step = np.median(gaps[np.isfinite(gaps)]) if len(eyes) > 1 else 0.0
+    step = max(float(step), 0.1 * float(apart)) or 1.0
+    return np.tile([[AHEAD[0] * step, AHEAD[1] * step]], (len(eyes), 1))
+
+
+def _counted_places(eye: Eye, n: int, random: np.random.Generator) -> np.ndarray:
+    """uv [n, 2] of random pixels, of those that count where there are any."""
+    if eye.counts is None or not eye.counts.any():
+        return random.uniform(size=(n, 2))
+    rows, columns = np.nonzero(eye.counts)
+    chosen = random.integers(len(rows), size=n)
+    height, width = eye.counts.shape
+    jitter = random.uniform(size=(n, 2))
+    return np.column_stack([(columns[chosen] + jitter[:, 0]) / width, (rows[chosen] + jitter[:, 1]) / height])
+
+
+def _witnesses(eyes: Sequence[Eye], k: int) -> list[Eye]:
+    """The photos to compare with: of the views that look the same way the nearest."""
+    forward = np.stack([eye.viewmat[2, :3] for eye in eyes])
+    positions = np.stack([eye.position for eye in eyes])
+    apart = np.linalg.norm(positions - positions[k], axis=1)
+    usual = np.median(apart) or 1.0
+    cost = apart / usual + 2 * (1 - forward @ forward[k])
+    cost[k] = np.inf
+    order = np.argsort(cost, kind="stable")[: min(WITNESSES, len(eyes) - 1)]
+    return [eyes[i] for i in order]
+
+
+def _disagreement(points: np.ndarray, pixels: np.ndarray, witnesses: Sequence[Eye]) -> np.ndarray:
+    """[n] how far the witnesses' colours are from the pixels', the better half of them, in levels of 255."""
+    n = len(points)
+    differences = np.full((max(1, len(witnesses)), n), np.inf, np.float32)
+    for row, eye in zip(differences, witnesses, strict=False):
+        index, uv = eye.sees(points)
+        off = np.abs(eye.pixels(uv).astype(np.int16) - pixels[index]).sum(axis=1) / 3
+        off[~eye.counted(uv)] = 255
+        row[index] = off
+    differences.sort(axis=0)
+    least = min(MIN_WITNESSES, len(differences))
+    half = max(least, len(differences) // 2)
+    seen = np.isfinite(differences).sum(axis=0)
+    total = np.where(np.isfinite(differences[:half]), differences[:half], 0).sum(axis=0)
+    cost = total / np.clip(seen, 1, half)
+    return np.where(seen >= least, cost, 255 + cost)
+
+
+def own_colors(scene: Scene) -> tuple[np.ndarray, int]:
+    """Colours [P, 3] uint8 of the scene's points as its photos show them, and how many points none shows."""
+    colors, seen = median_colors(open_eyes(scene.views, MAX_VIEWS), scene.points)
+    return colors, int((seen == 0).sum())
+
+
+def sweep_agreement(eyes: Sequence[Eye], n: int = 2000) -> float:
+    """How well photos that no drawn point was chosen by agree with the points: the median correlation.
+
+    Every second view draws the points, the others judge them. Right cameras give more than wrong ones.
+    """
+    points, colors = draw(eyes[::2], n)
+    found = []
+    for eye in eyes[1::2]:
+        index, uv = eye.sees(points)
+        found.append(correlation(colors[index], eye.pixels(uv)))
+    found = [value for value in found if not np.isnan(value)]
+    return float(np.median(found)) if found else float("nan")

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transforms.json and the photos that it names -> Scene.
+
+Enters: a folder with transforms.json, or with Blender's transforms_train.json and _test.json. Leaves: views in
+the frame of the file, the points of its PLY, or drawn ones. Splits that files choose are kept: the test file's
+photos are held out; the validation file's are used for nothing where there is a test file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from ..scene import Camera, Scene
+from . import transforms_file
+from .colmap_records import intrinsics
+from .files import find_photos, shorten
+from .images import PhotoFile, load_views
+from .options import LoadOptions
+from .point_ply import read_points
+from .points import looked_at, with_points
+from .transforms_file import Frame
+
+WHOLE = "transforms.json"
+TRAIN, VAL, TEST = (f"transforms_{part}.json" for part in ("train", "val", "test"))
+ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # of paths that are written without
+NERFSTUDIO_POINTS = "sparse_pc.ply"
+AWAY = 0.1  # share of cameras that look at the scene, below which the axes are doubted
+
+LOOKED_FOR = f"{WHOLE} or {TRAIN}"
+
+
+class Chosen(NamedTuple):
+    """The frames to load and the names of those held out; None where no file says so."""
+
+    frames: dict[str, Frame]  # by the name of the view
+    held_out: frozenset[str] | None
+    points: str | None
+
+
+def recognise(root: Path) -> bool:
+    """Whether the folder holds a transforms.json or Blender's split of one."""
+    return (root / WHOLE).is_file() or (root / TRAIN).is_file()
+
+
+def load(root: Path, options: LoadOptions) -> Scene:
+    """The scene in `root`; UserError where it is broken or none of its photos is there."""
+    log = options.log
+    chosen = _choose(root, log)
+    files = _find_files(chosen.frames, root, options.images, log)
+    photos = [_photo(name, chosen.frames[name], path) for name, path in sorted(files.items())]
+    views, undistorted = load_views(
+        photos,
+        max_size=options.max_size,
+        undistorted=options.undistort,
+        log=log,
+        use_cache=options.cache,
+    )
+    held_out = chosen.held_out
+    if held_out is not None:
+        held_out &= {view.name for view in views}
+        if not held_out or len(held_out) == len(views):
+            held_out = None
+    if held_out is not None:
+        log(f"views: {len(views) - len(held_out)} to train on, {len(held_out)} held out, as the files say")
+    _, ahead = looked_at(views)
+    log(f"cameras: {ahead:.0%} look at one place (OpenGL's axes, as the format says)")
+    if ahead < AWAY:
+        log(
+            "warning: the cameras look away from one another's scene; if this is no outward panorama, the "
+            "matrices are in OpenCV's axes: negate their second and third columns"
+        )
+    name = root.resolve().name
+    scene = Scene(name, tuple(views), np.empty((0, 3)), np.empty((0, 3)), undistorted, held_out)
+    return _with_points(scene, root, chosen.points, log)
+
+
+def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
+    parts = [part for part in (TRAIN, VAL, TEST) if (root / part).is_file()]
+    if (root / WHOLE).is_file():
+        contents = transforms_file.read_file(root / WHOLE)
+        frames = _named(contents.frames, WHOLE, log)
+        held = frozenset(_name(path) for path in contents.held_out) or None
+        test = next((part for part in (TEST, VAL) if part in parts), None)
+        if held is None and test and TRAIN in parts:
+            trained, tested = (
+                frozenset(_name(frame.path) for frame in transforms_file.read_file(root / part).frames)
+                for part in (TRAIN, test)
+            )
+            held = (tested - trained) & frozenset(frames) or None
+        if parts:
+            log(f"transforms: took {WHOLE}; {', '.join(parts)} only say what is held out")
+    else:
+        contents = transforms_file.read_file(root / TRAIN)
+        frames, held = _named(contents.frames, TRAIN, log), None
+        test = next((part for part in (TEST, VAL) if part in parts), None)
+        if test:
+            more = _named(transforms_file.read_file(root / test).frames, test, log)
+            held = frozenset(more) - frozenset(frames) or None
+            frames = more | frames
+            unused = f"; {VAL} is used for nothing" if test == TEST and VAL in parts else ""
+            log(f"transforms: {TRAIN} is trained on, {test} held out{unused}")
+    if contents.mirrored:
+        log("transforms: the matrices mirror (a left-handed world); the world's z was turned round")
+    if contents.has_depth:
+        log("transforms: the depth pictures are not used")
+    return Chosen(frames, held, contents.points)
+
+
+def _named(frames: list[Frame], file: str, log: Callable[[str], None]) -> dict[str, Frame]:
+    named: dict[str, Frame] = {}
+    twice = []
+    for frame in frames:
+        name = _name(frame.path)
+        if not name:
+            raise UserError(f"{file}: {frame.path!r} is no path of a photo")
+        if name in named:
+            twice.append(name)
+        else:
+            named[name] = frame
+    if twice:
+        log(f"warning: {file} has {len(twice)} photos more than once ({shorten(twice)}); the first counts")
+    return named
+
+
+def _name(path: str) -> str:
+    """The path as the name of a view: with "/", without drive, and never leading out of a folder."""
+    parts = PurePosixPath(re.sub(r"^[A-Za-z]:", "", path.strip().replace("\\", "/"))).parts
+    return "/".join(part for part in parts if part not in ("/", "//", ".", ".."))
+
+
+def _find_files(
+    frames: dict[str, Frame], root: Path, images: str | None, log: Callable[[str], None]
+) -> dict[str, Path]:
+    """The photo of each frame: where its path says, else by its name; frames without one are left out."""
+    found: dict[str, Path] = {}
+    if images is None:
+        for name, frame in frames.items():
+            if file := _as_written(root, frame.path) or _as_written(root, PurePosixPath(name).name):
+                found[name] = file
+    missing = [name for name in frames if name not in found]
+    if not missing:
+        log(f"photos: {len(found)} where {WHOLE if (root / WHOLE).is_file() else TRAIN} says")
+        return found
+    if not found:
+        return find_photos(missing, root, images, log)
+    with suppress(UserError):  # none of them is anywhere
+        found |= find_photos(missing, root, images, lambda line: None)
+    lost = [name for name in frames if name not in found]
+    log(f"photos: {len(found)} of {len(frames)} found")
+    if lost:
+        log(f"warning: {len(lost)} of {len(frames)} photos are not there ({shorten(lost)}) and are left out")
+    return found
+
+
+def _as_written(root: Path, path: str) -> Path | None:
+    file = Path(os.path.normpath(root / path.strip().replace("\\", "/")))
+    for candidate in (file, *(file.with_name(file.name + ending) for ending in ENDINGS)):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _photo(name: str, frame: Frame, path: Path) -> PhotoFile:
+    size = (1, 1)
+    if frame.width is None or frame.height is None:
+        try:
+            with Image.open(path) as picture:
+                size = picture.size
+        except Exception as error:  # pillow raises whatever its parsers meet
+            raise UserError(f"photo {path} is not a picture pillow can read; replace it") from error
+    record = transforms_file.record(frame, size)
+    K, distortion = intrinsics(record, f"the camera of {frame.path!r}")
+    viewmat = np.eye(4)
+    viewmat[:3, :3] = frame.camtoworld[:3, :3].T
+    viewmat[:3, 3] = -viewmat[:3, :3] @ frame.camtoworld[:3, 3]
+    return PhotoFile(name, path, Camera(viewmat, K, record.width, record.height), distortion)
+
+
+def _with_points(scene: Scene, root: Path, written: str | None, log: Callable[[str], None]) -> Scene:
+    """The points of the PLY that the file names, which are in the file's own frame; else drawn ones."""
+    path = _as_written(root, written) if written else None
+    if path is None and (root / NERFSTUDIO_POINTS).is_file():
+        path = root / NERFSTUDIO_POINTS
+    if path is None:
+        why = f"{written} is not there" if written else "the scene has none"
+        return with_points(scene, why, log)
+    points, colors = read_points(path, log)
+    log(f"points: {len(points):,} from {path.name}")
+    return Scene(
+        scene.name, scene.views, points, colors, undistort=scene.undistort, test_names=scene.test_names
+    )

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transforms.json in the dialects of its writers, from the built-in scene."""
+
+import json
+
+import foreign_scenes as foreign
+import numpy as np
+import pytest
+from foreign_scenes import frames, lens, small_demo, write_json, write_photos, write_transforms
+
+from gsplat_train.datasets import load_scene, transforms_file
+from gsplat_train.errors import UserError
+
+
+def load(root, **options):
+    lines = []
+    return load_scene(root, log=lines.append, **options), "\n".join(lines)
+
+
+def demo_lens(**changes):
+    return lens(small_demo().views[0].camera) | changes
+
+
+def test_one_lens_for_all_and_drawn_points(tmp_path):
+    scene, said = load(write_transforms(tmp_path, camera_angle_x=9.9, aabb_scale=16, scale=0.33))
+    foreign.same_cameras(scene, small_demo().views)
+    assert [view.name for view in scene.views] == [f"images/{view.name}" for view in small_demo().views]
+    assert "100% look at one place" in said and "drawn" in said and "warning" not in said
+    assert len(scene.points) == 20_000
+    assert scene.test_names is None
+
+
+def test_nerfstudio_with_its_points(tmp_path):
+    demo = small_demo()
+    root = write_transforms(
+        tmp_path,
+        camera_model="OPENCV",
+        k1=0.0,
+        applied_transform=[[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]],
+        ply_file_path="sparse_pc.ply",
+    )
+    foreign.write_ascii_ply(root / "sparse_pc.ply", demo.points, demo.colors)
+    scene, said = load(root)
+    foreign.same_cameras(scene, demo.views)
+    np.testing.assert_allclose(scene.points, demo.points, atol=1e-6)
+    np.testing.assert_array_equal(scene.colors, demo.colors)
+    assert "900 from sparse_pc.ply" in said
+
+
+def test_a_lens_for_each_frame_beats_the_top(tmp_path):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    own = [frame | lens(view.camera) for frame, view in zip(frames(views), views, strict=True)]
+    scene, _ = load(write_json(tmp_path / "transforms.json", demo_lens(fl_x=7, fl_y=7, cx=1), own))
+    foreign.same_cameras(scene, views)
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        lambda camera: {"camera_angle_x": foreign.angle_x(camera)},
+        lambda camera: {"camera_angle_x": foreign.angle_x(camera), "w": 96.0, "h": 72.0},
+        lambda camera: {"x_fov": np.degrees(foreign.angle_x(camera))},
+        lambda camera: {"K": camera.K.tolist()},
+        lambda camera: {"fx": camera.K[0, 0], "fy": camera.K[1, 1], "cx": 48.0, "cy": 36.0},
+        lambda camera: {"f1_x": camera.K[0, 0], "f1_y": camera.K[1, 1], "c1_x": 48, "c1_y": 36},
+        lambda camera: {"fl_x": camera.K[0, 0], "width": 96, "height": 72},
+        # the lens of a photo four times as large
+        lambda camera: {"fl_x": 4 * camera.K[0, 0], "w": 384, "h": 288, "cx": 192, "cy": 144},
+    ],
+)
+def test_ways_to_say_the_lens(tmp_path, top):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    scene, _ = load(write_json(tmp_path / "transforms.json", top(views[0].camera), frames(views)))
+    foreign.same_cameras(scene, views)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda view: f"./images/{view.name}",
+        lambda view: f".\\images\\{view.name}",
+        lambda view: f"images/{view.name[:-4]}",
+        lambda view: f"C:\\Users\\me\\capture\\{view.name}",
+        lambda view: f"/home/me/capture/images/{view.name}",
+        lambda view: f"../frames/{view.name}",
+        lambda view: f"./uploads\\images/{view.name[:-4]}.jpg",
+        lambda view: f"rgb/{view.name}",
+    ],
+)
+def test_paths_as_people_write_them(tmp_path, written):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    scene, _ = load(write_json(tmp_path / "transforms.json", demo_lens(), frames(views, written)))
+    foreign.same_cameras(scene, views)
+    assert not any(part in view.name for view in scene.views for part in ("..", "\\", ":"))
+
+
+def test_photos_in_the_folder_itself(tmp_path):
+    views = small_demo().views
+    write_photos(tmp_path, views)
+    scene, _ = load(write_json(tmp_path / "transforms.json", demo_lens(), frames(views)))
+    foreign.same_cameras(scene, views)
+
+
+def test_photos_that_are_not_there_are_left_out_with_a_warning(tmp_path):
+    root = write_transforms(tmp_path)
+    for i in (3, 5):
+        (root / "images" / f"view_{i:02d}.png").unlink()
+    scene, said = load(root)
+    assert len(scene.views) == 10
+    assert "warning: 2 of 12 photos are not there ('images/view_03.png', 'images/view_05.png')" in said
+
+
+def test_none_of_the_photos(tmp_path):
+    root = write_json(tmp_path / "transforms.json", demo_lens(), frames(small_demo().views))
+    with pytest.raises(UserError, match="no folder 'images' of photos"):
+        load(root)
+
+
+def write_split(root, train, val=(), test=()):
+    """As Blender's: no extensions, one angle, a file for each part."""
+    for part, views in (("train", train), ("val", val), ("test", test)):
+        if views:
+            write_photos(root / part, views)
+            top = {"camera_angle_x": foreign.angle_x(views[0].camera)}
+            listed = frames(views, lambda view, part=part: f"./{part}/{view.name[:-4]}", rotation=0.01)
+            write_json(root / f"transforms_{part}.json", top, listed)
+    return root
+
+
+def test_blenders_split_is_kept(tmp_path):
+    views = small_demo().views
+    scene, said = load(write_split(tmp_path, views[:7], views[7:9], views[9:]))
+    train, test = scene.split()
+    assert [view.name for view in train] == [f"train/{view.name[:-4]}" for view in views[:7]]
+    assert [view.name for view in test] == [f"test/{view.name[:-4]}" for view in views[9:]]
+    assert "7 to train on, 3 held out" in said and "transforms_val.json is used for nothing" in said
+
+
+def test_a_validation_file_alone_is_held_out(tmp_path):
+    views = small_demo().views
+    scene, _ = load(write_split(tmp_path, views[:9], views[9:]))
+    assert [view.name for view in scene.split()[1]] == [f"val/{view.name[:-4]}" for view in views[9:]]
+
+
+def test_a_test_file_of_the_same_photos_holds_out_none_of_its_own(tmp_path):
+    root = write_transforms(tmp_path)
+    whole = (root / "transforms.json").read_text()
+    (root / "transforms.json").unlink()
+    for part in ("train", "test"):
+        (root / f"transforms_{part}.json").write_text(whole)
+    scene, _ = load(root)
+    assert len(scene.views) == 12 and scene.test_names is None
+
+
+def test_parts_beside_the_whole_say_what_is_held_out(tmp_path):
+    root = write_transforms(tmp_path)
+    whole = json.loads((root / "transforms.json").read_text())
+    for part, listed in (("train", whole["frames"][2:]), ("test", whole["frames"][:2])):
+        (root / f"transforms_{part}.json").write_text(json.dumps(whole | {"frames": listed}))
+    scene, _ = load(root)
+    assert scene.test_names == {"images/view_00.png", "images/view_01.png"}
+
+
+def test_nerfstudios_own_split(tmp_path):
+    names = [f"images/view_{i:02d}.png" for i in range(12)]
+    root = write_transforms(
+        tmp_path, train_filenames=names[3:], val_filenames=names[:3], test_filenames=names[:3]
+    )
+    assert load(root)[0].test_names == set(names[:3])
+
+
+def test_a_matrix_that_is_scaled_whole(tmp_path):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    scaled = frames(views, matrix=lambda camera: foreign.opengl(camera) / 844)
+    foreign.same_cameras(load(write_json(tmp_path / "transforms.json", demo_lens(), scaled))[0], views)
+
+
+def test_a_left_handed_world_is_turned(tmp_path):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    flip = np.diag([1.0, 1, -1, 1])
+    mirrored = frames(views, matrix=lambda camera: flip @ foreign.opengl(camera))
+    scene, said = load(write_json(tmp_path / "transforms.json", demo_lens(), mirrored))
+    foreign.same_cameras(scene, views)
+    assert "left-handed" in said
+
+
+def test_axes_of_opencv_are_doubted(tmp_path):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    wrong = frames(views, matrix=lambda camera: camera.camtoworld)
+    _, said = load(write_json(tmp_path / "transforms.json", demo_lens(), wrong))
+    assert "0% look at one place" in said and "OpenCV's axes" in said
+
+
+def test_what_is_not_used_is_said(tmp_path):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    root = write_json(
+        tmp_path / "transforms.json", demo_lens(), frames(views, depth_file_path="depth/x.png") * 2
+    )
+    scene, said = load(root)
+    assert len(scene.views) == 12
+    assert "depth pictures are not used" in said and "12 photos more than once" in said
+
+
+def test_a_points_file_that_is_not_there(tmp_path):
+    _, said = load(write_transforms(tmp_path, ply_file_path="sparse_pc.ply"))
+    assert "drawn" in said and "sparse_pc.ply is not there" in said
+
+
+def frame_of(**values):
+    matrix = np.eye(4).tolist()
+    return transforms_file.Frame("a.png", np.array(matrix), None, None, values, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "model", "params"),
+    [
+        ({}, "PINHOLE", ()),
+        ({"k1": 0.1, "k2": 0.2, "p1": 0.3, "p2": 0.4}, "OPENCV", (0.1, 0.2, 0.3, 0.4)),
+        ({"distortion_params": [0.1, 0.2, 0, 0, 0.3, 0.4]}, "OPENCV", (0.1, 0.2, 0.3, 0.4)),
+        ({"k1": 0.1, "k3": 0.2}, "FULL_OPENCV", (0.1, 0, 0, 0, 0.2, 0, 0, 0)),
+        ({"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k4": 0.2}, "OPENCV_FISHEYE", (0.1, 0, 0, 0.2)),
+        ({"is_fisheye": True, "k1": 0.1}, "OPENCV_FISHEYE", (0.1, 0, 0, 0)),
+    ],
+)
+def test_lenses(values, model, params):
+    record = transforms_file.record(frame_of(fl_x=50, **values), (64, 48))
+    assert record.model == model
+    assert record.params == (50, 50, 32, 24, *params)
+
+
+def test_a_panorama_needs_no_focal_length():
+    record = transforms_file.record(frame_of(camera_model="EQUIRECTANGULAR"), (64, 32))
+    assert record.model == "EQUIRECTANGULAR" and record.params == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-3], "is not JSON"),
+        (lambda text: '{"frames": []}', "has no frames"),
+        (lambda text: '{"a": 1}', "must have a list 'frames'"),
+        (lambda text: text.replace("file_path", "file"), "frame 0 of .* has no file_path"),
+        (lambda text: text.replace("transform_matrix", "matrix"), "has no transform_matrix"),
+        (lambda text: text.replace('"fl_', '"no_'), "has no focal length"),
+        (lambda text: text.replace('"w"', '"camera_model": "ORTHOPHOTO", "w"'), "camera_model ORTHOPHOTO"),
+        (lambda text: text.replace('"w"', '"k4": 0.5, "w"'), "k4 = 0.5"),
+        (lambda text: text.replace("1.0]]", "NaN]]", 1), r"transform_matrix \[4, 4\] of finite numbers"),
+    ],
+)
+def test_broken_files(tmp_path, change, message):
+    root = write_transforms(tmp_path)
+    file = root / "transforms.json"
+    file.write_text(change(file.read_text()))
+    with pytest.raises(UserError, match=message):
+        load(root, cache=False)
+
+
+def test_one_matrix_that_mirrors(tmp_path):
+    root = write_transforms(tmp_path)
+    data = json.loads((root / "transforms.json").read_text())
+    data["frames"][4]["transform_matrix"][0] = [-x for x in data["frames"][4]["transform_matrix"][0]]
+    (root / "transforms.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"the matrix of 'images/view_04.png' mirrors"):
+        load(root)
+
+
+def test_a_byte_order_mark_and_a_bare_list(tmp_path):
+    root = write_transforms(tmp_path)
+    data = json.loads((root / "transforms.json").read_text())
+    listed = [frame | demo_lens() for frame in data["frames"]]
+    (root / "transforms.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(listed).encode())
+    foreign.same_cameras(load(root)[0], small_demo().views)
+
+
+def test_lego(data_folder):
+    if not (data_folder / "lego").is_dir():
+        pytest.skip("no lego in GS_DATA")
+    scene, said = load(data_folder / "lego", max_size=100)
+    train, test = scene.split()
+    assert (len(train), len(test)) == (100, 25)
+    assert all(view.name.startswith("test/") for view in test)
+    assert "100% look at one place" in said
