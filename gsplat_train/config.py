@@ -299,7 +299,9 @@ def _sections(merged: Mapping[str, Any], strategy: str) -> dict[str, Any]:
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
-        if isinstance(value, Mapping):
+        if key in registry.GROUPS and not isinstance(value, Mapping):
+            yield f"{key}.mode", value
+        elif isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", item) for inner, item in value.items())
         else:
             yield key, value

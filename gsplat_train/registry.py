@@ -33,6 +33,7 @@ FORMATS = {
     ".splat": "model.formats.splat",
     ".spz": "model.formats.spz",
     ".sog": "model.formats.sog",
+    ".glb": "model.formats.glb",
 }
 
 # Density control. A module has `Settings` and `Strategy`: see training.strategies.

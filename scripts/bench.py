@@ -32,13 +32,13 @@ import mlx.core as mx
 import numpy as np
 from bench_scenes import random_scene, start_of
 from bench_steps import Training, endless, stepper, time_in_turn
-from gsplat_train.training.optimizer import start
 
 from gsplat_train import backends
 from gsplat_train.datasets import load_scene
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
+from gsplat_train.training.optimizer import start
 from gsplat_train.training.run_folder import peak_memory_bytes
 
 STAGES = ("project", "tiles", "forward", "loss", "backward", "update")

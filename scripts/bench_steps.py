@@ -10,13 +10,13 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from gsplat_train.training.optimizer import TrainState, learning_rates, start
-from gsplat_train.training.train_step import Noise, Regularizers, train_step
 
 from gsplat_train import backends
 from gsplat_train.config import Config
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.scene import View
+from gsplat_train.training.optimizer import TrainState, learning_rates, start
+from gsplat_train.training.train_step import Noise, Regularizers, train_step
 
 BLACK = np.zeros(3, np.float32)
 

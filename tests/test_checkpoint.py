@@ -12,23 +12,25 @@ from tiny import random_state
 
 from gsplat_train import storage
 from gsplat_train.errors import StorageError, UserError
+from gsplat_train.model.gaussians import Gaussians, scene_frame
+from gsplat_train.model.io import load_model
 from gsplat_train.scene import Similarity
-from gsplat_train.training import checkpoint, optimizer
+from gsplat_train.training import checkpoint, rows
 from gsplat_train.training.checkpoint import Checkpoint
-from gsplat_train.training.strategies import GradStats
 
 
 def state_at(step: int, n: int = 7) -> Checkpoint:
     state = random_state(n, seed=step)
     state.step = step
     rng = np.random.default_rng(step)
-    stats = GradStats(*(rng.random(n).astype(np.float32) for _ in range(3)))
+    state.sums = {name: rng.random(n).astype(np.float32) for name in rows.SUMS}
     return Checkpoint(
         state=state,
         similarity=Similarity(np.array([1.0, -2.0, 1 / 3]), 5.2),
         antialiased=True,
         rng=dict(rng.bit_generator.state),
-        stats=stats,
+        extra={"groups.exposure.values": np.arange(6, dtype=np.float32).reshape(1, 6)},
+        names=["a.png"],
         progress={"seconds": 1.25, "warned": False},
     )
 
@@ -43,13 +45,13 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     for given in (path, path.with_suffix(".safetensors")):
         after = checkpoint.load(given)
         for tree in ("gaussians", "m", "v"):
-            ours, theirs = (optimizer.rows(getattr(c.state, tree)) for c in (before, after))
-            assert all((ours[name] == theirs[name]).all() for name in optimizer.GROUPS)
+            ours, theirs = (rows.rows(getattr(c.state, tree)) for c in (before, after))
+            assert all((ours[name] == theirs[name]).all() for name in Gaussians._fields)
         assert after.state.step == 100 and after.antialiased
         assert (after.similarity.centre == before.similarity.centre).all() and after.similarity.scale == 5.2
-        assert before.stats is not None and after.stats is not None
-        assert (after.stats.absgrad_norm == before.stats.absgrad_norm).all()
-        assert after.progress == before.progress
+        assert (after.state.sums["absgrad_norm"] == before.state.sums["absgrad_norm"]).all()
+        assert after.progress == before.progress and after.names == ["a.png"]
+        assert after.extra["groups.exposure.values"].tolist() == [[0, 1, 2, 3, 4, 5]]
         generators = [np.random.default_rng(0) for _ in range(2)]
         for generator, c in zip(generators, (before, after), strict=True):
             generator.bit_generator.state = c.rng
@@ -58,16 +60,15 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_what_comes_back_can_be_trained_in_place(tmp_path: Path) -> None:
     after = checkpoint.load(checkpoint.save(tmp_path, state_at(1), keep=1))
-    optimizer.rows(after.state.gaussians)["means"][0] = 9
-    assert after.stats is not None
-    after.stats.count += 1
+    rows.rows(after.state.gaussians)["means"][0] = 9
+    after.state.sums["count"] += 1
     assert np.asarray(after.state.gaussians.means)[0, 0] == 9
 
 
 def test_the_file_is_safetensors_and_a_function_of_the_state(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path / "a", state_at(5), keep=1).with_suffix(".safetensors")
     tensors = mx.load(str(path))
-    assert {"means", "m.shN", "v.quats", "stats.count"} <= set(tensors) and len(tensors) == 21
+    assert {"means", "m.shN", "v.quats", "sums.count"} <= set(tensors) and len(tensors) == 22
     assert mx.array_equal(tensors["v.quats"], state_at(5).state.v.quats)
     again = checkpoint.save(tmp_path / "b", state_at(5), keep=1).with_suffix(".safetensors")
     assert path.read_bytes() == again.read_bytes()
@@ -122,8 +123,33 @@ def test_no_checkpoint_and_none_that_can_be_read(tmp_path: Path) -> None:
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, state_at(1), keep=2)
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     with pytest.raises(UserError, match="format 99"):
+        checkpoint.load(path)
+
+
+def test_the_one_just_written_stays_and_an_abandoned_future_goes(tmp_path: Path) -> None:
+    """Resumed at step 2 because step 9 was damaged: what is written next is newer than both."""
+    checkpoint.save(tmp_path, state_at(9), keep=2).write_text("{")
+    for step in (2, 3):
+        written = checkpoint.save(tmp_path, state_at(step), keep=1)
+        assert checkpoint.load(written).state.step == step
+        assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
+
+
+def test_a_run_of_version_0_1_is_refused_in_one_line_and_can_be_looked_at(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, state_at(1), keep=2)
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UserError, match=r"version 0\.1.*start a new run"):
+        checkpoint.load(path)
+    assert load_model(path).means.shape == (7, 3)
+
+
+@pytest.mark.parametrize("change", [{"rng": {}}, {"progress": 3}, {"step": -5}, {"names": None}])
+def test_a_json_of_another_hand_is_damaged_not_a_traceback(change: dict, tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, state_at(1), keep=2)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match="damaged"):
         checkpoint.load(path)
 
 
@@ -153,7 +179,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 def test_scene_frame_moves_means_and_scales_only() -> None:
     state = random_state(4)
-    moved = checkpoint.scene_frame(state.gaussians, Similarity(np.array([1.0, 2.0, 3.0]), 2.0))
+    moved = scene_frame(state.gaussians, Similarity(np.array([1.0, 2.0, 3.0]), 2.0))
     before = state.gaussians
     assert np.asarray(moved.means) == pytest.approx(2 * np.asarray(before.means) + [1, 2, 3], rel=1e-6)
     assert np.asarray(moved.scales) == pytest.approx(2 * np.asarray(before.scales), rel=1e-6)

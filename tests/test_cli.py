@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -99,12 +100,12 @@ def test_help_and_the_public_names_load_no_mlx() -> None:
 
 def test_public_names_are_what_they_should_be_whatever_was_imported_before() -> None:
     code = (
-        "import gsplat_train.renderer, gsplat_train.evaluate\n"
+        "import gsplat_train.renderer, gsplat_train.training.api, gsplat_train.training\n"
         "from gsplat_train import Camera, Gaussians, Scene, load_scene, load_model, render\n"
         "assert callable(render) and callable(load_model) and callable(load_scene)\n"
         "from gsplat_train.renderer import RenderOutput\n"
         "import gsplat_train\n"
-        "assert gsplat_train.render is render\n"
+        "assert gsplat_train.render is render and callable(gsplat_train.train)\n"
         "gsplat_train.nothing\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
@@ -288,21 +289,21 @@ def test_a_signal_saves_exits_130_and_the_run_goes_on(
     [
         ("signal.raise_signal(signal.SIGINT)", 130, "gs-x: interrupted"),
         ("signal.raise_signal(signal.SIGTERM)", 130, "gs-x: interrupted"),
-        ("raise MemoryError", 2, "gs-x: out of memory"),
-        ("raise RuntimeError('[malloc] Unable to allocate 9 bytes.')", 2, "gs-x: out of memory"),
+        ("raise MemoryError", 6, "gs-x: out of memory"),
+        ("raise RuntimeError('[malloc] Unable to allocate 9 bytes.')", 6, "gs-x: out of memory"),
         (
             "raise RuntimeError('cudaMallocAsync(&data, size, stream) failed: out of memory')",
-            2,
+            6,
             "gs-x: out of memory",
         ),
         (
             "raise RuntimeError('[metal::malloc] Attempting to allocate 9 bytes which is greater')",
-            2,
+            6,
             "gs-x: out of memory",
         ),
         (
             "raise RuntimeError('[METAL] Command buffer execution failed: Insufficient Memory (00000008)')",
-            2,
+            6,
             "gs-x: out of memory",
         ),
         ("raise OSError(28, 'No space left on device', 'f')", 5, "gs-x: f: No space left"),
@@ -335,6 +336,68 @@ def test_the_demo_is_written_as_a_colmap_folder(folder: Path, tmp_path: Path) ->
     assert "built-in" in call("train", folder, "--write", tmp_path / "x", code=2).stderr
 
 
+def test_three_runs_of_one_second_have_a_folder_each(folder: Path, tmp_path: Path) -> None:
+    arguments = [*SHORT, "--steps", 5, "--quiet"]
+    started = [
+        subprocess.Popen(command("train", folder, "--seed", seed, *arguments), cwd=tmp_path, env=environment(),
+                         stdout=subprocess.DEVNULL)
+        for seed in range(3)
+    ]  # fmt: skip
+    assert [process.wait(60) for process in started] == [0, 0, 0]
+    runs = list((tmp_path / "runs" / "my room").iterdir())
+    seeds = sorted(json.loads((run / "metrics.json").read_text())["seed"] for run in runs)
+    assert seeds == [0, 1, 2] and not any((run / "run.lock").exists() for run in runs)
+
+
+def test_a_second_process_does_not_touch_a_run_that_goes_on(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", folder, "--out", run, *SHORT, "--steps", 100_000, "--set", "log_every=1"]
+    process = subprocess.Popen(command(*arguments), env=environment(), stderr=subprocess.DEVNULL)
+    while not ((run / "log.jsonl").exists() and (run / "log.jsonl").stat().st_size > 0):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for how in ("--resume", "--overwrite"):
+        said = call("train", folder, "--out", run, *SHORT, "--steps", 100_000, how, code=2).stderr
+        assert f"in use by process {process.pid}" in said
+    process.kill()
+    process.wait()
+    done = call("train", folder, "--out", run, *SHORT, "--overwrite")
+    assert f"process {process.pid}" in done.stderr and "taken over" in done.stderr
+
+
+def test_a_scene_that_moved_is_named_when_resuming_and_rendering(
+    trained, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "moved")
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace(str(folder.resolve()), "/gone/with the wind"))
+    assert "--scene" in call("render", tmp_path / "run", code=2).stderr
+    call("render", tmp_path / "run", "--scene", tmp_path / "moved")
+    scores = json.loads((tmp_path / "run" / "renders" / "metrics.json").read_text())
+    assert scores == json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    done = call("train", tmp_path / "moved", "--resume", "--out", tmp_path / "run", "--steps", STEPS + 2)
+    assert "the scene has moved from /gone/with the wind" in done.stderr
+
+
+def test_a_scene_on_the_command_line_wins_over_a_configurations(
+    trained, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    call("train", "other", "--config", trained[0] / "config.toml", "--out", "run", "--steps", 5, cwd=tmp_path)
+    assert f'scene = "{(tmp_path / "other").resolve()}"' in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_a_standard_error_that_goes_away_does_not_end_the_run(folder: Path, tmp_path: Path) -> None:
+    words = " ".join(shlex.quote(word) for word in command("train", folder, "--out", tmp_path / "a", *SHORT))
+    script = f"({words} --set log_every=1 2>&1 >/dev/null; echo $? > code) | head -n 1; {words} --overwrite >&- 2>&-"
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment(), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (tmp_path / "code").read_text() == "0\n" and done.returncode == 0
+    assert (tmp_path / "a" / "point_cloud.ply").exists()
+
+
 # --- what fails, and how
 
 
@@ -353,7 +416,7 @@ def test_the_demo_is_written_as_a_colmap_folder(folder: Path, tmp_path: Path) ->
         (["demo", "--stps", "1"], "--stps"),
         (["demo", "--set", "stps=1"], "did you mean steps?"),
         (["demo", "--set", "steps"], "KEY=VALUE"),
-        (["demo", "--config", "none"], "no configuration none: neither configs/demo_none.toml"),
+        (["demo", "--config", "none"], "no configuration none: neither a file nor one of adc, demo"),
         (["demo", "--backend", "abacus"], "--backend"),
         (["demo", "--resume"], "no run of demo in runs/demo to resume"),
         (["demo", "--resume", "--out", "empty"], "holds no run to resume"),

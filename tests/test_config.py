@@ -82,14 +82,14 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 def test_naming_adc_brings_its_settings_above_the_scenes_and_below_what_is_given_with_it() -> None:
     adc = config.load([], {"strategy": "adc"})
-    assert (adc.init_opacity, adc.opacity_reg, adc.noise_lr) == (0.1, 0.0, 0.0)
+    assert (adc.init_opacity, adc.own.opacity_reg, adc.own.noise_lr) == (0.1, 0.0, 0.0)
     fern = config.find("fern")
     assert fern is not None
-    assert config.load([fern]).refine_stop != adc.refine_stop
+    assert config.load([fern]).own.refine_stop != adc.own.refine_stop
     adc_fern = config.load([fern], {"strategy": "adc"})
-    assert (adc_fern.refine_stop, adc_fern.init_scale) == (adc.refine_stop, adc.init_scale)
+    assert (adc_fern.own.refine_stop, adc_fern.init_scale) == (adc.own.refine_stop, adc.init_scale)
     assert (adc_fern.steps, adc_fern.max_splats) == (7000, 100_000)  # the scene's own
-    assert config.load([fern], {"strategy": "adc", "refine_stop": 0.7}).refine_stop == 0.7
+    assert config.load([fern], {"strategy": "adc", "refine_stop": 0.7}).own.refine_stop == 0.7
     assert config.load([{"strategy": "adc", "init_opacity": 0.3}, {"steps": 5}]).init_opacity == 0.3
     assert config.load([{"strategy": "adc", "init_opacity": 0.3}], {"strategy": "adc"}).init_opacity == 0.3
     assert config.load([{"strategy": "adc", "steps": 5}], {"strategy": "mcmc"}) == Config(steps=5)
@@ -117,3 +117,47 @@ def test_defaults_of_ones_own_folder() -> None:
         1600,
         8,
     )
+
+
+def test_a_short_name_is_the_strategys_in_use_and_the_long_one_any() -> None:
+    loaded = config.load([], {"grow_rate": "0.1", "mcmc.min_opacity": "0.01"})
+    assert (loaded.own.grow_rate, loaded.own.min_opacity) == (0.1, 0.01)
+    adc = config.load([{"grow_rate": 0.1, "refine_every": 50}], {"strategy": "adc", "min_opacity": 0.02})
+    assert (adc.own.refine_every, adc.own.min_opacity) == (100, 0.02)  # the layer below was chosen for mcmc
+    assert config.value_of(adc, "min_opacity") == config.value_of(adc, "adc.min_opacity") == 0.02
+    assert config.value_of(adc, "grow_rate") is None
+
+
+def test_a_setting_of_another_strategy_is_refused() -> None:
+    with pytest.raises(UserError, match="grow_rate is a setting of strategy mcmc; the strategy is adc"):
+        config.load([], {"strategy": "adc", "grow_rate": "0.1"})
+    with pytest.raises(UserError, match=r"unknown setting 'mcmc\.grow_rat'; did you mean mcmc\.grow_rate"):
+        config.load([], {"mcmc.grow_rat": 1})
+
+
+def test_the_mode_of_a_group_is_set_by_its_name() -> None:
+    loaded = config.load([], {"exposure": "affine", "exposure.lr": "0.01"})
+    assert (loaded.sections["exposure"].mode, loaded.sections["exposure"].lr) == ("affine", 0.01)
+    with pytest.raises(UserError, match="must be one of off, gain, affine, got 'on'"):
+        config.load([], {"exposure": "on"})
+
+
+def test_settings_of_version_0_1_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        'scene = "demo"\nstrategy = "mcmc"\ngrow_rate = 0.1\nsplit_scale = 0.02\nopacity_reg = 0.5\n'
+    )
+    loaded = config.load([file])
+    assert (loaded.own.grow_rate, loaded.own.opacity_reg) == (0.1, 0.5)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xef\xbb\xbfsteps = 7\n")
+    assert config.load([file]).steps == 7
+
+
+def test_a_changed_configuration_keeps_the_rest() -> None:
+    before = config.load([], {"strategy": "adc", "reset_every": 10, "seed": 3})
+    after = config.changed(before, config.check({"min_opacity": 0.1, "steps": 9}, "test"))
+    assert (after.own.reset_every, after.own.min_opacity, after.seed, after.steps) == (10, 0.1, 3, 9)

@@ -15,7 +15,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import load_backend
-from gsplat_train.training.train_step import Noise, Regularizers, train_step
 from scenes import camera, scene, to_mlx
 
 import gsplat_train
@@ -25,6 +24,7 @@ from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
 from gsplat_train.training import optimizer
+from gsplat_train.training.train_step import Noise, Regularizers, train_step
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent

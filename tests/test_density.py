@@ -3,13 +3,14 @@
 
 import numpy as np
 import pytest
-from gsplat_train.training.optimizer import EXTENT, TrainState
-from test_optimizer import row_numbers
+from test_rows import row_numbers, snapshot
 from tiny import random_state, settings
 
 from gsplat_train.errors import TrainingDiverged
-from gsplat_train.training import optimizer
-from gsplat_train.training import strategies as density
+from gsplat_train.model import quaternions
+from gsplat_train.training import rows, strategies
+from gsplat_train.training.plan import EXTENT, Statistics
+from gsplat_train.training.rows import HostPopulation, TrainState
 from gsplat_train.training.strategies import adc, mcmc
 
 
@@ -18,22 +19,18 @@ def rng() -> np.random.Generator:
 
 
 def opacities(state: TrainState) -> np.ndarray:
-    return density.opacities(np.asarray(state.gaussians.logit_opacities))
-
-
-def snapshot(state: TrainState) -> dict[str, np.ndarray]:
-    return {name: leaf.copy() for name, leaf in optimizer.rows(state.gaussians).items()}
+    return quaternions.opacities(np.asarray(state.gaussians.logit_opacities))
 
 
 def make_dead(state: TrainState, index: list[int]) -> None:
-    optimizer.rows(state.gaussians)["logit_opacities"][index] = -8  # opacity 0.0003
+    rows.rows(state.gaussians)["logit_opacities"][index] = -8  # opacity 0.0003
 
 
 def test_opacities_and_logits_are_inverse_and_never_overflow() -> None:
     values = np.array([1e-6, 0.005, 0.5, 1 - 1e-6])
-    assert density.opacities(density.logits(values)) == pytest.approx(values, rel=1e-9)
+    assert quaternions.opacities(quaternions.logits(values)) == pytest.approx(values, rel=1e-9)
     with np.errstate(all="raise"):
-        assert density.opacities(np.array([-1e4, 1e4], np.float32)).tolist() == [0.0, 1.0]
+        assert quaternions.opacities(np.array([-1e4, 1e4], np.float32)).tolist() == [0.0, 1.0]
 
 
 def test_rotate_turns_as_the_quaternion_says() -> None:
@@ -41,7 +38,7 @@ def test_rotate_turns_as_the_quaternion_says() -> None:
     quats = np.array(
         [[2, 0, 0, 0], [half, 0, 0, half], [0, 3, 0, 0]]
     )  # none; 90 degrees about z; 180 about x
-    turned = density.rotate(quats, np.array([[1.0, 2, 3]] * 3))
+    turned = quaternions.rotate(quats, np.array([[1.0, 2, 3]] * 3))
     assert turned == pytest.approx(np.array([[1, 2, 3], [-2, 1, 3], [1, -2, -3]]))
 
 
@@ -68,9 +65,9 @@ def test_relocation_moves_the_dead_and_keeps_the_opacity_of_each_place() -> None
     state, config = random_state(30), settings()
     make_dead(state, [3, 7, 8])
     before, shown = snapshot(state), opacities(state)
-    assert mcmc.relocate(state, config, rng()) == 3
+    assert mcmc.relocate(HostPopulation(state), config.own.min_opacity, rng()) == 3
     after, now = snapshot(state), opacities(state)
-    assert state.n_splats == 30 and (now > config.min_opacity).all()
+    assert state.n_splats == 30 and (now > config.own.min_opacity).all()
     sources = [int(np.flatnonzero((before["means"] == after["means"][i]).all(axis=1))[0]) for i in (3, 7, 8)]
     assert not set(sources) & {3, 7, 8}
     for source in set(sources):
@@ -89,20 +86,20 @@ def test_relocation_without_any_dead_or_any_living_does_nothing(dead: list[int])
     state = random_state(10)
     make_dead(state, dead)
     before = snapshot(state)
-    assert mcmc.relocate(state, settings(), rng()) == 0
+    assert mcmc.relocate(HostPopulation(state), 0.005, rng()) == 0
     assert all((leaf == before[name]).all() for name, leaf in snapshot(state).items())
 
 
 def test_growth_adds_the_rate_up_to_the_cap() -> None:
     state = random_state(100)
-    counts = [mcmc.grow(state, settings(grow_rate=0.05, max_splats=112), rng()) for _ in range(4)]
+    counts = [mcmc.grow(HostPopulation(state), 0.05, 112, 0.005, rng()) for _ in range(4)]
     assert counts == [5, 6, 1, 0] and state.n_splats == 112
 
 
 def test_growth_shares_the_opacity_and_starts_without_moments() -> None:
     state = random_state(40)
     before, shown = snapshot(state), opacities(state)
-    assert mcmc.grow(state, settings(grow_rate=0.5), rng()) == 20
+    assert mcmc.grow(HostPopulation(state), 0.5, 1000, 0.005, rng()) == 20
     after, now, numbers = snapshot(state), opacities(state), row_numbers(state)
     for source in range(40):
         copies = np.flatnonzero((after["means"] == before["means"][source]).all(axis=1))
@@ -112,13 +109,13 @@ def test_growth_shares_the_opacity_and_starts_without_moments() -> None:
 
 def test_nothing_grows_out_of_nothing() -> None:
     state = random_state(5)
-    optimizer.rows(state.gaussians)["logit_opacities"][:] = -1e4
-    assert mcmc.grow(state, settings(grow_rate=0.5), rng()) == 0 and state.n_splats == 5
+    rows.rows(state.gaussians)["logit_opacities"][:] = -1e4
+    assert mcmc.grow(HostPopulation(state), 0.5, 1000, 0.005, rng()) == 0 and state.n_splats == 5
 
 
 def test_a_few_splats_grow_too() -> None:
     state = random_state(3)
-    assert mcmc.grow(state, settings(grow_rate=0.05), rng()) == 1
+    assert mcmc.grow(HostPopulation(state), 0.05, 1000, 0.005, rng()) == 1
 
 
 def test_samples_follow_the_weights_and_never_take_weight_zero() -> None:
@@ -130,18 +127,17 @@ def test_samples_follow_the_weights_and_never_take_weight_zero() -> None:
 
 def test_strategies_act_only_when_due() -> None:
     config = settings(steps=100, refine_start=20, refine_every=10, refine_stop=0.8)
-    assert [step for step in range(101) if density.due(config, step)] == [30, 40, 50, 60, 70]
-    strategy, state = density.load(config, 50), random_state(50)
-    for step, expected in ((29, {}), (30, {"relocated": 0, "added": 5}), (80, {})):
-        state.step = step
-        assert strategy.refine(state, rng()) == expected
+    strategy, state = strategies.load(config), random_state(50)
+    assert [step for step in range(101) if strategy.due(step)] == [30, 40, 50, 60, 70]
+    assert strategy.refine(HostPopulation(state), 30, rng()) == {"relocated": 0, "added": 5}
 
 
 def test_the_strategy_none_changes_nothing() -> None:
     config, state = settings(strategy="none"), random_state(5)
-    state.step = 10
-    strategy = density.load(config, 5)
-    assert strategy.refine(state, rng()) == {} and strategy.stats is None and state.n_splats == 5
+    strategy = strategies.load(config)
+    assert not any(strategy.due(step) for step in range(1, 4001))
+    assert strategy.refine(HostPopulation(state), 10, rng()) == {} and strategy.statistics is Statistics.NONE
+    assert state.n_splats == 5
 
 
 # --- ADC
@@ -152,7 +148,7 @@ def adc_settings(**changes: object):
 
 
 def set_scales(state: TrainState, small: list[int], large: list[int]) -> None:
-    scales = optimizer.rows(state.gaussians)["log_scales"]
+    scales = rows.rows(state.gaussians)["log_scales"]
     scales[small] = np.log(0.005 * EXTENT)
     scales[large] = np.log([0.02 * EXTENT, 0.001, 0.001])
 
@@ -164,7 +160,10 @@ def test_small_ones_duplicate_and_large_ones_split() -> None:
     pull[[1, 4, 6]] = 1.5
     pull[[2, 5]] = 0.99
     before = snapshot(state)
-    assert adc.grow(state, pull, adc_settings(), rng()) == {"duplicated": 1, "split": 2}
+    assert adc.grow(HostPopulation(state), pull, adc_settings().own, 1000, rng()) == {
+        "duplicated": 1,
+        "split": 2,
+    }
     after = snapshot(state)
     assert state.n_splats == 13
     assert row_numbers(state).tolist() == [0, 1, 2, 3, 5, 7, 8, 9, 0, 0, 0, 0, 0]  # parents 4 and 6 are gone
@@ -178,13 +177,15 @@ def test_small_ones_duplicate_and_large_ones_split() -> None:
 
 
 def test_parts_are_drawn_from_their_parent() -> None:
-    n = 4000
-    state = random_state(1)
-    views = {name: np.repeat(leaf, n, axis=0) for name, leaf in optimizer.rows(state.gaussians).items()}
-    parts = adc.split(views, np.arange(n), 1.6, rng())
-    offsets = parts["means"] - views["means"][0]
-    R = np.stack([density.rotate(views["quats"][:1], axis[None])[0] for axis in np.eye(3)], axis=1)
-    expected = R @ np.diag(np.exp(2 * views["log_scales"][0])) @ R.T
+    state = random_state(4000)
+    for leaf in rows.rows(state.gaussians).values():
+        leaf[:] = leaf[0]
+    parent = {name: leaf[0] for name, leaf in snapshot(state).items()}
+    own = adc_settings(split_scale=0.0).own
+    assert adc.grow(HostPopulation(state), np.full(4000, 2.0), own, 8000, rng())["split"] == 4000
+    offsets = snapshot(state)["means"] - parent["means"]
+    R = np.stack([quaternions.rotate(parent["quats"][None], axis[None])[0] for axis in np.eye(3)], axis=1)
+    expected = R @ np.diag(np.exp(2 * parent["log_scales"])) @ R.T
     assert np.cov(offsets.T) == pytest.approx(expected, abs=0.08 * expected.max())
 
 
@@ -193,9 +194,9 @@ def test_growth_at_the_cap_takes_the_strongest() -> None:
     set_scales(state, list(range(6)), [])
     before = snapshot(state)
     pull = np.array([2.0, 9, 3, 8, 1.5, 7])
-    assert adc.grow(state, pull, adc_settings(max_splats=8), rng())["duplicated"] == 2
+    assert adc.grow(HostPopulation(state), pull, adc_settings().own, 8, rng())["duplicated"] == 2
     assert (snapshot(state)["means"][6:] == before["means"][[1, 3]]).all()
-    assert adc.grow(state, np.full(8, 2.0), adc_settings(max_splats=8), rng()) == {
+    assert adc.grow(HostPopulation(state), np.full(8, 2.0), adc_settings().own, 8, rng()) == {
         "duplicated": 0,
         "split": 0,
     }
@@ -205,11 +206,9 @@ def test_pruning_takes_the_transparent_and_after_a_reset_the_huge() -> None:
     state, config = random_state(8), adc_settings(reset_every=100)
     set_scales(state, list(range(8)), [])
     make_dead(state, [2])
-    optimizer.rows(state.gaussians)["log_scales"][5, 1] = np.log(0.11 * EXTENT)
-    state.step = 50
-    assert adc.prune(state, config) == {"pruned": 1}
-    state.step = 150
-    assert adc.prune(state, config) == {"pruned": 1}
+    rows.rows(state.gaussians)["log_scales"][5, 1] = np.log(0.11 * EXTENT)
+    assert adc.prune(HostPopulation(state), config.own, 50) == {"pruned": 1}
+    assert adc.prune(HostPopulation(state), config.own, 150) == {"pruned": 1}
     assert row_numbers(state).tolist() == [0, 1, 3, 4, 6, 7]
 
 
@@ -217,13 +216,13 @@ def test_pruning_everything_is_divergence() -> None:
     state = random_state(3)
     make_dead(state, [0, 1, 2])
     with pytest.raises(TrainingDiverged, match="every splat"):
-        adc.prune(state, adc_settings())
+        adc.prune(HostPopulation(state), adc_settings().own, 10)
 
 
 def test_a_reset_lowers_opacities_and_forgets_their_moments_only() -> None:
     state = random_state(5)
     make_dead(state, [1])
-    adc.reset_opacities(state, 0.01)
+    adc.reset_opacities(HostPopulation(state), 0.01)
     assert opacities(state) == pytest.approx([0.01, 0.000335, 0.01, 0.01, 0.01], rel=1e-2)
     assert not np.asarray(state.v.logit_opacities).any() and np.asarray(state.v.means)[4, 0] == 8
 
@@ -231,20 +230,20 @@ def test_a_reset_lowers_opacities_and_forgets_their_moments_only() -> None:
 @pytest.mark.parametrize("absgrad", [False, True])
 def test_the_statistic_is_the_mean_over_the_steps_that_saw_it(absgrad: bool) -> None:
     config = adc_settings(absgrad=absgrad, grow_gradient=2.0, grow_absgradient=4.0)
-    strategy = adc.ADC(config, 3)
-    assert strategy.stats is not None
-    strategy.stats.means2d_norm[:] = [6, 6, 0]
-    strategy.stats.absgrad_norm[:] = [24, 24, 0]
-    strategy.stats.count[:] = [1, 3, 0]
-    assert strategy.mean_gradients().tolist() == ([6, 2, 0] if absgrad else [3, 1, 0])
+    state = random_state(3)
+    state.sums = rows.zero_sums(3)
+    state.sums["means2d_norm"][:] = [6, 6, 0]
+    state.sums["absgrad_norm"][:] = [24, 24, 0]
+    state.sums["count"][:] = [1, 3, 0]
+    pull = adc.Strategy(config).mean_gradients(HostPopulation(state))
+    assert pull.tolist() == ([6, 2, 0] if absgrad else [3, 1, 0])
 
 
 def test_a_refinement_starts_new_sums_of_the_new_length() -> None:
-    state, strategy = random_state(20), adc.ADC(adc_settings(reset_every=10), 20)
-    assert strategy.stats is not None
-    strategy.stats.means2d_norm[:] = strategy.stats.count[:] = 1
-    state.step = 10
-    counts = strategy.refine(state, rng())
+    state, strategy = random_state(20), adc.Strategy(adc_settings(reset_every=10))
+    state.sums = rows.zero_sums(20)
+    state.sums["means2d_norm"][:] = state.sums["count"][:] = 1
+    counts = strategy.refine(HostPopulation(state), 10, rng())
     assert counts["duplicated"] + counts["split"] == 20 and state.n_splats == 40
-    assert len(strategy.stats.count) == 40 and not strategy.stats.means2d_norm.any()
+    assert len(state.sums["count"]) == 40 and not state.sums["means2d_norm"].any()
     assert opacities(state).max() == pytest.approx(0.01, rel=1e-5)  # step 10 resets as well

@@ -18,7 +18,8 @@ from PIL import Image
 
 from gsplat_train import registry
 from gsplat_train.errors import UserError
-from gsplat_train.model.formats import ending_of, format_of, sog, spz, spz_blocks
+from gsplat_train.model import frame
+from gsplat_train.model.formats import ending_of, format_of, glb, gltf_nodes, sog, spz, spz_blocks
 from gsplat_train.model.formats.axes import flipped
 from gsplat_train.model.formats.codebook import codebook, nearest_levels, palette
 from gsplat_train.model.splats import Splats
@@ -30,6 +31,7 @@ PRECISION = {
     ".compressed.ply": made.Distance(8 / 1023, 8 / 1023, HALF_BYTE, 5e-3, 0.02, 1 / 64 + 1e-3),
     ".splat": made.Distance(0, 1e-6, HALF_BYTE, 0.03, 0.5 / 255 / 0.28 + 1e-3, np.nan),
     ".spz": made.Distance(2e-6, 1 / 32 + 1e-3, HALF_BYTE, 5e-3, 0.5 / 255 / 0.15 + 1e-3, 4.5 / 128),
+    ".glb": made.Distance(0, 1e-6, 1e-6, 1e-3, 0, 0),
     ".sog": made.Distance(3e-4, 0.1, HALF_BYTE, 0.02, 0.05, 0.08),
 }
 COLOURLESS = {".splat"}  # no harmonics
@@ -214,6 +216,32 @@ def test_hostile_counts_of_spz_allocate_nothing(tmp_path: Path) -> None:
     (tmp_path / "b.spz").write_bytes(header + table + frame * 5)
     with pytest.raises(UserError, match="damaged"):
         spz.read(tmp_path / "b.spz")
+
+
+# ---- glTF ----
+
+
+def test_a_node_of_gltf_turns_scales_and_moves_its_splats(tmp_path: Path) -> None:
+    splats, path = made.random_splats(300), tmp_path / "a.glb"
+    glb.write(path, splats)
+    document, binary = gltf_nodes.split(path.read_bytes())
+    turn = frame.euler((0.0, 0.0, 180.0))  # LUF and RDF differ by this: the same in both
+    document["nodes"] = [
+        {"children": [1], "translation": [1, 2, 3]},
+        {"mesh": 0, "rotation": [0, 0, 1, 0], "scale": [2, 2, 2]},
+    ]
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = (
+        struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(binary), 0x4E4942) + binary
+    )
+    path.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+    expected = frame.moved(splats, turn, 2.0, np.array([-1, -2, 3]))
+    found = made.distance(expected, glb.read(path))
+    assert found.means < 1e-5 and found.shN < 1e-5 and found.rotations < 2e-3 and found.log_scales < 1e-5
+    document["nodes"][1]["scale"] = [1, 2, 1]
+    with pytest.raises(ValueError, match="stretches"):
+        gltf_nodes.splats(document, binary, glb.EXTENSION)
 
 
 # ---- SOG ----

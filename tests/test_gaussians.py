@@ -8,7 +8,8 @@ from compare import assert_finite
 
 from gsplat_train.errors import UserError
 from gsplat_train.model import sh
-from gsplat_train.model.gaussians import LONELY_SCALE, Gaussians, as_gaussians, gaussians_from_points
+from gsplat_train.model.gaussians import Gaussians, as_gaussians
+from gsplat_train.model.initialize import LONELY_SCALE, gaussians_from_points
 from gsplat_train.model.neighbors import LEAF, squared_distances_to_nearest
 
 

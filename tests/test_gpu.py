@@ -8,7 +8,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import load_backend
-from gsplat_train.training.train_step import Noise, Regularizers, generic_step, train_step
 
 from gsplat_train.backends.gpu import kernels as _kernels
 from gsplat_train.backends.gpu import text as _kernel_text
@@ -17,6 +16,7 @@ from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
 from gsplat_train.training import optimizer
 from gsplat_train.training.strategies import GradStats
+from gsplat_train.training.train_step import Noise, Regularizers, generic_step, train_step
 
 
 @pytest.fixture(params=["metal", "cuda"])

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import reference
 from compare import TOLERANCES, assert_image, relative
-from gsplat_train.training.train_step import Noise, Regularizers, generic_step
 from metal.emulated import ORDERS
 from metal.emulated import backend as emulated
 from metal.fixtures import clang  # noqa: F401
@@ -54,6 +53,7 @@ from gsplat_train.renderer import render
 from gsplat_train.scene import View
 from gsplat_train.training import optimizer
 from gsplat_train.training.strategies import GradStats
+from gsplat_train.training.train_step import Noise, Regularizers, generic_step
 
 pytestmark = pytest.mark.usefixtures("clang")
 

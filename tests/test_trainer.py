@@ -4,26 +4,40 @@
 import json
 import math
 import os
-import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
-from gsplat_train.training.train_step import StepResult
 
-from gsplat_train import evaluate
-from gsplat_train.cli.progress import Progress
+import gsplat_train
+from gsplat_train import Callback, load_model
 from gsplat_train.config import Config
 from gsplat_train.datasets.demo import make_demo
-from gsplat_train.errors import Interrupted, TrainingDiverged, UserError
-from gsplat_train.scene import Scene
-from gsplat_train.training import checkpoint, optimizer, trainer
+from gsplat_train.errors import Interrupted, OutOfMemory, StorageError, TrainingDiverged, UserError
+from gsplat_train.evaluate.measure import measure
+from gsplat_train.scene import Photo, Scene
+from gsplat_train.training import checkpoint, evaluation, rows
 from gsplat_train.training.photos import ViewSampler, reduce
+from gsplat_train.training.protocol import StepResult
 from gsplat_train.training.run_folder import RunFolder
 from gsplat_train.training.trainer import Trainer
+
+
+class Said(Callback):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def make(config: Config, root: Path, resume: bool = False, scene: Scene | None = None) -> Trainer:
@@ -32,33 +46,30 @@ def make(config: Config, root: Path, resume: bool = False, scene: Scene | None =
     run.write_config(config)
     found = checkpoint.newest(run.checkpoints, pytest.fail) if resume else None
     run.truncate_log(found.state.step if found else 0)
-    return Trainer(config, scene or tiny.scene(), run, Progress(quiet=True), found)
+    return Trainer(config, scene or tiny.scene(), run, [Said()], found)
 
 
 def log_of(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, action: Any) -> None:
-    """Calls `action` in the middle of the given step."""
-    real, done = trainer.train_step, 0
+def in_step(work: Trainer, number: int, action: Any) -> Trainer:
+    """`work`, which calls `action` in the middle of the given step, with the step's result."""
+    real = work.stepper.take
 
-    def counting(*args: Any, **kwargs: Any) -> StepResult:
-        nonlocal done
-        done += 1
-        result = real(*args, **kwargs)
-        return action(result) if done == steps else result
+    def take(view: Any, plan: Any) -> StepResult:
+        result = real(view, plan)
+        return action(result) if plan.number == number else result
 
-    monkeypatch.setattr(trainer, "train_step", counting)
+    work.stepper.take = take  # type: ignore[method-assign]
+    return work
 
 
 def test_a_short_training_gains_decibels_on_held_out_views(tmp_path: Path) -> None:
     scene = make_demo(n_views=24, width=64, height=48, n_points=2000)
     config = tiny.settings(steps=400, sh_interval=100, refine_every=20, eval_every=200, max_splats=3000)
     work = make(config, tmp_path, scene=scene)
-    start = evaluate.measure(
-        checkpoint.scene_frame(work.state.gaussians, work.similarity), work.test_views, work.backend
-    )
+    start = measure(work.gaussians(), work.test_views, work.backend)
     metrics = work.train()
     assert metrics["test"]["psnr"] > start["psnr"] + 6
     assert metrics["n_splats"] == 3000 and metrics["steps"] == 400  # the cap is reached and held
@@ -82,30 +93,28 @@ def test_the_ply_scores_what_the_metrics_say(tmp_path: Path) -> None:
         tmp_path / "point_cloud.ply",
         tmp_path / "checkpoints" / "step_0000040.safetensors",
     ):
-        again = evaluate.measure(evaluate.load_model(model), work.test_views, work.backend)
+        again = measure(load_model(model), work.test_views, work.backend)
         assert again == metrics["test"]
 
 
 @pytest.mark.parametrize("strategy", ["mcmc", "adc"])
-def test_resumed_is_uninterrupted_to_the_byte(
-    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_is_uninterrupted_to_the_byte(strategy: str, tmp_path: Path) -> None:
     # Step 16 ends neither an epoch (7 views) nor a refinement; all that is random is in use.
     config = tiny.settings(
-        strategy=strategy, background="random", grow_gradient=1e-5, checkpoint_every=16, downscales=1,
-        downscale_every=20,
+        strategy=strategy, background="random", checkpoint_every=16, downscales=1, downscale_every=20,
+        **({"grow_gradient": 1e-5} if strategy == "adc" else {}),
     )  # fmt: skip
     make(config, tmp_path / "a").train()
-    with monkeypatch.context() as patch:
-        stop_after(patch, 19, lambda result: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            make(config, tmp_path / "b").train()
+    killed = make(config, tmp_path / "b")
+    killed._rescue = lambda error: None  # type: ignore[method-assign]  # as a process that is killed
+    with pytest.raises(ZeroDivisionError):
+        in_step(killed, 19, lambda result: 1 / 0).train()
     resumed = make(config, tmp_path / "b", resume=True)
-    assert resumed.state.step == 16
+    assert resumed.step == 16
     resumed.train()
     for name in ("point_cloud.ply", "checkpoints/step_0000040.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-    assert resumed.state.n_splats > 300
+    assert resumed.n_splats > 300
     assert [line["step"] for line in log_of(tmp_path / "b")] == [10, 20, 30, 40]
 
 
@@ -116,70 +125,82 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: P
     assert a == b != c
 
 
-@pytest.fixture
-def hangups() -> Iterator[None]:
-    """SIGHUP as a terminal's programs have it, whatever started the tests."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, RuntimeError, KeyboardInterrupt])
+def test_whatever_ends_a_run_the_state_is_saved(error: type[BaseException], tmp_path: Path) -> None:
+    def fail(result: StepResult) -> StepResult:
+        raise error("something")
+
+    with pytest.raises(OutOfMemory if error is MemoryError else error):
+        in_step(make(tiny.settings(), tmp_path), 13, fail).train()
+    found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
+    assert found is not None and found.state.step == 13  # taken before it failed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_and_says_how_to_go_on(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangups: None
-) -> None:
-    stop_after(monkeypatch, 13, lambda result: os.kill(os.getpid(), number) or result)
-    before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=r"step 13.*--resume"):
-        make(tiny.settings(), tmp_path).train()
-    assert signal.getsignal(number) is before
+@pytest.mark.parametrize("words", ["[metal::malloc] Attempting to allocate 9 bytes", "CUDA: out of memory"])
+def test_out_of_memory_in_mlx_is_one_line_that_says_what_is_saved(words: str, tmp_path: Path) -> None:
+    def fail(result: StepResult) -> StepResult:
+        raise RuntimeError(words)
+
+    with pytest.raises(
+        OutOfMemory, match=r"out of memory at step 9.*last good state is .*step_0000009"
+    ) as caught:
+        in_step(make(tiny.settings(), tmp_path), 9, fail).train()
+    assert caught.value.exit_code == 6 and "\n" not in str(caught.value)
+
+
+def test_a_picture_that_cannot_be_written_loses_no_step(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "previews").write_text("a file in the place of a folder")
+    with pytest.raises(StorageError, match="previews"):
+        make(tiny.settings(), tmp_path / "run").train()
+    found = checkpoint.newest(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert found is not None and found.state.step == 20
+
+
+def test_stopping_saves(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def step(self, trainer: Trainer, newest: StepResult) -> None:
+            if trainer.step == 13:
+                trainer.stop()
+
+    work = make(tiny.settings(), tmp_path)
+    work.callbacks = [Stop()]
+    with pytest.raises(Interrupted, match="step 13"):
+        work.train()
     found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
     assert found is not None and found.state.step == 13
 
 
-def test_no_room_to_grow_saves_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = make(tiny.settings(), tmp_path)
-
-    def grow(state: Any, rng: Any) -> None:
-        def full(*_: Any) -> None:
-            raise MemoryError
-
-        before = optimizer.rows(state.gaussians)
-        with monkeypatch.context() as patch, pytest.raises(MemoryError):
-            patch.setattr(np, "empty", full)
-            optimizer.append_rows(state, before)
-        assert state.gaussians.means.shape[0] == len(before["means"])
-        raise MemoryError
-
-    monkeypatch.setattr(work.strategy, "refine", grow)
-    with pytest.raises(MemoryError):
-        work.train()
-    assert checkpoint.newest(tmp_path / "checkpoints", pytest.fail) is not None
-
-
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_step_that_is_not_finite_ends_the_run_and_half_a_step_is_not_saved(
+    whole: bool, tmp_path: Path
 ) -> None:
-    work = make(tiny.settings(), tmp_path)
-    stop_after(monkeypatch, 8, lambda result: result._replace(loss=math.nan))
-    with pytest.raises(TrainingDiverged, match="step 9"):  # this test's step 8 was taken all the same
-        work.train()
-    found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
-    assert found is not None and found.state.step == 8
-
-
-def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = make(tiny.settings(), tmp_path)
 
     def spoil(result: StepResult) -> StepResult:
-        optimizer.rows(work.state.v)["quats"][5] = np.inf
+        bad = result._replace(loss=math.nan, whole=whole)
+        work.stepper.result = lambda: bad  # type: ignore[method-assign]
+        return bad
+
+    with pytest.raises(
+        TrainingDiverged, match="not finite at step 28"
+    ):  # this test's step was taken all the same
+        in_step(work, 27, spoil).train()
+    found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
+    assert found is not None and found.state.step == (27 if whole else 20)
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    work = make(tiny.settings(), tmp_path)
+
+    def spoil(result: StepResult) -> StepResult:
+        rows.rows(work.stepper.look().v)["quats"][5] = np.inf
         return result
 
-    stop_after(monkeypatch, 30, spoil)
     with pytest.raises(TrainingDiverged):
-        work.train()
+        in_step(work, 30, spoil).train()
     found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
-    assert found is not None and found.state.step == 20 and optimizer.is_finite(found.state)
+    assert found is not None and found.state.step == 20 and rows.is_finite(found.state)
 
 
 def test_pruning_everything_leaves_a_state_to_resume(tmp_path: Path) -> None:
@@ -187,8 +208,8 @@ def test_pruning_everything_leaves_a_state_to_resume(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match="every splat"):
         make(config, tmp_path).train()
     found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
-    assert found is not None and found.stats is not None
-    assert len(found.stats.count) == found.state.n_splats
+    assert found is not None and len(found.state.sums["count"]) == found.state.n_splats
+    make(config, tmp_path, resume=True)
 
 
 def test_resuming_a_finished_run_writes_its_outputs_again(tmp_path: Path) -> None:
@@ -205,13 +226,13 @@ def test_resuming_a_finished_run_writes_its_outputs_again(tmp_path: Path) -> Non
 def test_time_adds_up_over_resumes_and_leaves_evaluation_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluate.measure
+    real = evaluation.measure
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        trainer.time.sleep(0.3)
+        time.sleep(0.3)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(evaluate, "measure", slow)
+    monkeypatch.setattr(evaluation, "measure", slow)
     first = make(tiny.settings(steps=20, schedule_steps=40), tmp_path).train()
     assert first["wall_seconds"] > first["seconds"] + 0.55
     second = make(tiny.settings(schedule_steps=40), tmp_path, resume=True).train()
@@ -219,16 +240,41 @@ def test_time_adds_up_over_resumes_and_leaves_evaluation_out(
     assert second["it_per_s"] == pytest.approx(40 / second["seconds"], rel=0.05)  # seconds is rounded
 
 
-def test_other_photos_than_the_checkpoints_are_refused(tmp_path: Path) -> None:
+def test_another_scene_under_the_same_names_is_refused(tmp_path: Path) -> None:
     make(tiny.settings(), tmp_path).train()
     scene = tiny.scene()
-    fewer = Scene(scene.name, scene.views[:-2], scene.points, scene.colors)
-    with pytest.raises(UserError, match="other training views"):
-        make(tiny.settings(), tmp_path, resume=True, scene=fewer)
+    turned = [
+        replace(view, camera=replace(view.camera, K=view.camera.K * [[2], [2], [1]])) for view in scene.views
+    ]
+    negative = [replace(view, photo=Photo(255 - view.pixels.image)) for view in scene.views]
+    moved = []
+    for view in scene.views:
+        viewmat = view.camera.viewmat.copy()
+        viewmat[:3, 3] += viewmat[:3, :3] @ [0.5, 0, 0]
+        moved.append(replace(view, camera=replace(view.camera, viewmat=viewmat)))
+    for views, words in (
+        (scene.views[:-2], "other training views"),
+        (turned, "cameras, the first of view_01"),
+        (negative, "photo view_01.png is not"),
+        (moved, "another frame"),
+    ):
+        other = Scene(scene.name, tuple(views), scene.points, scene.colors)
+        with pytest.raises(UserError, match=words):
+            make(tiny.settings(), tmp_path, resume=True, scene=other)
+    make(tiny.settings(), tmp_path, resume=True)
+
+
+def test_exposure_is_resumed_by_the_names_of_views(tmp_path: Path) -> None:
+    config = tiny.settings(exposure="affine", steps=20, schedule_steps=40)
+    first = make(config, tmp_path)
+    first.train()
+    again = make(config, tmp_path, resume=True)
+    ours, theirs = (np.asarray(work.objective.groups["exposure"].values) for work in (first, again))
+    assert ours.any() and (ours == theirs).all()
 
 
 def test_more_points_than_the_cap_are_thinned(tmp_path: Path) -> None:
-    assert make(tiny.settings(max_splats=100), tmp_path).state.n_splats == 100
+    assert make(tiny.settings(max_splats=100), tmp_path).n_splats == 100
 
 
 def test_without_evaluation_all_views_train(tmp_path: Path) -> None:
@@ -238,13 +284,67 @@ def test_without_evaluation_all_views_train(tmp_path: Path) -> None:
     assert metrics["test"] is None and metrics["train"]["psnr"] > 5
 
 
-def test_over_fitting_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_over_fitting_is_said_once(tmp_path: Path) -> None:
     work = make(tiny.settings(), tmp_path)
-    work.report.release()  # nothing waits for the loop to begin
     for test, train in ((20.0, 20.0), (19.9, 21.0), (19.5, 19.9), (19.5, 22.0), (19.0, 23.0)):
-        work._watch(test, train)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "from 20.00 to 19.50 dB" in said[0] and "to 22.00" in said[0]
+        work.evaluation._watch(test, train)
+    (said,) = work.callbacks
+    assert isinstance(said, Said)
+    assert len(said.lines) == 1 and "from 20.00 to 19.50 dB" in said.lines[0] and "to 22.00" in said.lines[0]
+    assert work.warnings == said.lines
+
+
+def test_the_api_trains_without_a_folder_and_in_any_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results: list[Any] = []
+    config = tiny.settings(steps=12)
+
+    def work() -> None:
+        results.append(gsplat_train.train(tiny.scene(), config, eval_every=12))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    (result,) = results
+    assert result.metrics["steps"] == 12 and math.isfinite(result.metrics["test"]["psnr"])
+    assert result.gaussians.means.shape == (result.metrics["n_splats"], 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_api_writes_a_run_folder_and_never_over_another(tmp_path: Path) -> None:
+    config = tiny.settings(steps=12)
+    gsplat_train.train(tiny.scene(), config, out=tmp_path / "run")
+    assert load_model(tmp_path / "run").means.shape[1] == 3 and not (tmp_path / "run" / "run.lock").exists()
+    with pytest.raises(UserError, match="holds a run"):
+        gsplat_train.train(tiny.scene(), config, out=tmp_path / "run")
+
+
+def test_a_backend_that_is_not_deterministic_is_refused_when_asked_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gsplat_train.backends import python
+
+    monkeypatch.setattr(python, "deterministic", False)
+    with pytest.raises(UserError, match="other bytes at each run"):
+        Trainer(tiny.settings(backend="python", deterministic=True), tiny.scene())
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
+    folder, said = RunFolder(tmp_path / "run"), Said()
+    with folder.claimed():
+        code = (
+            f"from gsplat_train.training.run_folder import *; next(iter([RunFolder(Path({str(folder.root)!r}))."
+            "claimed().__enter__()]))"
+        )
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert f"in use by process {os.getpid()}" in other.stderr
+    assert not folder.root.exists()  # nothing was written
+    folder.root.mkdir()
+    folder.lock.write_text("process 1 on a machine that lost its power\n")
+    with folder.claimed(said.message):
+        assert "took over" in said.lines[0] or "taken over" in said.lines[0]
 
 
 def test_each_view_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
@@ -263,7 +363,7 @@ def test_photos_grow_as_the_schedule_says() -> None:
 
 def test_a_reduced_photo_averages_and_its_camera_sees_the_same() -> None:
     view = tiny.scene().views[0]
-    half = reduce(view, 2)
+    half = reduce(view, 1)
     assert view.image is not None and half.image is not None
     assert half.image.shape == (18, 24, 3)
     squares = view.image.reshape(18, 2, 24, 2, 3).mean(axis=(1, 3))

@@ -2,17 +2,19 @@
 """A scene, settings and a state small enough for a test of training."""
 
 from functools import cache
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from gsplat_train.training.optimizer import TrainState
 
 from gsplat_train import backends, config
 from gsplat_train.config import Config
 from gsplat_train.datasets.demo import make_demo
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.scene import Scene
-from gsplat_train.training import optimizer
+from gsplat_train.training import rows
+from gsplat_train.training.plan import NAMES, StepPlan
+from gsplat_train.training.rows import TrainState
 
 BACKEND = "cpp" if backends.available()["cpp"] is None else "python"
 
@@ -29,7 +31,7 @@ def settings(**changes: object) -> Config:
         "backend": BACKEND, "steps": 40, "sh_interval": 10, "max_splats": 400, "refine_start": 4,
         "refine_every": 5, "grow_rate": 0.1, "eval_every": 20, "checkpoint_every": 20, "init_scale": 1.0,
     }  # fmt: skip
-    return config.load([few], changes)
+    return config.load([few | {"strategy": changes.get("strategy", "mcmc")}], changes)
 
 
 def random_gaussians(n: int, seed: int = 0, sh_degree: int = 1) -> Gaussians:
@@ -49,8 +51,16 @@ def random_gaussians(n: int, seed: int = 0, sh_degree: int = 1) -> Gaussians:
 
 def random_state(n: int, seed: int = 0) -> TrainState:
     """Random Gaussians with moments that name their row: m is the row's number, v twice that."""
-    state = optimizer.start(random_gaussians(n, seed))
+    state = rows.start(random_gaussians(n, seed))
     for factor, tree in ((1, state.m), (2, state.v)):
-        for leaf in optimizer.rows(tree).values():
+        for leaf in rows.rows(tree).values():
             leaf[...] = factor * np.arange(n, dtype=np.float32).reshape(n, *[1] * (leaf.ndim - 1))
     return state
+
+
+def plan(
+    number: int = 1, rate: float = 1e-3, rates: dict[str, float] | None = None, **changes: Any
+) -> StepPlan:
+    """A plan with one rate for all leaves but those in `rates`, SH degree 1, and nothing else going on."""
+    each = dict.fromkeys(NAMES, rate) | (rates or {})
+    return StepPlan(**({"number": number, "rates": tuple(each.values()), "sh_degree": 1} | changes))

@@ -33,6 +33,7 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     """Runs a program and exits: 0, a documented code with one line on standard error, or 1 with a bug's
     traceback.
     """
+    _fill_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -56,6 +57,19 @@ def run(app: typer.Typer, program: str) -> NoReturn:
             raise
         _exit(program, f"{error.format_message()} See {program} --help.", 2)
     sys.exit(0)
+
+
+def _fill_streams() -> None:
+    """Gives a program that was started with closed streams (`>&-`) empty ones: otherwise the first files it
+    opens take their numbers, and what it prints goes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 class _Stopped(BaseException):

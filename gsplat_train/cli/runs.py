@@ -14,7 +14,6 @@ from .. import config as config_module
 from ..config import FREE_ON_RESUME, Config, is_builtin
 from ..datasets import scene_name
 from ..errors import UserError
-from ..storage import storage
 from ..training.run_folder import RunFolder
 
 ROOT = Path("runs")
@@ -27,9 +26,10 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
     if out is None:
         parent, name = ROOT / scene_name(config), time.strftime("%Y%m%d-%H%M%S")
         for ending in ("", *(f"-{i}" for i in range(2, 1000))):
-            with storage(parent), suppress(FileExistsError):
-                (parent / f"{name}{ending}").mkdir(parents=True)  # nobody else gets this one
-                return RunFolder(parent / f"{name}{ending}")
+            with suppress(FileExistsError):
+                run = RunFolder(parent / f"{name}{ending}")
+                run.make(exclusively=True)  # nobody else gets this one
+                return run
         raise UserError(f"{parent} has a thousand runs of this second; name a folder with --out")
     if str(out) in ("", "."):
         raise UserError("--out is empty; give a folder for the run, or leave it out")

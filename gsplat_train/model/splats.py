@@ -40,6 +40,13 @@ class Splats(NamedTuple):
         arrays = {**self.arrays, "shN": np.ascontiguousarray(self.arrays["shN"][:, : REST[degree]])}
         return self._replace(arrays=arrays)
 
+    def padded(self, degree: int) -> Splats:
+        """With zeros for the harmonics up to `degree` that are not there."""
+        more = np.zeros((self.n, max(REST[degree] - REST[self.sh_degree], 0), 3), np.float32)
+        return self._replace(
+            arrays={**self.arrays, "shN": np.concatenate([self.arrays["shN"], more], axis=1)}
+        )
+
     def cut_note(self, path: object) -> Splats:
         """With a note that a file's harmonics of degree 4 were cut."""
         return self.noted(f"{path} has harmonics of degree 4: cut to degree 3")

@@ -25,7 +25,7 @@ from typing import Any
 from .. import __version__
 from .. import config as config_module
 from ..config import Config
-from ..errors import UserError
+from ..errors import StorageError, UserError
 from ..storage import atomic_write, storage
 
 
@@ -41,6 +41,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.previews = root / "previews"
         self.lock = root / "run.lock"
+        self._made: list[Path] = []  # by this process; they go again if they stay empty
 
     def holds_run(self) -> bool:
         """Whether anything of a run is there."""
@@ -48,14 +49,28 @@ class RunFolder:
             path.exists() for path in (self.config, self.metrics, self.log, self.ply, self.checkpoints)
         )
 
+    def make(self, exclusively: bool = False) -> None:
+        """Makes the folder. exclusively: FileExistsError where it is there already."""
+        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        try:
+            with storage(self.root):
+                self.root.mkdir(parents=True)
+        except StorageError as error:
+            if exclusively and isinstance(error.__cause__, FileExistsError):
+                raise error.__cause__ from None
+            if not self.root.is_dir():
+                raise
+        else:
+            self._made = missing
+
     @contextmanager
     def claimed(self, log: Callable[[str], None] = lambda line: None) -> Iterator[None]:
         """Holds the folder for this process: makes it, and a lock in it that names the process. UserError where
         another process has it; the lock of a dead one is taken over, and that is said. A folder that is still
-        empty at the end goes again.
+        empty at the end goes again, with those above it that were made for it.
         """
+        self.make()
         with storage(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
             descriptor = self._locked(log)
         try:
             yield
@@ -63,7 +78,8 @@ class RunFolder:
             self.lock.unlink(missing_ok=True)
             os.close(descriptor)
             with suppress(OSError):
-                self.root.rmdir()
+                for path in self._made:
+                    path.rmdir()
 
     def _locked(self, log: Callable[[str], None]) -> int:
         """The lock file, open and locked."""

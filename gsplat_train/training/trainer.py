@@ -130,7 +130,7 @@ class Trainer:
                 if self.run is not None:
                     gaussians, antialiased = self.gaussians(), self.config.antialiased
                     ply.write(self.run.ply, to_splats(gaussians, antialiased))
-        except (Interrupted, TrainingDiverged):
+        except Interrupted:
             raise
         except BaseException as error:
             self._rescue(error)

@@ -247,7 +247,7 @@ class Engine:
         if mask is not None:
             check_mask(mask, image)
             counts = (mx.array(mask) > 0).astype(mx.uint8).reshape(-1)
-            counting = int(counts.astype(mx.int32).sum().item())
+            counting = int(np.asarray(counts).sum())
         told, settings = self.sizes(sizes), mx.array(loss_settings(ssim_lambda, width, height, counting))
 
         # The value and its gradient come from one pass; l1 and ssim are for the log and pass no gradient.
