@@ -9,12 +9,18 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-# In the order in which `auto` tries them.
+# In the order in which `auto` tries them. A module has what backends.Backend says; NEEDS is what a machine must have.
 BACKENDS = {
     "metal": "backends.metal",
     "cuda": "backends.cuda",
     "cpp": "backends.cpp",
     "python": "backends.python",
+}
+NEEDS = {
+    "metal": "Apple silicon and macOS 14",
+    "cuda": "an NVIDIA GPU and MLX for CUDA (mlx[cuda12] or mlx[cuda13])",
+    "cpp": "its compiled module gsplat_train._csrc",
+    "python": "MLX",
 }
 
 # Scene formats, in the order in which a folder is tried. A module has `recognise` and `load`: see datasets.

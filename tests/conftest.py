@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gsplat_train import backends
+from gsplat_train import backends, registry
 from gsplat_train.errors import BackendUnavailable
 
 
@@ -20,7 +20,7 @@ def load_backend(name):
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["python", "cpp"])
+@pytest.fixture(params=[name for name in registry.BACKENDS if name not in ("metal", "cuda")])
 def backend(request):
     """Each backend in turn."""
     return load_backend(request.param)

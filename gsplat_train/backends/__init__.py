@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from ..training.stepper import Stepper
 
 NAMES = tuple(registry.BACKENDS)  # in the order in which `auto` tries them
-NEEDS = {
-    "metal": "Apple silicon and macOS 14",
-    "cuda": "an NVIDIA GPU and MLX for CUDA (mlx[cuda12] or mlx[cuda13])",
-    "cpp": "its compiled module gsplat_train._csrc",
-    "python": "MLX",
-}
 MLX_BUILDS = ("mlx-cpu", "mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")  # each installs the same libmlx.so
 
 
@@ -219,5 +213,5 @@ def unavailable(name: str, why: str = "") -> BackendUnavailable:
     detail = f": {why}" if why else ""
     machine = f"{platform.system()} {platform.machine()}"
     return BackendUnavailable(
-        f"{name} needs {NEEDS[name]}; this is {machine}{detail}. Try --backend {others}."
+        f"{name} needs {registry.NEEDS[name]}; this is {machine}{detail}. Try --backend {others}."
     )

@@ -14,11 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import click
 import typer
 
 from .. import config as config_module
+from .. import registry
 from ..errors import OutOfMemory, UserError, is_out_of_memory
 
+BACKEND = click.Choice(["auto", *registry.BACKENDS])  # the type of an option --backend
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 

@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..config import Config
 from ..errors import Interrupted, UserError
-from . import SET_HELP, given_settings, make_app, run
+from . import BACKEND, SET_HELP, given_settings, make_app, run
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
@@ -35,8 +35,10 @@ def train(
         str, typer.Argument(metavar="SCENE", help="A folder (COLMAP or LLFF), or a built-in: demo, fern.")
     ],
     backend: Annotated[
-        Literal["auto", "metal", "cuda", "cpp", "python"] | None,
-        typer.Option(help="Where to compute; auto takes the first that runs here.", metavar="NAME"),
+        str | None,
+        typer.Option(
+            help="Where to compute; auto takes the first that runs here.", click_type=BACKEND, metavar="NAME"
+        ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="A configuration, as fast, or a TOML file.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
