@@ -14,14 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import click
 import typer
 
 from .. import config as config_module
 from .. import registry
 from ..errors import OutOfMemory, UserError, is_out_of_memory
 
-BACKEND = click.Choice(["auto", *registry.BACKENDS])  # the type of an option --backend
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 
@@ -86,6 +84,13 @@ def _stop(number: int, frame: Any) -> NoReturn:
 def _exit(program: str, message: str, code: int) -> NoReturn:
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def known_backend(name: str | None) -> str | None:
+    """The value of an option --backend, checked; for typer's `callback`."""
+    if name is not None and name not in ("auto", *registry.BACKENDS):
+        raise typer.BadParameter(f"{name!r} is not one of auto, {', '.join(registry.BACKENDS)}.")
+    return name
 
 
 def parse_settings(assignments: list[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..config import Config
 from ..errors import Interrupted, UserError
-from . import BACKEND, SET_HELP, given_settings, make_app, run
+from . import SET_HELP, given_settings, known_backend, make_app, run
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
@@ -37,7 +37,9 @@ def train(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="Where to compute; auto takes the first that runs here.", click_type=BACKEND, metavar="NAME"
+            help="Where to compute; auto takes the first that runs here.",
+            callback=known_backend,
+            metavar="NAME",
         ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="A configuration, as fast, or a TOML file.")] = None,
