@@ -231,6 +231,22 @@ nb::tuple loss(Pipeline& p, In<float> image, In<uint8_t> target, std::optional<I
     return nb::make_tuple(value.loss, value.l1, value.ssim);
 }
 
+// (squares, ssim, counting): see Pipeline::score.
+nb::tuple score(Pipeline& p, In<float> image, std::optional<In<uint8_t>> photo, std::optional<In<uint8_t>> mask,
+                Out<uint8_t> picture) {
+    if (image.ndim() != 3 || image.shape(2) != 3) throw nb::value_error("image must be [H, W, 3]");
+    check_size(long(image.shape(1)), long(image.shape(0)));
+    const int height = int(image.shape(0)), width = int(image.shape(1));
+    const uint8_t *t = data(photo, image.size(), "photo"), *counts = data(mask, image.size() / 3, "mask");
+    uint8_t* out = data(picture, image.size(), "picture");
+    ScoreValue value;
+    {
+        nb::gil_scoped_release release;
+        value = p.score(width, height, image.data(), t, counts, out);
+    }
+    return nb::make_tuple(value.squares, value.ssim, value.counting);
+}
+
 // What a view brings to a step: its camera, and its photo and mask as planes (see plane_shape).
 struct Shot {
     CameraParams camera;
@@ -389,6 +405,7 @@ NB_MODULE(_csrc, m) {
     define(pipeline, "forward", &forward);
     define(pipeline, "backward", &backward);
     define(pipeline, "loss", &loss);
+    define(pipeline, "score", &score);
     pipeline.def("train_step", &train_step, nb::arg("gaussians"), nb::arg("m"), nb::arg("v"), nb::arg("shot"), nb::arg("plan"),
                  nb::arg("sums").none());
 }

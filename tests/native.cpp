@@ -134,6 +134,14 @@ Floats first_step(Model model, int width, int height) {
     std::vector<uint8_t> mask(pipeline.plane_size());
     for (int y = 0; y < height; ++y)
         for (int x = 0; x < width; ++x) mask[size_t(y) * pipeline.planes().stride + x] = (x / 7 + y / 5) % 2;
+    Floats image(size_t(3) * width * height);
+    std::vector<uint8_t> shot(image.size()), counts(size_t(width) * height), picture(image.size());
+    for (size_t i = 0; i < image.size(); ++i) image[i] = float(i % 259) / 250.0f - 0.02f, shot[i] = uint8_t(i * 7);
+    for (size_t i = 0; i < counts.size(); ++i) counts[i] = i / 11 % 2;
+    pipeline.score(width, height, image.data(), nullptr, nullptr, picture.data());
+    const gs::ScoreValue score = pipeline.score(width, height, image.data(), shot.data(), counts.data(), picture.data());
+    result.push_back(float(score.squares) / (255.0f * 255.0f * float(score.counting)));
+    result.push_back(float(score.ssim) / float(score.counting));
     pipeline.loss(target.data(), 0.2f, mask.data());
     for (size_t i = 0; i < 3 * pipeline.plane_size(); ++i) {
         const float v = pipeline.v_image()[i] * float(width * height);

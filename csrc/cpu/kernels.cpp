@@ -3,6 +3,7 @@
 #include "project.h"
 #include "rasterize.h"
 #include "loss.h"
+#include "score.h"
 #include "update.h"
 
 #define GS_STRING_(x) #x
@@ -11,8 +12,8 @@
 namespace gs::GS_ISA {
 
 const Kernels* kernels() {
-    static const Kernels table = {GS_STRING(GS_ISA), project_range,   box_spans,    forward_tile, backward_tile,
-                                  loss_strip,        splat_gradients, update_range, adam};
+    static const Kernels table = {GS_STRING(GS_ISA), project_range, box_spans,       forward_tile, backward_tile, loss_strip,
+                                  score_row,         score_strip,   splat_gradients, update_range, adam};
     return &table;
 }
 

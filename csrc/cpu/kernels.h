@@ -77,6 +77,18 @@ struct LossArgs {
     double l1, ssim;        // sums over this task's pixels
 };
 
+struct ScoreArgs {
+    PlaneArgs planes;        // their sizes alone
+    const float* image;      // [height][width][3]
+    const uint8_t* photo;    // [height][width][3] or null: only `picture` is wanted
+    const uint8_t* mask;     // [height][width], 0 where a pixel does not count; null: all count
+    uint8_t* picture;        // out: [height][width][3]
+    uint8_t *ours, *theirs;  // between the two kernels: [3][rows][stride]
+    uint8_t* counts;         // the same: [rows][stride]
+    uint64_t squares, counting;  // of this task: sum of (picture - photo)^2, pixels that count
+    double ssim;                 // of this task, summed
+};
+
 struct UpdateArgs {
     Params params, m, v, grads;      // grads: written instead of an update where update is false
     const CameraParams* camera;
@@ -103,6 +115,8 @@ struct Kernels {
     void (*forward)(BlendArgs&, int tile);
     void (*backward)(BlendArgs&, int tile);
     void (*loss)(LossArgs&, int channel, int row0, int row1, float* scratch);
+    void (*score_row)(ScoreArgs&, int row);
+    void (*score)(ScoreArgs&, int channel, int row0, int row1, float* scratch);
     void (*splat_gradients)(const UpdateArgs&, long first, long last, float* v_means2d, float* v_conics, float* v_colors,
                             float* v_opacities, float* v_abs);
     void (*update)(UpdateArgs&, long first, long last);

@@ -69,6 +69,32 @@ GS_INLINE void clear(float* q, long n) {
     for (long i = 0; i < n; i += 16) store(q + i, F16(0.0f));
 }
 
+// Blurs u, u^2, v and v^2 over columns, for the windows on rows top .. top + kLossRows - 1.
+GS_INLINE void blur_moments(const Ring& u, const Ring& v, int top, int columns, const Window& g, float* lines[4][kLossRows]) {
+    for (int x = 0; x < columns; x += 16) {
+        const Ring* rings[2] = {&u, &v};
+        for (int q = 0; q < 2; ++q) {
+            F16 r[kSeen], s[kLossRows];
+            load_rows(*rings[q], top, x, r);
+            blur_columns(r, g, s);
+            for (int i = 0; i < kLossRows; ++i) store(lines[2 * q][i] + kMargin + x, s[i]);
+            for (int i = 0; i < kSeen; ++i) r[i] *= r[i];
+            blur_columns(r, g, s);
+            for (int i = 0; i < kLossRows; ++i) store(lines[2 * q + 1][i] + kMargin + x, s[i]);
+        }
+    }
+}
+
+// A, B, C and D from the blurred u, v, u^2 and v^2.
+struct SsimFactors {
+    F16 a, b, c, d;
+};
+GS_INLINE SsimFactors ssim_factors(F16 U, F16 V, F16 uu, F16 vv) {
+    const F16 half = 0.5f, c1 = gs_const::kSsimC1, c2 = gs_const::kSsimC2;
+    const F16 P = half * U * U, Q = half * V * V, pu = half * uu - P, qv = half * vv - Q;
+    return {P - Q + c1, pu - qv + c2, P + Q + c1, pu + qv + c2};
+}
+
 // Which of the sixteen pixels from (x, row) on count: those inside of the picture, and of the mask.
 template <bool kMasked>
 GS_INLINE M16 counting(const LossArgs& args, int row, int x) {
@@ -110,7 +136,7 @@ static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* sc
     float* blurred[4];
     for (float*& line : blurred) line = take(1);
 
-    const F16 to_unit = 1.0f / 255.0f, zero = 0.0f, half = 0.5f, c1 = gs_const::kSsimC1, c2 = gs_const::kSsimC2;
+    const F16 to_unit = 1.0f / 255.0f, zero = 0.0f;
     const F16 ssim_weight = args.ssim_weight, l1_weight = args.l1_weight;
     F16 l1 = zero, ssim = zero;
     int next = row0 - 2 * kReach;  // of u and v
@@ -131,18 +157,7 @@ static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* sc
                 store(u.row(next) + x, both), store(v.row(next) + x, difference);
             }
         }
-        for (int x = 0; x < columns; x += 16) {
-            const Ring* rings[2] = {&u, &v};
-            for (int q = 0; q < 2; ++q) {
-                F16 r[kSeen], s[kLossRows];
-                load_rows(*rings[q], top, x, r);
-                blur_columns(r, g, s);
-                for (int i = 0; i < kLossRows; ++i) store(lines[2 * q][i] + kMargin + x, s[i]);
-                for (int i = 0; i < kSeen; ++i) r[i] *= r[i];
-                blur_columns(r, g, s);
-                for (int i = 0; i < kLossRows; ++i) store(lines[2 * q + 1][i] + kMargin + x, s[i]);
-            }
-        }
+        blur_moments(u, v, top, columns, g, lines);
         for (int i = 0; i < kLossRows; ++i) {
             const int row = top + i;
             if (row < 0 || row >= p.height) {
@@ -155,9 +170,7 @@ static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* sc
             for (int x = 0; x < columns; x += 16) {
                 const M16 inside = counting<kMasked>(args, row, x);  // the others' maps are zero
                 const F16 U = load(blurred[0] + x), V = load(blurred[2] + x);
-                const F16 P = half * U * U, Q = half * V * V;
-                const F16 pu = half * load(blurred[1] + x) - P, qv = half * load(blurred[3] + x) - Q;
-                const F16 A = P - Q + c1, B = pu - qv + c2, C = P + Q + c1, D = pu + qv + c2;
+                const auto [A, B, C, D] = ssim_factors(U, V, load(blurred[1] + x), load(blurred[3] + x));
                 const F16 inv = reciprocal(C * D);
                 const F16 value = A * B * inv, fall = value * inv;
                 const F16 s_a = B * inv, s_b = A * inv, s_c = -fall * D, s_d = -fall * C;  // dSSIM/dA, ...

@@ -76,6 +76,19 @@ void parallel_ranges(long n, long grain, F&& body) {
 
 constexpr long kGrain = 1024;  // Gaussians a task; a multiple of sixteen
 
+constexpr long kScoreRows = 16;  // a task of score_row
+
+void resize(PlaneArgs& planes, int width, int height) {
+    using gs_const::kTile;
+    check_size(width, height);
+    planes.width = width;
+    planes.height = height;
+    planes.tiles_x = (width + kTile - 1) / kTile;
+    planes.tiles_y = (height + kTile - 1) / kTile;
+    planes.stride = plane_stride(width);
+    planes.rows = plane_rows(height);
+}
+
 void check_intersections(uint64_t count) {
     if (count > 0x7FFFFFFFu)
         throw InputError("the splats of one view touch " + std::to_string(count) +
@@ -105,16 +118,7 @@ void check_size(long width, long height) {
                          std::to_string(height) + "; take a smaller picture (--max-size)");
 }
 
-void Pipeline::set_size(int width, int height) {
-    using gs_const::kTile;
-    check_size(width, height);
-    planes_.width = width;
-    planes_.height = height;
-    planes_.tiles_x = (width + kTile - 1) / kTile;
-    planes_.tiles_y = (height + kTile - 1) / kTile;
-    planes_.stride = plane_stride(width);
-    planes_.rows = plane_rows(height);
-}
+void Pipeline::set_size(int width, int height) { resize(planes_, width, height); }
 
 void Pipeline::project(const Params& params, long n, int sh_degree, int sh_stride, const CameraParams& camera, bool antialiased,
                        const ProjectArgs* out) {
@@ -402,6 +406,38 @@ void Pipeline::forward(const float background[3]) {
     for (uint64_t e : evaluations) forward_evaluations += e;
 }
 
+ScoreValue Pipeline::score(int width, int height, const float* image, const uint8_t* photo, const uint8_t* mask, uint8_t* picture) {
+    ScoreArgs shared = {};
+    resize(shared.planes, width, height);
+    const size_t plane = size_t(shared.planes.rows) * shared.planes.stride;
+    shared.image = image;
+    shared.photo = photo;
+    shared.mask = mask;
+    shared.picture = picture;
+    if (photo) {
+        shared.ours = scored_.get(7 * plane);
+        shared.theirs = shared.ours + 3 * plane;
+        shared.counts = shared.ours + 6 * plane;
+    }
+    std::vector<ScoreArgs> rows((height + kScoreRows - 1) / kScoreRows, shared);
+    parallel_ranges(height, kScoreRows, [&](long first, long last) {
+        for (long y = first; y < last; ++y) kernels().score_row(rows[first / kScoreRows], int(y));
+    });
+    ScoreValue value = {};
+    for (const ScoreArgs& r : rows) value.squares += r.squares, value.counting += r.counting;
+    if (!photo) return value;
+    const int strips = (height + kStripRows - 1) / kStripRows;
+    std::vector<ScoreArgs> parts(size_t(3) * strips, shared);
+    parallel_for(3 * strips, [&](int i) {
+        static thread_local Buffer<float> scratch;
+        const int row = i / 3 * kStripRows;
+        float* room = scratch.get(size_t(kLossScratchRows) * (shared.planes.stride + 32));
+        kernels().score(parts[i], i % 3, row, std::min(height, row + kStripRows), room);
+    });
+    for (const ScoreArgs& p : parts) value.ssim += p.ssim;  // in a fixed order
+    return value;
+}
+
 // How many pixels a mean is over, one at least.
 double Pipeline::counting(const uint8_t* mask) const {
     if (!mask) return double(planes_.width) * planes_.height;
@@ -537,7 +573,7 @@ bool Pipeline::update(const Params& params, const Moments& moments, int sh_degre
 size_t Pipeline::bytes() const {
     return records_.bytes() + keys_.bytes() + keys_b_.bytes() + order_.bytes() + order_b_.bytes() + offsets_.bytes() +
            first_slot_.bytes() + histogram_.bytes() + spans_.bytes() + used_.bytes() + tiles_.bytes() + image_.bytes() +
-           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + slots_.bytes();
+           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + slots_.bytes() + scored_.bytes();
 }
 
 }  // namespace gs

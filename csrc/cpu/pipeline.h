@@ -72,6 +72,11 @@ struct LossValue {
     double loss, l1, ssim;
 };
 
+struct ScoreValue {
+    uint64_t squares, counting;  // sum of squared differences in 8 bits over three channels; pixels that count
+    double ssim;                 // the sum over these pixels and channels
+};
+
 class Pipeline {
    public:
     // Stage 1. `out` arrays may be null (all together).
@@ -94,6 +99,9 @@ class Pipeline {
     // Stage 4; target and mask are planar, padded as the planes are. mask (null: all pixels count) is 0 where a pixel does not
     // count: there both pictures are 0, it is in no mean and its gradient is 0.
     LossValue loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask = nullptr);
+    // For evaluation, beside the stages: an image [height][width][3] in 8 bits (to `picture`), and its sums beside a photo's 8
+    // bits over the pixels where `mask` (or null) is not 0. Without a photo only `picture` is made.
+    ScoreValue score(int width, int height, const float* image, const uint8_t* photo, const uint8_t* mask, uint8_t* picture);
     // Stage 5, from v_image(). False: a gradient was not finite.
     bool backward(bool with_v_alpha, bool absgrad);
     // Stage 6: gradients of the splats (for autograd) ...
@@ -137,6 +145,7 @@ class Pipeline {
     Buffer<Record> records_;
     Buffer<uint32_t> keys_, keys_b_, order_, order_b_, offsets_, first_slot_, histogram_;
     Buffer<uint16_t> spans_, used_;
+    Buffer<uint8_t> scored_;
     Buffer<Tile> tiles_;
     Buffer<float> image_, transmittance_, v_image_, v_alpha_, slots_;
 };

@@ -56,6 +56,12 @@ GS_FN float visible_reach(float opacity) {
 GS_CONSTANT float kTap0 = 0.266011725f, kTap1 = 0.213005538f, kTap2 = 0.10936069f, kTap3 = 0.0360007721f, kTap4 = 0.00759875814f,
                   kTap5 = 0.00102838008f;
 
+// floor(255 x + 0.5) of x in [0, 1], exactly: the sum may round up to the next whole number; NaN gives 0.
+GS_FN float eight_bits(float x) {
+    const float clipped = x > 0.0f ? min(x, 1.0f) : 0.0f, k = floor(fma(255.0f, clipped, 0.5f));
+    return fma(255.0f, clipped, 0.5f - k) < 0.0f ? k - 1.0f : k;
+}
+
 // A splat's summed slot -> the gradient of its ellipse. With e's coefficients sums of d, d dx, .. give dL/dmean2d and
 // dL/dconic; dL/dopacity = sum d / opacity.
 GS_FN SplatGrad<float> splat_gradient(float4 s, float4 t, float a, float b, float c, float opacity) {

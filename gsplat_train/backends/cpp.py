@@ -23,6 +23,7 @@ import numpy as np
 
 from .. import _csrc
 from ..errors import UserError
+from ..evaluate.metrics import Score, check, score_of_sums
 from ..losses import check_mask
 from ..losses import photometric_loss as _reference_loss
 from ..model.gaussians import Gaussians
@@ -191,6 +192,17 @@ def photometric_loss(
 
     values: Any = loss(image)
     return values[0], values[1], values[2]
+
+
+def score(image: mx.array, photo: np.ndarray | None, mask: np.ndarray | None = None) -> Score:
+    """See Backend.score."""
+    picture, counts, pixels = np.empty(image.shape, np.uint8), None, None
+    if photo is not None:
+        check(image, photo, mask)
+        pixels = np.ascontiguousarray(photo)
+        counts = None if mask is None else np.ascontiguousarray(np.asarray(mask) > 0).view(np.uint8)
+    squares, ssim, counting = _own.pipeline.score(*_views([image]), pixels, counts, picture)
+    return score_of_sums(squares, ssim, counting, picture)
 
 
 def adam(

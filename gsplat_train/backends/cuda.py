@@ -22,7 +22,9 @@ from .gpu.stepper import GpuStepper
 from .gpu.text import body, fingerprint, header
 from .python import adam
 
-__all__ = ["adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "stepper"]
+__all__ = [
+    "adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "score", "stepper",
+]  # fmt: skip
 
 if not (hasattr(mx, "cuda") and mx.cuda.is_available()):  # older MLX has no mx.cuda
     raise unavailable("cuda")
@@ -54,7 +56,7 @@ if _compiles():
     _nvrtc.compile_ahead()
 engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
-photometric_loss = engine.photometric_loss
+photometric_loss, score = engine.photometric_loss, engine.score
 deterministic = True
 
 

@@ -15,7 +15,9 @@ from .gpu.stepper import GpuStepper
 from .gpu.text import body, header
 from .python import adam
 
-__all__ = ["adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "stepper"]
+__all__ = [
+    "adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "score", "stepper",
+]  # fmt: skip
 
 if not mx.metal.is_available():
     raise unavailable("metal")
@@ -37,7 +39,7 @@ def make(spec: KernelSpec) -> Callable[..., Any]:
 
 engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
-photometric_loss = engine.photometric_loss
+photometric_loss, score = engine.photometric_loss, engine.score
 deterministic = True
 
 

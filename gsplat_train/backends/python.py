@@ -13,13 +13,23 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..evaluate.metrics import score
 from ..losses import photometric_loss
 from ..model import sh
 from ..model.gaussians import Gaussians
 from . import Projected, Tiles
 from .python_rasterize import ALPHA_MIN, TILE, rasterize
 
-__all__ = ["adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "stepper"]
+__all__ = [
+    "adam",
+    "deterministic",
+    "isect_tiles",
+    "photometric_loss",
+    "project",
+    "rasterize",
+    "score",
+    "stepper",
+]
 
 # On a GPU MLX adds up what is scattered in no fixed order.
 deterministic = mx.default_device() == mx.cpu

@@ -7,11 +7,48 @@ which pixels count. SSIM as in losses.py.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError
-from ..losses import SSIM_RADIUS, WINDOW, ssim_of_moments
+from ..losses import SSIM_RADIUS, WINDOW, check_mask, ssim_of_moments
+
+
+class Score(NamedTuple):
+    """How a render does beside its photo; NaN without a photo, and where no pixel counts."""
+
+    psnr: float  # dB
+    ssim: float
+    picture: np.ndarray  # [H, W, 3] uint8: the render as it is written to disk
+
+
+def score(image: mx.array | np.ndarray, photo: np.ndarray | None, mask: np.ndarray | None = None) -> Score:
+    """PSNR and SSIM of a render, rounded to 8 bits, against the uint8 photo, over the pixels in `mask`.
+
+    UserError if the shapes differ.
+    """
+    picture = to_uint8(image)
+    if photo is None:
+        return Score(float("nan"), float("nan"), picture)
+    check(image, photo, mask)
+    if mask is not None and not (np.asarray(mask) > 0).any():
+        return Score(float("nan"), float("nan"), picture)
+    return Score(psnr(picture, photo, mask), ssim(picture, photo, mask), picture)
+
+
+def score_of_sums(squares: int, ssim_sum: float, counting: int, picture: np.ndarray) -> Score:
+    """From sums over the pixels that count, of whom there are `counting`, and three channels.
+
+    squares: of the differences in 8 bits.
+    """
+    if counting == 0:
+        return Score(float("nan"), float("nan"), picture)
+    mean = squares / (3 * counting * 255**2)
+    return Score(
+        float("inf") if mean == 0 else float(-10 * np.log10(mean)), ssim_sum / (3 * counting), picture
+    )
 
 
 def to_uint8(image: mx.array | np.ndarray) -> np.ndarray:
@@ -40,13 +77,20 @@ def ssim(image: mx.array | np.ndarray, photo: np.ndarray, mask: np.ndarray | Non
     return float(values.mean() if mask is None else values[np.asarray(mask) > 0].mean())
 
 
+def check(image: mx.array | np.ndarray, photo: np.ndarray, mask: np.ndarray | None = None) -> None:
+    """UserError unless the photo is uint8 of the render's shape, and the mask of its size."""
+    if photo.dtype != np.uint8 or tuple(image.shape) != photo.shape:
+        raise UserError(
+            f"the photo must be uint8 {tuple(image.shape)} as the render, got {photo.dtype} {photo.shape}"
+        )
+    if mask is not None:
+        check_mask(mask, image)
+
+
 def _as_metric(image: mx.array | np.ndarray, photo: np.ndarray) -> np.ndarray:
     """The render as float64 in [0, 1], in steps of 1/255."""
+    check(image, photo)
     values = np.asarray(image)
-    if photo.dtype != np.uint8 or values.shape != photo.shape:
-        raise UserError(
-            f"the photo must be uint8 {values.shape} as the render, got {photo.dtype} {photo.shape}"
-        )
     if values.dtype == np.uint8:
         return values / 255.0
     return np.floor(255 * np.clip(values.astype(np.float64), 0, 1) + 0.5) / 255

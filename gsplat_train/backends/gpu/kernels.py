@@ -181,6 +181,14 @@ KERNELS = {
             template=("MASK",),
         ),
         KernelSpec(
+            "score",
+            _arrays(_PICTURES + _SIZES),
+            _arrays("picture uint8 3 * area; squares uint32 3 * blocks; ssims float32 3 * blocks"),
+            128,
+            "3 * blocks",
+            template=("PHOTO", "MASK"),
+        ),
+        KernelSpec(
             "backward",
             _arrays(
                 _SPLATS
