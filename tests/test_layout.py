@@ -26,13 +26,13 @@ ORDER = """
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
     model.formats.sog model.formats.gltf_nodes model.formats.glb
     model.tensors model.io
-    losses training training.plan training.rows training.protocol
+    losses evaluate evaluate.metrics training training.plan training.rows training.protocol
     backends backends.kept backends.python_rasterize backends.python backends.cpp_planes backends.cpp_stepper
     backends.cpp
     backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.engine backends.gpu.stepper backends.gpu.nvrtc
     backends.metal backends.cuda backends.probe
     renderer
-    evaluate evaluate.metrics evaluate.measure evaluate.pictures
+    evaluate.measure evaluate.pictures
     training.groups training.exposure training.objective training.alpha training.stepper
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
     import numpy as np
 
+    from ..evaluate.metrics import Score
     from ..model.gaussians import Gaussians
     from ..training.rows import TrainState
     from ..training.stepper import Stepper
@@ -95,6 +96,13 @@ class Backend(Protocol):
         self, image: mx.array, target: mx.array, ssim_lambda: float, mask: mx.array | None = None
     ) -> tuple[mx.array, mx.array, mx.array]:
         """(loss, l1, ssim) as losses.photometric_loss; the gradient of `loss` reaches `image`."""
+        ...
+
+    def score(self, image: mx.array, photo: np.ndarray | None, mask: np.ndarray | None = None) -> Score:
+        """PSNR and SSIM of a render beside its uint8 photo, and the render in 8 bits: evaluate.metrics.score.
+
+        PSNR is the same number, SSIM in float32. No gradient passes.
+        """
         ...
 
     def adam(

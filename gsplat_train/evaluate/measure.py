@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well Gaussians show the views of a scene: usable on any model.
 
-Metrics follow evaluate/metrics.py: the render rounded to 8 bits against the uint8 photo, the mean over views,
-at all SH degrees.
+The backend scores as evaluate/metrics.py defines it, the render rounded to 8 bits against the uint8 photo; the
+means are over views, at all SH degrees. A view of whose mask no pixel counts has no score.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 from ..model.gaussians import Gaussians
 from ..renderer import render
 from ..scene import View
-from . import metrics
 
 if TYPE_CHECKING:
     from ..backends import Backend
@@ -41,14 +40,12 @@ def measure(
         out = render(
             gaussians, view.camera, backend, background=BACKGROUNDS[background], antialiased=antialiased
         )
-        picture = metrics.to_uint8(out.image)
-        if view.photo is not None:
-            photo = view.photo.decode()
-            scores[view.name] = {
-                "psnr": metrics.psnr(picture, photo.image, photo.mask),
-                "ssim": metrics.ssim(picture, photo.image, photo.mask),
-            }
-        each(view, picture)
+        photo = None if view.photo is None else view.photo.decode()
+        pixels, mask = (None, None) if photo is None else (photo.image, photo.mask)
+        score = backend.score(out.image, pixels, mask)
+        if not np.isnan(score.psnr):
+            scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}
+        each(view, score.picture)
     means = {
         name: float(np.mean([score[name] for score in scores.values()])) if scores else float("nan")
         for name in ("psnr", "ssim")

@@ -38,7 +38,6 @@ def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = 
         isect_tiles=engine.isect_tiles,
         rasterize=engine.rasterize,
         photometric_loss=engine.photometric_loss,
-        score=engine.score,
         adam=python.adam,
         train_step=steps.train_step,
         settle=steps.settle,
