@@ -31,15 +31,17 @@ import machine_share
 import mlx.core as mx
 import numpy as np
 from bench_scenes import random_scene, start_of
-from bench_steps import Training, endless, stepper, time_in_turn
+from bench_steps import Training, endless, one_step, time_in_turn
 
 from gsplat_train import backends
 from gsplat_train.datasets import load_scene
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
-from gsplat_train.training.optimizer import start
+from gsplat_train.training.objective import Objective
+from gsplat_train.training.rows import start
 from gsplat_train.training.run_folder import peak_memory_bytes
+from gsplat_train.training.stepper import make_stepper
 
 STAGES = ("project", "tiles", "forward", "loss", "backward", "update")
 
@@ -137,7 +139,8 @@ def bench_random(args: argparse.Namespace, names: list[str], n: int) -> None:
         return lambda: mx.eval(gradient(gaussians))
 
     def whole(backend: Any) -> Callable[[], None]:
-        return stepper(backend, start(Gaussians(*(leaf + 0 for leaf in gaussians))), endless([view], 0))
+        state = start(Gaussians(*(leaf + 0 for leaf in gaussians)))
+        return one_step(make_stepper(backend, state, Objective()), endless([view], 0))
 
     kinds = (
         {"forward": forward, "forward_backward": both, "step": whole}

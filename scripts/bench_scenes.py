@@ -6,7 +6,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from gsplat_train.model.gaussians import Gaussians, gaussians_from_points
+from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.model.initialize import gaussians_from_points
 from gsplat_train.scene import Camera
 
 

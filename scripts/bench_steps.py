@@ -15,10 +15,11 @@ from gsplat_train import backends
 from gsplat_train.config import Config
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.scene import View
-from gsplat_train.training.optimizer import TrainState, learning_rates, start
-from gsplat_train.training.train_step import Noise, Regularizers, train_step
-
-BLACK = np.zeros(3, np.float32)
+from gsplat_train.training.objective import Objective
+from gsplat_train.training.plan import StepPlan, learning_rates
+from gsplat_train.training.protocol import Stepper
+from gsplat_train.training.rows import TrainState, start
+from gsplat_train.training.stepper import make_stepper
 
 
 class Training:
@@ -29,21 +30,28 @@ class Training:
     ) -> None:
         self.backend: Any = backends.load(name)
         self.views, self.seed = views, seed
-        self.state = start(gaussians)
+        self.stepper = make_stepper(self.backend, start(gaussians), Objective())
         self.counted: dict[str, list[float]] = {}
-        self.step = stepper(self.backend, self.state, endless(views, seed))
+        self.step = one_step(self.stepper, endless(views, seed))
         for _ in range(warm_up):
             self.step()
-        trees = (self.state.gaussians, self.state.m, self.state.v) if restarts else ()
-        self.kept = self.state.step, [[np.array(leaf) for leaf in tree] for tree in trees]
+        state = self.state
+        trees = (state.gaussians, state.m, state.v) if restarts else ()
+        self.kept = state.step, [[np.array(leaf) for leaf in tree] for tree in trees]
         self.clear()
 
+    @property
+    def state(self) -> TrainState:
+        """As it is now."""
+        return self.stepper.look()
+
     def restart(self) -> None:
-        step, trees = self.kept
-        gaussians, m, v = (Gaussians(*map(mx.array, tree)) for tree in trees)
-        self.state = TrainState(gaussians, m, v, step)
-        mx.eval(self.state.gaussians, self.state.m, self.state.v)
-        self.step = stepper(self.backend, self.state, endless(self.views, self.seed + 1))
+        """Puts the kept state in place of the present one; what the stepper knows of the photos stays."""
+        state = self.state
+        state.step, trees = self.kept
+        state.gaussians, state.m, state.v = (Gaussians(*map(mx.array, tree)) for tree in trees)
+        mx.eval(state.gaussians, state.m, state.v)
+        self.step = one_step(self.stepper, endless(self.views, self.seed + 1))
         self.clear()
 
     def clear(self) -> None:
@@ -64,28 +72,21 @@ class Training:
         return centre
 
 
-def stepper(backend: Any, state: TrainState, views: Iterator[View]) -> Callable[[], None]:
-    """One training step a call, without density control, at SH degree 3."""
+def one_step(stepper: Stepper, views: Iterator[View]) -> Callable[[], None]:
+    """One training step a call, waited for."""
     config = Config()
 
     def step() -> None:
-        train_step(
-            backend,
-            state,
-            next(views),
-            lrs=learning_rates(config, state.step),
-            sh_degree=3,
-            ssim_lambda=config.ssim_lambda,
-            background=BLACK,
-            antialiased=False,
-            regularizers=Regularizers(0.0, 0.0),
-            noise=Noise(0.0, 0),
-            stats=None,
-            absgrad=False,
-        )
-        mx.eval(state.gaussians, state.m, state.v)
+        stepper.take(next(views), plain_plan(config, stepper.step + 1))
+        stepper.result()
 
     return step
+
+
+def plain_plan(config: Config, number: int) -> StepPlan:
+    """Step `number` at the rates of `config`, before a black background: no noise, no regularisers, no sums."""
+    rates = tuple(learning_rates(config, number - 1).values())
+    return StepPlan(number, rates, sh_degree=3, ssim_lambda=config.ssim_lambda)
 
 
 def time_in_turn(

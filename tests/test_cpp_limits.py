@@ -19,7 +19,7 @@ from test_cpp_module import PATH, ROOT, a_step, peak_bytes, photo
 from gsplat_train import backends
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
-from gsplat_train.training import optimizer
+from gsplat_train.training import rows
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,15 @@ def test_memory_a_pixel(cpp):
 def print_peaks():
     """Peak memory after 50 steps and after 250 more, on pictures of two sizes in turn, some with autograd."""
     backend = backends.load("cpp")
-    views = [View(str(w), camera(w, h, 100.0), photo(w, h)) for w, h in ((128, 96), (100, 120))]
-    state = optimizer.start(to_mlx(scene(views[0].camera, 3000, size=4.0)))
+    sizes = ((128, 96), (100, 120))
+    views = [View(str(i), camera(*size, 100.0), photo(*size), index=i) for i, size in enumerate(sizes)]
+    stepper = backend.stepper(rows.start(to_mlx(scene(views[0].camera, 3000, size=4.0))))
     for i in range(300):
         view = views[i % 2]
-        a_step(backend, state, view)
+        a_step(stepper, view)
         if i % 10 == 0:
-            mx.eval(mx.grad(lambda g, v=view: render(g, v.camera, backend).image.sum())(state.gaussians))
+            gaussians = stepper.look().gaussians
+            mx.eval(mx.grad(lambda g, v=view: render(g, v.camera, backend).image.sum())(gaussians))
         if i + 1 in (50, 300):
             print(peak_bytes())
 
@@ -115,13 +117,14 @@ def crowd(n, view, spread, opacity):
 
 def cost_of_steps(cpp, states, view, rounds=12):
     """Least milliseconds, and evaluations, of a step that moves nothing; the states in turn."""
-    seen, still = View("photo", view, photo(view.width, view.height)), dict.fromkeys(optimizer.GROUPS, 0.0)
+    seen = View("photo", view, photo(view.width, view.height))
+    steppers = {name: cpp.stepper(state) for name, state in states.items()}
     times, evaluations = {name: [] for name in states}, {}
     for _ in range(rounds):
-        for name, state in states.items():
+        for name, stepper in steppers.items():
             cpp.statistics(reset=True)
             start = time.perf_counter()
-            a_step(cpp, state, seen, sh_degree=0, lrs=still)
+            a_step(stepper, seen, sh_degree=0, rate=0.0)
             times[name].append(1e3 * (time.perf_counter() - start))
             evaluations[name] = cpp.statistics()["evaluations"]
     return {name: min(some) for name, some in times.items()}, evaluations
@@ -132,7 +135,7 @@ def test_a_crowded_tile_costs_no_more_than_splats_apart(cpp):
     the splats. One thread does a tile, so that a crowd may cost twice as much time as its work."""
     view = Camera(np.eye(4), [[500, 0, 252], [0, 500, 189], [0, 0, 1]], 504, 378)
     states = {
-        name: optimizer.start(crowd(10_000, view, spread, opacity))
+        name: rows.start(crowd(10_000, view, spread, opacity))
         for name, spread, opacity in (("apart", 1.0, 0.0), ("opaque", 0.02, 6.0), ("clear", 0.02, -4.5))
     }
     longest = {}

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import load_backend
+from plans import plan
 from scenes import camera, scene, to_mlx
 
 import gsplat_train
@@ -22,9 +23,9 @@ from gsplat_train import backends
 from gsplat_train.errors import UserError
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
-from gsplat_train.scene import Camera, View
-from gsplat_train.training import optimizer
-from gsplat_train.training.train_step import Noise, Regularizers, train_step
+from gsplat_train.scene import Camera, Photo, View
+from gsplat_train.training import rows
+from gsplat_train.training.plan import Statistics
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
@@ -49,13 +50,11 @@ def native(cpp):
 # ---- what the subprocess below computes ----
 
 
-def a_step(backend, state, view, **changes):
-    settings = {
-        "lrs": dict.fromkeys(optimizer.GROUPS, 5e-3), "sh_degree": 3, "ssim_lambda": 0.2,
-        "background": np.zeros(3, np.float32), "antialiased": False, "regularizers": Regularizers(0.01, 0.01),
-        "noise": Noise(1.0, 5), "stats": None, "absgrad": False,
-    }  # fmt: skip
-    return train_step(backend, state, view, **(settings | changes))
+def a_step(stepper, view, **changes):
+    """A step in which all happens but sums."""
+    given = {"rate": 5e-3, "opacity_weight": 0.01, "scale_weight": 0.01, "noise": 1.0, "seed": 5}
+    given |= {"statistics": Statistics.NONE}
+    return stepper.take(view, plan(stepper.step + 1, **(given | changes)))
 
 
 def photo(width, height):
@@ -70,10 +69,10 @@ def short_training(path):
     image = render(gaussians, view, backend).image
     weights = mx.array(np.random.default_rng(0).standard_normal((50, 72, 3)).astype(np.float32))
     gradients = mx.grad(lambda g: (render(g, view, backend).image * weights).sum())(gaussians)
-    state = optimizer.start(gaussians)
-    seen = View("photo", view, photo(72, 50), None)
-    losses = [a_step(backend, state, seen).loss for _ in range(10)]
-    trained = np.concatenate([leaf.ravel() for leaf in optimizer.rows(state.gaussians).values()])
+    stepper = backend.stepper(rows.start(gaussians))
+    seen = View("photo", view, photo(72, 50))
+    losses = [a_step(stepper, seen).loss for _ in range(10)]
+    trained = np.concatenate([leaf.ravel() for leaf in rows.rows(stepper.look().gaussians).values()])
     gradients = {f"v_{name}": np.asarray(leaf) for name, leaf in gradients._asdict().items()}
     np.savez(path, image=np.asarray(image), losses=losses, trained=trained, **gradients)
 
@@ -367,9 +366,12 @@ def test_the_module_is_never_given_an_mlx_array(cpp, native, monkeypatch):
 
     gradients = mx.grad(loss, argnums=(0, 1))(gaussians, mx.zeros((20, 2)))
     mx.eval(gradients)
-    state = optimizer.start(gaussians)
-    cpp.adam(state.gaussians, gradients[0], state.m, state.v, dict.fromkeys(optimizer.GROUPS, 1e-3), 1)
-    a_step(cpp, state, View("photo", view, photo(view.width, view.height), None))
+    state = rows.start(gaussians)
+    cpp.adam(state.gaussians, gradients[0], state.m, state.v, dict.fromkeys(Gaussians._fields, 1e-3), 1)
+    seen = View(
+        "photo", view, Photo(photo(view.width, view.height), np.ones((view.height, view.width), np.uint8))
+    )
+    a_step(cpp.stepper(state), seen)
     needed = {
         "project",
         "project_vjp",
@@ -443,12 +445,13 @@ def step_and_render(cpp, gaussians, view, limit_s, limit_mb):
     """A picture and a step, in a time that even a busy machine keeps and within a growth of peak memory."""
     before, start = peak_bytes(), time.monotonic()
     image = np.asarray(render(gaussians, view, cpp).image)
-    state = optimizer.start(gaussians)
-    result = a_step(cpp, state, View("photo", view, photo(view.width, view.height), None), sh_degree=0)
+    stepper = cpp.stepper(rows.start(gaussians))
+    result = a_step(stepper, View("photo", view, photo(view.width, view.height)), sh_degree=0)
+    state = stepper.look()
     assert time.monotonic() - start < limit_s
     assert peak_bytes() - before < limit_mb * 1e6
     assert np.isfinite(image).all() and np.isfinite(result.loss) and state.step == 1
-    for name, leaf in optimizer.rows(state.gaussians).items():
+    for name, leaf in rows.rows(state.gaussians).items():
         assert np.isfinite(leaf).all(), name
     return image
 

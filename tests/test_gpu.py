@@ -2,21 +2,22 @@
 """The GPU backends on their GPU: fused step, late overflow, bad numbers, same bytes, long tiles."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import load_backend
+from plans import ABSGRADIENTS, plan, take
 
 from gsplat_train.backends.gpu import kernels as _kernels
 from gsplat_train.backends.gpu import text as _kernel_text
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
-from gsplat_train.scene import Camera, View
-from gsplat_train.training import optimizer
-from gsplat_train.training.strategies import GradStats
-from gsplat_train.training.train_step import Noise, Regularizers, generic_step, train_step
+from gsplat_train.scene import Camera, Photo, View
+from gsplat_train.training import rows
+from gsplat_train.training.stepper import GenericStepper
 
 
 @pytest.fixture(params=["metal", "cuda"])
@@ -42,14 +43,6 @@ def scene(n, width, height, seed=0):
     return Gaussians(*(mx.array(leaf.astype(np.float32)) for leaf in leaves)), View("noise", camera, photo)
 
 
-def settings(**changes):
-    return {
-        "lrs": dict.fromkeys(Gaussians._fields, 1e-3), "sh_degree": 3, "ssim_lambda": 0.2,
-        "background": np.zeros(3, np.float32), "antialiased": False, "regularizers": Regularizers(0.0, 0.0),
-        "noise": Noise(0.0, 0), "stats": None, "absgrad": False,
-    } | changes  # fmt: skip
-
-
 def copy(gaussians):
     return Gaussians(*(leaf + 0 for leaf in gaussians))
 
@@ -64,30 +57,37 @@ def numbers(state):
     [
         {},
         {
-            "regularizers": Regularizers(0.05, 0.07),
-            "noise": Noise(10.0, 7),
-            "background": np.float32([0.2, 0.5, 0.9]),
+            "opacity_weight": 0.05,
+            "scale_weight": 0.07,
+            "noise": 10.0,
+            "seed": 7,
+            "background": (0.2, 0.5, 0.9),
         },
-        {"antialiased": True, "absgrad": True, "sh_degree": 0},
+        {"antialiased": True, "sh_degree": 0, **ABSGRADIENTS},
     ],
 )
-def test_the_fused_step_is_the_generic_step(gpu, n, changes):
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_fused_step_is_the_generic_step(gpu, n, changes, masked):
     gaussians, view = scene(max(n, 1), 123, 77)
+    if masked:
+        counts = np.random.default_rng(1).integers(0, 2, (77, 123), dtype=np.uint8)
+        view = replace(view, photo=Photo(view.pixels.image, counts))
     gaussians = Gaussians(*(leaf[:n] for leaf in gaussians))
-    fused, generic = optimizer.start(copy(gaussians)), optimizer.start(copy(gaussians))
-    sums = [GradStats.zeros(n), GradStats.zeros(n)]
+    fused = gpu.stepper(rows.start(copy(gaussians)))
+    generic = GenericStepper(gpu, rows.start(copy(gaussians)))
     for _ in range(3):
-        train_step(gpu, fused, view, **settings(**changes, stats=sums[0]))
-        found = gpu.settle(fused)
+        found = take(fused, view, **changes)
         if n:
-            expected = generic_step(gpu, generic, view, **settings(**changes, stats=sums[1]))
-            np.testing.assert_allclose(found, expected[:3], rtol=1e-5)
-    assert fused.step == 3
+            expected = take(generic, view, **changes)
+            np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-5)
+    assert fused.step == 3 and found.whole
     assert all(map(math.isfinite, found))
-    for a, b in zip(numbers(fused), numbers(generic), strict=True):
+    ours, theirs = fused.look(), generic.look()
+    for a, b in zip(numbers(ours), numbers(theirs), strict=True):
         assert np.linalg.norm(a - b) <= 2e-4 * np.linalg.norm(b) + 1e-7
-    for name in ("means2d_norm", "count") + (("absgrad_norm",) if changes.get("absgrad") else ()):
-        np.testing.assert_allclose(getattr(sums[0], name), getattr(sums[1], name), rtol=1e-3, atol=1e-6)
+    for name in ("means2d_norm", "count") + (("absgrad_norm",) if "statistics" in changes else ()):
+        if n:
+            np.testing.assert_allclose(ours.sums[name], theirs.sums[name], rtol=1e-3, atol=1e-6)
 
 
 def test_any_first_capacity_gives_the_same_bytes(gpu):
@@ -96,12 +96,11 @@ def test_any_first_capacity_gives_the_same_bytes(gpu):
     for first in (1 << 16, 1000, 9000):
         gpu.engine.first_capacity = first
         gpu.engine.forget()
-        state = optimizer.start(copy(gaussians))
-        for _ in range(70):
-            train_step(gpu, state, view, **settings(noise=Noise(1.0, 3)))
-        loss = gpu.settle(state)
-        assert state.step == 70
-        results.append([*numbers(state), np.array(loss)])
+        stepper = gpu.stepper(rows.start(copy(gaussians)))
+        result = take(stepper, view, 70, noise=1.0, seed=3)
+        assert stepper.step == 70
+        state = stepper.look()
+        results.append([*numbers(state), *state.sums.values(), np.array(result)])
     gpu.engine.first_capacity = 1 << 16
     for other in results[1:]:
         assert all((a == b).all() for a, b in zip(results[0], other, strict=True))
@@ -111,27 +110,43 @@ def test_the_same_seed_gives_the_same_bytes(gpu):
     results = []
     for _ in range(2):
         gaussians, view = scene(20_000, 504, 378)
-        state = optimizer.start(gaussians)
-        for _ in range(20):
-            train_step(gpu, state, view, **settings())
-        results.append(numbers(state))
+        stepper = gpu.stepper(rows.start(gaussians))
+        take(stepper, view, 20)
+        results.append(numbers(stepper.look()))
     assert all((a == b).all() for a, b in zip(*results, strict=True))
 
 
 def test_what_is_not_finite_stops_the_steps(gpu):
     gaussians, view = scene(500, 300, 200)
-    state = optimizer.start(gaussians)
+    stepper = gpu.stepper(rows.start(gaussians))
     reported = None
     for k in range(100):
-        rate = 1e30 if k == 20 else 1e-3
-        result = train_step(gpu, state, view, **settings(lrs=dict.fromkeys(Gaussians._fields, rate)))
+        result = stepper.take(view, plan(stepper.step + 1, rate=1e30 if k == 20 else 1e-3))
         if not math.isfinite(result.loss):
             reported = k
             break
     assert reported is not None, "no step told of the loss that is none"
     assert reported < 20 + 70
-    assert 20 <= state.step <= 22
-    assert optimizer.is_finite(state)
+    assert 20 <= stepper.step <= 22
+    assert rows.is_finite(stepper.look())
+
+
+def test_a_loss_that_is_none_moves_nothing_and_a_gradient_that_is_none_is_told(gpu):
+    for spoilt, whole in (("loss", True), ("gradient", False)):
+        gaussians, view = scene(300, 123, 77)
+        if spoilt == "gradient":  # scale_weight * exp(88) is still a number, times 3e38 no more
+            rows.rows(gaussians)["log_scales"][7] = 88.0
+            rows.rows(gaussians)["means"][7, 2] = -5  # behind the camera: the loss does not see it
+            bad = {"scale_weight": 3e38}
+        else:
+            bad = {"background": (0.0, math.nan, 0.0)}
+        stepper = gpu.stepper(rows.start(copy(gaussians)))
+        take(stepper, view, 2)
+        before = [leaf.copy() for leaf in numbers(stepper.look())]
+        result = take(stepper, view, 3, **bad)
+        assert math.isnan(result.loss) and result.whole == whole and stepper.step == 2, spoilt
+        after = numbers(stepper.look())
+        assert all((a == b).all() for a, b in zip(after, before, strict=True)) == whole, spoilt
 
 
 @pytest.mark.parametrize("n", [3000, 10_000])

@@ -16,6 +16,7 @@ from metal.emulated import ORDERS
 from metal.emulated import backend as emulated
 from metal.fixtures import clang  # noqa: F401
 from metal.launcher import KernelError
+from plans import EVERYTHING, take
 from scenes import camera, scene, to_mlx
 from test_backends import (  # noqa: F401
     test_a_pixel_ends_before_its_transmittance_would_fall_too_low,
@@ -36,17 +37,15 @@ from test_gradients import (  # noqa: F401
     test_gradients_pass_through_more_than_a_sum,
     test_no_gradient_through_the_cap,
 )
-from test_train_step import arguments
 
 from gsplat_train.backends import python
 from gsplat_train.backends.gpu.kernels import KERNELS
 from gsplat_train.backends.gpu.text import body
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
-from gsplat_train.scene import View
-from gsplat_train.training import optimizer
-from gsplat_train.training.strategies import GradStats
-from gsplat_train.training.train_step import Noise, Regularizers, generic_step
+from gsplat_train.scene import Photo, View
+from gsplat_train.training import rows
+from gsplat_train.training.stepper import GenericStepper
 
 pytestmark = pytest.mark.usefixtures("clang")
 
@@ -60,81 +59,103 @@ def backend(request):
 # ---- the training step ----
 
 CAMERA = camera(40, 36)
-EVERYTHING = {  # at once
-    "regularizers": Regularizers(0.05, 0.07),
-    "noise": Noise(10.0, 7),
-    "background": np.array([0.2, 0.5, 0.9], np.float32),
-    "antialiased": True,
-    "absgrad": True,
-    "sh_degree": 2,
-}
 
 
 def photo(width, height):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def train(step, n=150, steps=3, size=4.0, **changes):
-    """(state, sums, loss) after `steps` calls of `step` on a scene of its own."""
-    state = optimizer.start(to_mlx(scene(CAMERA, n, seed=4, size=size)))
-    view, sums = View("view", CAMERA, photo(40, 36), None), GradStats.zeros(n)
-    for _ in range(steps):
-        loss = step(state, view, **arguments(**changes, stats=sums))
-    return state, sums, loss
+def seen(mask=None):
+    """What CAMERA photographed."""
+    return View("view", CAMERA, Photo(photo(40, 36), mask), index=0)
 
 
-def train_emulated(backend, **changes):
-    """The same by the fused step, which runs ahead of the host."""
-    state, sums, _ = train(backend.train_step, **changes)
-    loss = backend.settle(state)
-    moments = {f"m {name}": leaf for name, leaf in optimizer.rows(state.m).items()}
-    return optimizer.rows(state.gaussians) | moments, sums, loss
+def begun(n=150, size=4.0):
+    """The state before the first step, on a scene of its own."""
+    return rows.start(to_mlx(scene(CAMERA, n, seed=4, size=size)))
 
 
-@pytest.mark.parametrize("changes", [{"sh_degree": 3}, EVERYTHING], ids=["plain", "everything"])
-def test_the_step_is_the_generic_one(backend, changes):
-    found, sums, loss = train_emulated(backend, **changes)
-    state, expected_sums, expected_loss = train(lambda *a, **k: generic_step(python, *a, **k), **changes)
-    assert loss == pytest.approx(tuple(expected_loss), rel=1e-4)
+def train(backend, steps=3, mask=None, **changes):
+    """(arrays by name, sums, result) of the fused stepper, which runs ahead of the host."""
+    stepper = backend.stepper(begun())
+    result = take(stepper, seen(mask), steps, **changes)
+    state = stepper.look()
+    moments = {f"m {name}": leaf for name, leaf in rows.rows(state.m).items()}
+    return rows.rows(state.gaussians) | moments, state.sums, result
+
+
+def assert_generic(backend, mask=None, **changes):
+    """Three steps as the generic stepper takes them."""
+    found, sums, result = train(backend, mask=mask, **changes)
+    generic = GenericStepper(python, begun())
+    assert result == pytest.approx(take(generic, seen(mask), 3, **changes), rel=1e-4)
+    state = generic.look()
     for name in Gaussians._fields:
         # Three steps of 1e-3. Adam divides by the gradient's size: where that is rounding, signs differ.
-        differs = np.abs(found[name] - optimizer.rows(state.gaussians)[name]) > 1e-4
+        differs = np.abs(found[name] - rows.rows(state.gaussians)[name]) > 1e-4
         assert differs.mean() < 0.01, name
-        assert relative(found[f"m {name}"], optimizer.rows(state.m)[name]) < 1e-3, name
-    np.testing.assert_array_equal(sums.count, expected_sums.count)
-    assert sums.means2d_norm == pytest.approx(expected_sums.means2d_norm, rel=1e-3, abs=1e-6)
-    if changes.get("absgrad"):
-        assert sums.absgrad_norm == pytest.approx(expected_sums.absgrad_norm, rel=1e-3, abs=1e-6)
+        assert relative(found[f"m {name}"], rows.rows(state.m)[name]) < 1e-3, name
+    np.testing.assert_array_equal(sums["count"], state.sums["count"])
+    assert sums["means2d_norm"] == pytest.approx(state.sums["means2d_norm"], rel=1e-3, abs=1e-6)
+    if "statistics" in changes:
+        assert sums["absgrad_norm"] == pytest.approx(state.sums["absgrad_norm"], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_the_step_is_the_generic_one(backend, changes):
+    assert_generic(backend, **changes)
+
+
+@pytest.mark.parametrize("kind", ["some pixels", "no pixel"])
+def test_the_step_of_a_masked_view_is_the_generic_one(backend, kind):
+    mask = np.random.default_rng(1).integers(0, 3, (36, 40), dtype=np.uint8)
+    mask[:, 25:] = 0
+    assert_generic(backend, mask if kind == "some pixels" else 0 * mask)
 
 
 def test_any_order_of_threads_gives_the_same_bytes():
-    (found, _, loss), (others, _, other_loss) = (train_emulated(emulated(o), **EVERYTHING) for o in ORDERS)
+    (found, _, loss), (others, _, other_loss) = (train(emulated(o), **EVERYTHING) for o in ORDERS)
     assert loss == other_loss and np.isfinite(loss).all()
     for name, values in found.items():
         assert values.tobytes() == others[name].tobytes(), name
 
 
 def test_too_little_room_changes_no_byte(backend):
-    expected, sums, loss = train_emulated(emulated(), steps=6, sh_degree=3)
+    expected, sums, loss = train(emulated(), steps=6)
     backend.engine.first_capacity = 64
-    found, found_sums, found_loss = train_emulated(backend, steps=6, sh_degree=3)
+    found, found_sums, found_loss = train(backend, steps=6)
     assert backend.engine.capacity(40, 36) > 64, "the first room was too little"
     assert backend.launcher.launched["update"] > 6, "steps were repeated"
     assert np.isfinite(loss).all() and found_loss == loss
-    np.testing.assert_array_equal(found_sums.count, sums.count)
+    np.testing.assert_array_equal(found_sums["count"], sums["count"])
     for name, values in found.items():
         assert values.tobytes() == expected[name].tobytes(), name
 
 
-def test_a_step_that_is_not_finite_moves_nothing(backend):
-    state = optimizer.start(to_mlx(scene(CAMERA, 30, seed=4)))
-    before = {name: leaf.copy() for name, leaf in optimizer.rows(state.gaussians).items()}
-    bad = np.array([0, np.nan, 0], np.float32)
-    view = View("view", CAMERA, photo(40, 36), None)
-    backend.train_step(state, view, **arguments(background=bad, sh_degree=3))
-    assert np.isnan(backend.settle(state)[0])
-    for name, leaf in optimizer.rows(state.gaussians).items():
+@pytest.mark.parametrize("more", [0, 2], ids=["last", "others after it"])
+def test_a_loss_that_is_not_finite_moves_nothing(backend, more):
+    state = begun(30)
+    before = {name: leaf.copy() for name, leaf in rows.rows(state.gaussians).items()}
+    stepper = backend.stepper(state)
+    result = take(stepper, seen(), 1 + more, background=(0.0, np.nan, 0.0))
+    assert np.isnan(result.loss) and result.whole and stepper.step == 0
+    for name, leaf in rows.rows(stepper.look().gaussians).items():
         np.testing.assert_array_equal(leaf, before[name])
+
+
+@pytest.mark.parametrize("more", [0, 2], ids=["last", "others after it"])
+def test_a_gradient_that_is_not_finite_leaves_a_step_that_is_not_whole(backend, more):
+    """The scale of a Gaussian that nobody sees: its loss is a number, its gradient is none, the others move."""
+    state = begun(30)
+    leaves = rows.rows(state.gaussians)
+    leaves["means"][7] = -20 * CAMERA.viewmat[2, :3]  # behind the camera
+    leaves["log_scales"][7] = 88.0
+    before = {name: leaf.copy() for name, leaf in leaves.items()}
+    stepper = backend.stepper(state)
+    result = take(stepper, seen(), 1 + more, scale_weight=3e38)
+    assert np.isnan(result.loss) and not result.whole and stepper.step == 0
+    moved = [(leaf != before[name]).any() for name, leaf in rows.rows(stepper.look().gaussians).items()]
+    assert any(moved)
 
 
 # ---- long lists ----
@@ -180,7 +201,7 @@ BEYOND = {  # what keeps a kernel inside its arrays -> too much of it
 
 def run_every_kernel(backend):
     """A step, gradients by autograd, and a tile whose list is sorted in pieces."""
-    train_emulated(backend, steps=1, sh_degree=3)
+    train(backend, steps=1)
     gaussians = to_mlx(scene(CAMERA, 140, size=2))
     mx.eval(mx.grad(lambda g: render(g, CAMERA, backend).image.sum())(gaussians))
     gaussians, view = crowd(3000)
@@ -211,7 +232,7 @@ def test_an_access_out_of_bounds_is_noticed(name):
     assert body(name).count(right) == 1
     backend = emulated(change=changed(name, lambda source: source.replace(right, wrong)))
     with pytest.raises(KernelError, match=f"{name}: .*(beyond|belongs to no buffer)"):
-        train_emulated(backend, steps=1, sh_degree=3)
+        train(backend, steps=1)
 
 
 def test_every_kernel_runs_somewhere():

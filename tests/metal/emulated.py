@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -11,7 +12,7 @@ import mlx.core as mx
 from gsplat_train.backends import python
 from gsplat_train.backends.gpu.engine import Engine
 from gsplat_train.backends.gpu.kernels import KernelSpec
-from gsplat_train.backends.gpu.stepper import Steps
+from gsplat_train.backends.gpu.stepper import GpuStepper
 from gsplat_train.backends.gpu.text import body, header
 
 from .launcher import ORDERS, Launcher
@@ -30,7 +31,6 @@ def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = 
 
     engine = Engine(make)
     engine.first_capacity = FIRST_CAPACITY
-    steps = Steps(engine)
     return SimpleNamespace(
         launcher=launcher,
         engine=engine,
@@ -39,6 +39,5 @@ def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = 
         rasterize=engine.rasterize,
         photometric_loss=engine.photometric_loss,
         adam=python.adam,
-        train_step=steps.train_step,
-        settle=steps.settle,
+        stepper=partial(GpuStepper, engine),
     )
