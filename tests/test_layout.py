@@ -29,7 +29,8 @@ ORDER = """
     losses evaluate evaluate.metrics training training.plan training.rows training.protocol
     backends backends.kept backends.python_rasterize backends.python backends.cpp_planes backends.cpp_stepper
     backends.cpp
-    backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.engine backends.gpu.stepper backends.gpu.nvrtc
+    backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.limits backends.gpu.engine
+    backends.gpu.stepper backends.gpu.nvrtc
     backends.metal backends.cuda backends.probe
     renderer
     evaluate.measure evaluate.pictures

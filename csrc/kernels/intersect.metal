@@ -69,7 +69,12 @@ for (uint first = 0; first < all; first += 256) {
         if (w < simd) place += sums[w];
         found += sums[w];
     }
-    if (tid == 0) base_of_entries[0] = atomic_fetch_add_explicit(&count[kStride * total_at], found, memory_order_relaxed);
+    if (tid == 0) {
+        const uint base = atomic_fetch_add_explicit(&count[kStride * total_at], found, memory_order_relaxed);
+        base_of_entries[0] = base;
+        // Too many for any memory: stays above 2^31, so that what is added further cannot wrap around.
+        if (base >= 0x80000000u) atomic_store_explicit(&count[kStride * total_at], 0x80000000u, memory_order_relaxed);
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (hit) {
         const uint rank = atomic_fetch_add_explicit(&count[kStride * tile], 1u, memory_order_relaxed);

@@ -230,7 +230,7 @@ class Trainer:
                 f"out of memory at step {self.step} with {self.n_splats:,} splats{kept}; take fewer splats or "
                 "smaller photos (--max-splats, --max-size)"
             ) from error
-        if isinstance(error, StorageError) and kept:
+        if isinstance(error, StorageError | OutOfMemory) and kept:
             error.args = (f"{error}{kept}",)
 
     def _initial_gaussians(self, scene: Scene) -> Gaussians:

@@ -22,11 +22,14 @@ from ...losses import photometric_loss as _reference_loss
 from ...model.gaussians import Gaussians
 from .. import Projected, Tiles
 from .kernels import BUCKET, KERNELS, KernelSpec, Sizes, arguments
+from .limits import check_intersections, check_sizes, most_intersections
 
 __all__ = ["KERNELS", "Engine", "KernelSpec", "Sizes"]
 
 FIRST_CAPACITY = 1 << 16  # intersections; it grows by what is needed
 HEADROOM = 1.5  # views differ
+MOST_COMPILED = 100  # graphs: each holds its kernels' code
+MOST_SIZES = 10_000
 
 
 class TileLists(Tiles):
@@ -51,6 +54,7 @@ class Engine:
         self._sizes: dict[Any, mx.array] = {}
         self.first_capacity = FIRST_CAPACITY
         self._capacity: dict[tuple[int, int], int] = {}
+        self._per_pixel = 0.0  # intersections there was room for, where room was made last
 
     def run(self, name: str, sizes: Sizes, inputs: list[mx.array], template: tuple[bool, ...] = ()) -> Any:
         """The outputs of one launch, not waited for."""
@@ -59,14 +63,21 @@ class Engine:
             kernel = self._kernels[name] = self._make(KERNELS[name])
         return kernel(inputs=inputs, **arguments(name, sizes, template))
 
-    def compiled(self, function: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:
-        """function(engine, *fixed, ..) of arrays, its graph kept: MLX copies a kernel's code at each call."""
-        key = (function, *fixed)
-        if key not in self._compiled:
-            if len(self._compiled) > 100:
-                self._compiled.clear()
-            self._compiled[key] = self._compile(partial(function, self, *fixed))
-        return self._compiled[key]
+    def compiled(self, function: Callable[..., Any], sizes: Sizes, *fixed: Any) -> Callable[..., Any]:
+        """function(engine, sizes, *fixed, ..) of arrays, its graph kept: MLX copies a kernel's code at each call.
+
+        Where there are more than MOST_COMPILED sizes of photos, the others' graphs are made at each call.
+        """
+        key, plain = (sizes, function, *fixed), partial(function, self, sizes, *fixed)
+        known = self._compiled.get(key)
+        if known is None:
+            make_room(self._compiled, MOST_COMPILED, sizes.n)
+            if len(self._compiled) >= MOST_COMPILED:
+                return (
+                    plain  # views come in turns: whatever was dropped would be traced again before it is used
+                )
+            known = self._compiled[key] = self._compile(plain)
+        return known
 
     # ---- what the kernels are told ----
 
@@ -79,24 +90,40 @@ class Engine:
                 sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
                 int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], *[0] * 4,
             ]  # fmt: skip
-            if len(self._sizes) > 1000:
+            check_sizes(sizes)
+            make_room(self._sizes, MOST_SIZES, sizes.n)
+            if len(self._sizes) >= MOST_SIZES:
                 self._sizes.clear()
             self._sizes[key] = on_device(mx.array(values, dtype=mx.int32))
         return self._sizes[key]
 
     def capacity(self, width: int, height: int) -> int:
-        """How many intersections there is room for in a picture of this size."""
-        return self._capacity.get((width, height), self.first_capacity)
+        """How many intersections there is room for in a picture of this size.
+
+        Of a size that has not been seen, as many a pixel as the last that had to grow needed: where every photo
+        has a size of its own, each would else find too little room once.
+        """
+        known = self._capacity.get((width, height))
+        if known is not None:
+            return known
+        guess = int(self._per_pixel * width * height)
+        return max(self.first_capacity, min(rounded(guess), most_intersections()))
 
     def grow(self, width: int, height: int, needed: int) -> int:
-        """Makes room for `needed` intersections and some more; the new capacity."""
-        capacity = -(-int(needed * HEADROOM) // 4096) * 4096
-        self._capacity[width, height] = max(capacity, self.capacity(width, height))
+        """Makes room for `needed` intersections and some more; the new capacity.
+
+        OutOfMemory where there can be no room for so many.
+        """
+        check_intersections(needed)
+        capacity = min(rounded(int(needed * HEADROOM)), most_intersections())
+        self._capacity[width, height] = max(capacity, needed, self.capacity(width, height))
+        self._per_pixel = self._capacity[width, height] / (width * height)
         return self._capacity[width, height]
 
     def forget(self) -> None:
         """Starts from `first_capacity` again."""
         self._capacity.clear()
+        self._per_pixel = 0.0
 
     # ---- the stages of Backend ----
 
@@ -292,6 +319,18 @@ class Engine:
             for array, t in ((np.asarray(squares), np.uint64), (np.asarray(ssims), np.float64))
         ]
         return score_of_sums(int(sums[0]), float(sums[1]), counting, pixels)
+
+
+def rounded(count: int) -> int:
+    """Up, so that few capacities differ."""
+    return -(-count // 4096) * 4096
+
+
+def make_room(cache: dict[Any, Any], most: int, n: int) -> None:
+    """Where `most` are in the cache, forgets what is of another number of Gaussians; keys begin with Sizes."""
+    if len(cache) >= most:
+        for key in [key for key in cache if key[0].n != n]:
+            del cache[key]
 
 
 START = mx.zeros(8, mx.uint32)  # the status before the first step

@@ -8,7 +8,7 @@ shorter one into Metal's constant space. Their text: _kernel_text.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from .text import body, header
@@ -17,6 +17,9 @@ __all__ = ["KERNELS", "Array", "KernelSpec", "Sizes", "arguments", "body", "head
 
 TILE = 16  # px; csrc/constants.h
 BUCKET, INTERSECT_GROUP = 32, 256  # csrc/kernels/gpu.h
+INDICES = 1 << 32  # the kernels index arrays by uint32
+DIMENSION = 1 << 31  # MLX counts a dimension of an array by int32
+ROW = 1024  # numbers in a row of an array that has more
 
 
 @dataclass(frozen=True)
@@ -272,14 +275,19 @@ KERNELS = {
 }
 
 
-@cache
+def shape_of(count: int) -> tuple[int, ...]:
+    """An array of at least `count` elements, in rows where there are too many for one dimension."""
+    return (count,) if count < DIMENSION else (-(-count // ROW), ROW)
+
+
+@lru_cache(maxsize=1 << 14)  # a thousand sizes of photos, fifteen kernels
 def arguments(name: str, sizes: Sizes, template: tuple[bool, ...] = ()) -> dict[str, Any]:
     """The keyword arguments of a call of kernel `name` in MLX, all but the inputs."""
     import mlx.core as mx
 
     spec, names = KERNELS[name], sizes.names
     call: dict[str, Any] = {
-        "output_shapes": [(array.count(names),) for array in spec.outputs],
+        "output_shapes": [shape_of(array.count(names)) for array in spec.outputs],
         "output_dtypes": [getattr(mx, array.dtype) for array in spec.outputs],
         "grid": (int(eval(spec.groups, {"max": max}, names)) * spec.threads, 1, 1),
         "threadgroup": (spec.threads, 1, 1),

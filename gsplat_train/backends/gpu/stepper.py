@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -35,7 +35,8 @@ from .engine import (
     pack,
     unpack,
 )
-from .kernels import KERNELS, Sizes
+from .kernels import Sizes
+from .limits import device_memory, step_bytes
 
 BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
 WINDOW = 16  # steps between two looks at the status; the host is at most twice as many ahead
@@ -92,7 +93,7 @@ class Ahead:
         """Steps between two looks: WINDOW, fewer where the arrays of so many would fill the memory."""
         width, height = view.camera.width, view.camera.height
         sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
-        return max(1, min(WINDOW, _memory() // SHARE // (2 * step_bytes(sizes))))
+        return max(1, min(WINDOW, device_memory() // SHARE // (2 * step_bytes(sizes))))
 
     def _look(self, view: View) -> None:
         """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
@@ -109,7 +110,7 @@ class Ahead:
     def _make_room(self, status: np.ndarray, view: View) -> None:
         """More capacity before it runs out: intersections grow slowly while a scene is trained."""
         width, height = view.camera.width, view.camera.height
-        if status[2] * 1.15 > self.engine.capacity(width, height):
+        if status[0] == 0 and status[2] * 1.15 > self.engine.capacity(width, height):
             self.engine.grow(width, height, int(status[2]))
 
     def _launch_waiting(self) -> None:
@@ -171,10 +172,12 @@ class Ahead:
                 break
             todo = self.journal[done:]
             self.first_step += done
+            self.state.step = self.first_step
+            self.journal = []  # should there be no room, the steps that were done stay
+            self._restart()
             for width, height in {(view.camera.width, view.camera.height) for view, _ in todo}:
                 self.engine.grow(width, height, int(status[2]))
             self.journal = todo
-            self._restart()
         if self.journal:
             self._make_room(status, self.journal[-1][0])
         self.failed = done < len(self.journal)
@@ -240,21 +243,6 @@ def _kernels_of_a_step(
     return ((params, shn), (m, m_shn), (v, v_shn)), (lists["status"], flags, stats, loss)
 
 
-@lru_cache(maxsize=256)
-def step_bytes(sizes: Sizes) -> int:
-    """What the kernels of a step write."""
-    names, itemsize = sizes.names, {"uint8": 1}
-    specs = [spec for spec in KERNELS.values() if spec.name not in ("splat_grads", "project_vjp")]
-    return sum(a.count(names) * itemsize.get(a.dtype, 4) for spec in specs for a in spec.outputs)
-
-
-@cache
-def _memory() -> int:
-    """Bytes that the device has; 8 GB if MLX does not say."""
-    told = mx.device_info()
-    return int(told.get("total_memory") or told.get("memory_size") or 8 << 30)
-
-
 def _result(loss: mx.array) -> StepResult:
     """loss, l1, ssim as the kernel leaves them."""
     values = np.asarray(loss)
@@ -266,7 +254,7 @@ class GpuStepper:
 
     def __init__(self, engine: Engine, state: TrainState) -> None:
         self.engine, self.state = engine, state
-        self.photos = Kept(_memory() // PHOTO_SHARE)
+        self.photos = Kept(device_memory() // PHOTO_SHARE)
         self.cameras = Kept(CAMERA_BYTES)
         self.last = StepResult(math.nan, math.nan, math.nan)
         self._ahead: Ahead | None = None
