@@ -7,7 +7,8 @@ Random splats as in scripts/bench_scenes.py. `step` is a whole training step (re
 Adam, SH degree 3), asked for without waiting, as the trainer does; `forward` and `both` (forward + backward
 to the parameters' gradients) are kernels of fixed capacity. Times are the best of three means. `--gsplat`
 runs gsplat (torch) in a process of its own; its step has torch's fused Adam and fused-ssim, or where that is
-missing D-SSIM by convolutions, and is then no fair comparison.
+missing D-SSIM by convolutions, and is then no fair comparison. `--old DIR` times the step of another checkout
+in turn with this one's (scripts/bench_old.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import bench_old  # noqa: E402
+
 CASES = (
     (10_091, 504, 378),
     (100_000, 504, 378),
@@ -34,7 +38,6 @@ CASES = (
     (1_000_000, 1920, 1080),
     (3_000_000, 1920, 1080),
 )
-RATES = dict.fromkeys(("means", "quats", "log_scales", "logit_opacities", "sh0", "shN"), 1e-4)
 
 
 def main() -> None:
@@ -45,6 +48,10 @@ def main() -> None:
     parser.add_argument("--gsplat", action="store_true", help="also time gsplat, if it can be imported")
     parser.add_argument("--fern", help="the folder that holds fern/: also train it with MCMC")
     parser.add_argument("--seeds", type=int, default=1, help="of the runs on Fern")
+    parser.add_argument(
+        "--old", metavar="DIR", help="another checkout, whose step is timed in turn with this one's"
+    )
+    parser.add_argument("--pairs", type=int, default=12, help="turns of --old")
     parser.add_argument("--no-checks", action="store_true")
     args = parser.parse_args()
     if not args.no_checks:
@@ -52,6 +59,9 @@ def main() -> None:
     if args.fern:
         for seed in range(args.seeds):
             train_fern(args.backend, args.fern, seed)
+    for n, width, height in CASES if args.old else ():
+        case = {"n": n, "width": width, "height": height, "scene": None}
+        print(json.dumps(bench_old.compare(args.old, args.backend, case, args.pairs)), flush=True)
     # Last, because MLX keeps the memory that they took.
     theirs = peer() if args.gsplat else []
     print_table([time_case(args.backend, *case) for case in CASES], theirs)
@@ -79,7 +89,8 @@ def time_case(name: str, n: int, width: int, height: int) -> dict[str, Any]:
 
     from gsplat_train import backends
     from gsplat_train.scene import View
-    from gsplat_train.training import optimizer
+    from gsplat_train.training.plan import StepPlan
+    from gsplat_train.training.rows import start
 
     backend: Any = backends.load(name)
     gaussians, camera, photo = bench.random_scene(n, width, height, 0)
@@ -90,33 +101,23 @@ def time_case(name: str, n: int, width: int, height: int) -> dict[str, Any]:
     result["both"] = best(lambda: mx.async_eval(frame.both()), mx.synchronize, count)
     result["kernels_us"] = frame.kernels()
 
-    view, state = View("random", camera, photo), optimizer.start(gaussians)
+    view, stepper = View("random", camera, photo), backend.stepper(start(gaussians))
     host = 0.0
 
     def step() -> None:
         nonlocal host
-        start = time.perf_counter()
-        backend.train_step(state, view, **settings())
-        host += time.perf_counter() - start
+        began = time.perf_counter()
+        stepper.take(view, StepPlan(stepper.step + 1, rates=(1e-4,) * 6, sh_degree=3))
+        host += time.perf_counter() - began
 
-    result["step"] = best(step, lambda: backend.settle(state), count)
+    result["step"] = best(step, stepper.result, count)
     host = 0.0
     for _ in range(30):  # fewer than the host may be ahead: it never waits
         step()
     result["host"] = host / 30 * 1e3
-    backend.settle(state)
+    stepper.result()
     print(json.dumps(result), flush=True)
     return result
-
-
-def settings() -> dict[str, Any]:
-    from gsplat_train.training.train_step import Noise, Regularizers
-
-    return {
-        "lrs": RATES, "sh_degree": 3, "ssim_lambda": 0.2, "background": np.zeros(3, np.float32),
-        "antialiased": False,
-        "regularizers": Regularizers(0.0, 0.0), "noise": Noise(0.0, 0), "stats": None, "absgrad": False,
-    }  # fmt: skip
 
 
 def best(call: Callable[[], object], wait: Callable[[], object], count: int) -> float:
@@ -143,7 +144,7 @@ class Frame:
         self.engine = engine
         self.params = _gpu.pack(gaussians)
         width, height = camera.width, camera.height
-        self.eye, self.start = engine.camera(camera), _gpu.START
+        self.eye, self.start = _gpu.camera_array(camera.viewmat, camera.K), _gpu.START
         self.settings = mx.zeros(32)
         rng = np.random.default_rng(0)
         self.weight = mx.array(rng.normal(size=3 * width * height).astype(np.float32)) + 0
@@ -206,10 +207,10 @@ class Frame:
         def timed(name: str, sizes: Any, inputs: list[Any], template: tuple[bool, ...] = ()) -> Any:
             mx.eval(inputs)
             copies = [[*inputs] for _ in range(20)]
-            if name == "intersect":  # counts up in its input
-                for copy in copies:
-                    copy[1] = inputs[1] + 0
-                mx.eval([copy[1] for copy in copies])
+            if name == "intersect":  # counts up in its input; the next kernel shall find one count there
+                for copy in copies[1:]:
+                    copy[2] = inputs[2] + 0
+                mx.eval([copy[2] for copy in copies])
             outputs = run(name, sizes, copies[0], template)
             mx.eval(outputs)
             start = time.perf_counter()

@@ -10,6 +10,7 @@ from conftest import load_backend
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import bench_cost
+import bench_old
 import machine_share
 from bench_scenes import random_scene
 from bench_steps import Training
@@ -81,3 +82,9 @@ def test_the_clock_is_a_processors():
     if clock is None:
         pytest.skip("measured on x86-64 only, where memory may be written and run")
     assert 5e8 < clock < 8e9
+
+
+def test_two_checkouts_take_turns():
+    case = {"n": 20, "width": 32, "height": 24, "scene": None}
+    line = bench_old.compare(str(Path(bench_old.__file__).parents[1]), "python", case, pairs=3)
+    assert line["ms"] > 0 and 0.2 < line["ratio"] < 5, line  # the same code twice, on a busy machine
