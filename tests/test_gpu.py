@@ -8,8 +8,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+import test_losses
 from conftest import load_backend
 from plans import ABSGRADIENTS, plan, take
+from test_losses import masks, pictures
+from test_score import compare
 
 from gsplat_train.backends.gpu import kernels as _kernels
 from gsplat_train.backends.gpu import text as _kernel_text
@@ -49,6 +52,19 @@ def copy(gaussians):
 
 def numbers(state):
     return [np.array(leaf) for tree in (state.gaussians, state.m, state.v) for leaf in tree]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (37, 45), (600, 801)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_score_is_the_definition(gpu, shape, masked):
+    image, photo = pictures(*shape)
+    compare(gpu, image, photo, masks(*shape)["scattered"] if masked else None)
+    compare(gpu, image, None)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (37, 45)])
+def test_masked_loss_is_the_references(gpu, shape):
+    test_losses.test_masked_loss_is_the_references(gpu, shape)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 300])

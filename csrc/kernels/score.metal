@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// For evaluation, a group a channel of 32x16 pixels: the render in 8 bits, and beside a photo its squared error, in integers,
-// and its SSIM, of the 8 bits. With MASK, a pixel that does not count is in neither sum; SSIM's windows see it as it is.
+// For evaluation, a group a channel of 32x16 pixels: the render in 8 bits, and beside a photo (not with ALONE) its squared error,
+// in integers, and its SSIM, of the 8 bits. With MASK, a pixel that does not count is in neither sum; SSIM's windows see it as it
+// is.
 // In the sum u and the difference v of picture and photo SSIM needs four blurred maps: with U = G*u, P = U^2 / 2,
 // p = G*u^2 / 2 - P and Q, q the same of v, SSIM = (P - Q + C1) (p - q + C2) / ((P + Q + C1) (p + q + C2)). What rounding does
 // to p is in numerator and denominator alike.
@@ -24,7 +25,7 @@ for (uint i = tid; i < 26 * 42; i += 128) {
         const float k = eight_bits(image[p]);
         const bool own = row >= 5 && row < 21 && col >= 5 && col < 37;
         if (own) picture[p] = uchar(k);
-        if (PHOTO) {
+        if (!ALONE) {
             const float t = float(target[p]);
             u = (k + t) * (1.0f / 255.0f), v = (k - t) * (1.0f / 255.0f);
             if (own && (!MASK || mask[py * width + px] != 0)) error += uint((k - t) * (k - t));
@@ -33,7 +34,7 @@ for (uint i = tid; i < 26 * 42; i += 128) {
     us[43 * row + col] = u;
     vs[43 * row + col] = v;
 }
-if (PHOTO) {
+if (!ALONE) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint i = tid; i < 26 * 8; i += 128) {
         const uint from = i / 8 * 43 + i % 8 * 4;

@@ -309,7 +309,7 @@ class Engine:
                 counts, counting = mx.array(kept.view(np.uint8).reshape(-1)), int(np.count_nonzero(kept))
         sizes = Sizes(1, 0, width, height, 8)
         inputs = [image.reshape(-1), target, counts, self.sizes(sizes)]
-        picture, squares, ssims = self.run("score", sizes, inputs, (photo is not None, mask is not None))
+        picture, squares, ssims = self.run("score", sizes, inputs, (photo is None, mask is not None))
         pixels = np.array(picture)[: 3 * area].reshape(height, width, 3)
         if photo is None:
             return score_of_sums(0, 0.0, 0, pixels)

@@ -189,7 +189,7 @@ KERNELS = {
             _arrays("picture uint8 3 * area; squares uint32 3 * blocks; ssims float32 3 * blocks"),
             128,
             "3 * blocks",
-            template=("PHOTO", "MASK"),
+            template=("ALONE", "MASK"),
         ),
         KernelSpec(
             "backward",
