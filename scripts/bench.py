@@ -9,7 +9,8 @@
 `step` trains a fixed number of splats at SH degree 3 without density control: 500 steps first, then the
 time of 500 steps over all training views; with `--repeat R` R times 500 steps from the same state, and the
 median of the runs' medians. `random` times forward, forward + backward and the whole step on splats drawn
-at random; `render` forward alone. `cost` is the table of bench_cost.py, `cell` one entry of it. `--vs
+at random; `render` forward alone, and with its score
+beside a photo. `cost` is the table of bench_cost.py, `cell` one entry of it. `--vs
 BACKEND` runs two backends in turn and prints the ratio, which holds where a machine's speed drifts. Stages
 are medians over the steps.
 """
@@ -138,6 +139,9 @@ def bench_random(args: argparse.Namespace, names: list[str], n: int) -> None:
         gradient = mx.grad(lambda g: (render(g, camera, backend, 3).image * weight).sum())
         return lambda: mx.eval(gradient(gaussians))
 
+    def evaluate(backend: Any) -> Callable[[], None]:
+        return lambda: backend.score(render(gaussians, camera, backend, 3).image, photo)
+
     def whole(backend: Any) -> Callable[[], None]:
         state = start(Gaussians(*(leaf + 0 for leaf in gaussians)))
         return one_step(make_stepper(backend, state, Objective()), endless([view], 0))
@@ -145,7 +149,7 @@ def bench_random(args: argparse.Namespace, names: list[str], n: int) -> None:
     kinds = (
         {"forward": forward, "forward_backward": both, "step": whole}
         if args.what == "random"
-        else {"render": forward}
+        else {"render": forward, "evaluate": evaluate}
     )
     warm_up, steps = min(args.warm_up, 3), min(args.steps, 20)
     for what, make in kinds.items():
