@@ -19,6 +19,7 @@ ORDER = """
     datasets.agreement datasets.point_ply datasets.points
     datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
     datasets.transforms_file datasets.transforms
+    datasets.conventions datasets.check
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     model.sh model.quaternions model.neighbors model.gaussians model.initialize
     model.splats model.usable model.frame model.formats.packing model.formats.axes

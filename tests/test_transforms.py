@@ -189,12 +189,13 @@ def test_a_left_handed_world_is_turned(tmp_path):
     assert "left-handed" in said
 
 
-def test_axes_of_opencv_are_doubted(tmp_path):
+def test_axes_of_opencv_are_recognised_by_the_photos(tmp_path):
     views = small_demo().views
     write_photos(tmp_path / "images", views)
     wrong = frames(views, matrix=lambda camera: camera.camtoworld)
-    _, said = load(write_json(tmp_path / "transforms.json", demo_lens(), wrong))
-    assert "0% look at one place" in said and "OpenCV's axes" in said
+    scene, said = load(write_json(tmp_path / "transforms.json", demo_lens(), wrong))
+    foreign.same_cameras(scene, views)
+    assert "warning: the matrices are read in OpenCV's axes" in said
 
 
 def test_what_is_not_used_is_said(tmp_path):
@@ -210,7 +211,7 @@ def test_what_is_not_used_is_said(tmp_path):
 
 def test_a_points_file_that_is_not_there(tmp_path):
     _, said = load(write_transforms(tmp_path, ply_file_path="sparse_pc.ply"))
-    assert "drawn" in said and "sparse_pc.ply is not there" in said
+    assert "drawn" in said and "warning: the points sparse_pc.ply are not there" in said
 
 
 def frame_of(**values):

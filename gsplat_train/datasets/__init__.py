@@ -21,6 +21,7 @@ from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..scene import Scene
 from .advice import advice, file_advice
+from .check import checked
 from .options import LoadOptions
 
 __all__ = ["LoadOptions", "load_scene", "open_scene", "read_scene", "scene_folder", "scene_name"]
@@ -49,7 +50,8 @@ def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options:
         raise UserError(f"scene {root} is not a folder; {file_advice(root, is_scene)}")
     for module in readers.values():
         if module.recognise(root):
-            return module.load(root, LoadOptions(**options))
+            chosen = LoadOptions(**options)
+            return checked(module.load(root, chosen), trust=chosen.trust, log=chosen.log)
     remedy = f"; {found}" if (found := advice(root, is_scene)) else ""
     looked = " and ".join(module.LOOKED_FOR for module in readers.values())
     raise UserError(f"{root} is no scene this program knows; looked for {looked}{remedy}")

@@ -8,7 +8,7 @@ that neither its size nor a reduced copy matters. All of it takes milliseconds f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,11 +21,10 @@ MIN_SEEN = 30  # points in a view from which its correlation tells something
 FEWEST_LEVELS = 2.0  # of 255, spread of colours below which they tell nothing
 
 
-@dataclass(frozen=True)
-class Eye:
+class Eye(NamedTuple):
     """A view as the check sees it: where it stands, and a small copy of its photo."""
 
-    index: int  # of the view in its scene
+    view: int  # its index in the scene
     viewmat: np.ndarray  # [4, 4]
     K: np.ndarray  # [3, 3], for pictures of size 1 x 1
     image: np.ndarray  # [h, w, 3] uint8
@@ -61,8 +60,8 @@ class Eye:
 
     def moved(self, viewmat: np.ndarray | None = None, K: np.ndarray | None = None) -> Eye:
         """The same photo with another camera."""
-        return replace(
-            self, viewmat=self.viewmat if viewmat is None else viewmat, K=self.K if K is None else K
+        return self._replace(
+            viewmat=self.viewmat if viewmat is None else viewmat, K=self.K if K is None else K
         )
 
     @property
@@ -81,18 +80,21 @@ def spread(n: int, limit: int) -> list[int]:
     return list(range(n)) if n <= limit else np.unique(np.linspace(0, n - 1, limit).astype(int)).tolist()
 
 
-def open_eyes(views: Sequence[View], limit: int) -> list[Eye]:
-    """At most `limit` of the views, evenly spread, each with a reduced photo; those without a photo are left
-    out.
+def open_eyes(
+    views: Sequence[View], limit: int, *, side: int = SIDE, also: Sequence[int] | np.ndarray = ()
+) -> list[Eye]:
+    """At most `limit` of the views, evenly spread, and those of `also`; those without a photo are left out.
+
+    side: pixels that photos are reduced to, 0 for none, which takes no time.
     """
     eyes = []
-    for i in spread(len(views), limit):
+    for i in sorted({*spread(len(views), limit), *map(int, also)}):
         view = views[i]
         if view.photo is None:
             continue
         photo, camera = view.pixels, view.camera
         height, width = photo.image.shape[:2]
-        factor = max(1, -(-max(width, height) // SIDE))
+        factor = max(1, -(-max(width, height) // side)) if side else 1
         image = np.asarray(Image.fromarray(photo.image).reduce(factor)) if factor > 1 else photo.image
         counts = None
         for part in (photo.mask, photo.alpha):
@@ -141,3 +143,59 @@ def median_colors(eyes: Sequence[Eye], points: np.ndarray) -> tuple[np.ndarray, 
         middle = order[(start + seen // 2)[seen > 0]]
         colors[seen > 0, channel] = value[middle, channel]
     return colors, seen
+
+
+class Agreement(NamedTuple):
+    """How points and photos agree, by view; NaN where nothing can be said."""
+
+    shares: np.ndarray  # [V] of the points, that lie in the picture
+    own: np.ndarray  # [V] correlation of the points' colours with the view's photo
+    others: float  # the same with the photos of other views, median
+
+    @property
+    def share(self) -> float:
+        """The median over views."""
+        return float(np.median(self.shares)) if len(self.shares) else 0.0
+
+    @property
+    def usual(self) -> float:
+        """The median correlation; NaN where fewer than a third of the views tell it."""
+        known = self.own[~np.isnan(self.own)]
+        return float(np.median(known)) if len(known) >= max(1, len(self.own) / 3) else float("nan")
+
+    def of(self, kept: Sequence[bool]) -> Agreement:
+        """That of some of the views."""
+        return self._replace(shares=self.shares[np.array(kept)], own=self.own[np.array(kept)])
+
+
+def agree(eyes: Sequence[Eye], points: np.ndarray, colors: np.ndarray | None) -> Agreement:
+    """How the colours of points are those of the photos.
+
+    colors: [n, 3]; None takes them from every second view and judges the others by them.
+    """
+    judged = list(range(len(eyes)))
+    known = np.ones(len(points), bool)
+    if colors is None:
+        colors, seen = median_colors(eyes[::2], points)
+        known, judged = seen > 0, judged[1::2]
+    sights = [eye.sees(points) for eye in eyes]
+    own, others = np.full(len(eyes), np.nan), []
+    for i, k in enumerate(judged):
+        index, uv = sights[k]
+        counted = known[index] & eyes[k].counted(uv)
+        index, uv = index[counted], uv[counted]
+        own[k] = correlation(colors[index], eyes[k].pixels(uv))
+        steps = {len(judged) // 2, len(judged) // 3} - {0}
+        others += [
+            correlation(colors[index], eyes[judged[(i + step) % len(judged)]].pixels(uv)) for step in steps
+        ]
+    tell = [value for value in others if not np.isnan(value)]
+    shares = np.array([len(index) / max(1, len(points)) for index, _ in sights])
+    return Agreement(shares, own, float(np.median(tell)) if tell else float("nan"))
+
+
+def with_others_photos(eyes: Sequence[Eye], step: int) -> list[Eye]:
+    """The cameras, each with the photo of another."""
+    n = len(eyes)
+    others = [eyes[(i + step) % n] for i in range(n)]
+    return [eye._replace(image=o.image, counts=o.counts) for eye, o in zip(eyes, others, strict=True)]

@@ -17,4 +17,5 @@ class LoadOptions:
     max_size: int = 1600  # pixels; photos with a longer side are reduced to it, 0 for none
     undistort: bool = True  # False takes distorted photos as they are
     cache: bool = True  # keep undistorted photos on disk
+    trust: bool = False  # train on what the check of cameras, photos and points would refuse
     log: Callable[[str], None] = _silent  # gets a line for each thing worth knowing; warnings begin so

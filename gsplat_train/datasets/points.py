@@ -8,8 +8,7 @@ features and no matching, and where the photos tell nothing it is a random point
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -43,13 +42,6 @@ def looked_at(views: Sequence[View | Eye]) -> tuple[np.ndarray, float]:
 def have_colors(colors: np.ndarray) -> bool:
     """Whether points' colours tell anything: not all black, grey or of any one colour."""
     return len(colors) == 0 or bool(colors.std(axis=0).max() > UNCOLOURED_SPREAD)
-
-
-def with_points(scene: Scene, why: str, log: Callable[[str], None], n: int = N_POINTS) -> Scene:
-    """The scene with `n` drawn points in place of its own, said."""
-    points, colors = draw_points(scene.views, n)
-    log(f"points: {len(points):,} drawn where the photos agree best, as {why}")
-    return replace(scene, points=points, colors=colors)
 
 
 def draw_points(views: Sequence[View], n: int = N_POINTS) -> tuple[np.ndarray, np.ndarray]:
