@@ -32,6 +32,8 @@ class Config:
     reader: str = choice("auto", *registry.READERS)  # which to read where a folder holds several
     images: str = ""  # folder of the photos inside the scene's; empty: `images`, else the only `images_*`
     max_size: int = number(1600, 0)  # pixels, longest side of a photo; 0 keeps its size [3DGS]
+    trust: bool = False  # train on what the check of cameras, photos and points would refuse
+    init: str = ""  # a PLY of points or splats to start from, in the scene's frame; empty: the scene's points
     undistort: bool = True  # resample distorted photos to a pinhole camera's; false ignores the distortion
     eval: bool = True  # hold views out and measure on them; false trains on all
     test_every: int = number(8, 0)  # every n-th view from the first is held out, 0: none [LLFF]

@@ -21,6 +21,7 @@ ORDER = """
     datasets.transforms_file datasets.transforms
     datasets.conventions datasets.check
     datasets.demo_paints datasets.demo_world datasets.demo datasets
+    datasets.survey datasets.check_picture
     model.sh model.quaternions model.neighbors model.gaussians model.initialize
     model.splats model.usable model.frame model.formats.packing model.formats.axes
     model.formats.compressed_ply model.formats.ply model.formats.splat
@@ -39,7 +40,7 @@ ORDER = """
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks
     training.evaluation training.trainer training.api
-    cli cli.signals cli.progress cli.runs cli.train cli.render cli.export
+    cli cli.signals cli.progress cli.runs cli.check cli.train cli.render cli.export
 """.split()  # noqa: SIM905
 
 PLAIN = {"errors", "scene", "model", "settings", "config"}  # what everybody speaks: it couples nothing

@@ -32,7 +32,8 @@ def _print_version(asked: bool) -> None:
 
 def train(
     scene: Annotated[
-        str, typer.Argument(metavar="SCENE", help="A folder (COLMAP or LLFF), or a built-in: demo, fern.")
+        str,
+        typer.Argument(metavar="SCENE", help="A folder with photos and cameras, or a built-in: demo, fern."),
     ],
     backend: Annotated[
         str | None,
@@ -55,6 +56,16 @@ def train(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA, ./data.")
     ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from the points or splats of this PLY.", metavar="FILE.ply")
+    ] = None,
+    trust: Annotated[
+        bool | None, typer.Option("--trust", help="Train on what the check of the scene refuses.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all, train nothing; print what is wrong, write check.png.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --check: print it as JSON.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or the newest.")
     ] = False,
@@ -86,6 +97,8 @@ def train(
         "images": images,
         "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
         "eval": eval_,
+        "init": None if init is None else str(init.expanduser().resolve()),
+        "trust": trust,
     }
     if write is not None:
         _write_demo(scene, write)
@@ -93,14 +106,27 @@ def train(
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
 
-    from .. import backends
+    if json_ and not check:
+        raise UserError(
+            "--json is the form of --check's report; give both, or --progress jsonl for a training's"
+        )
 
-    backends.check_mlx()
     from ..config import configure
-    from .runs import new_run, resumed_run
 
     given = given_settings(scene, config, options, set_ or [])
     settings = configure(scene, given.options, given.files)
+    if check:
+        from .check import check as check_scene
+
+        if not check_scene(settings, out, json_):
+            raise SystemExit(UserError.exit_code)
+        return
+
+    from .. import backends
+
+    backends.check_mlx()
+    from .runs import new_run, resumed_run
+
     report = _progress(progress, quiet)
     if resume:
         folder, settings = resumed_run(settings, out, given.all, report.message, moved=out is not None)

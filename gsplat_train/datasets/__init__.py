@@ -21,10 +21,19 @@ from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..scene import Scene
 from .advice import advice, file_advice
-from .check import checked
+from .check import Verdict, checked, judge
 from .options import LoadOptions
+from .point_ply import read_points
 
-__all__ = ["LoadOptions", "load_scene", "open_scene", "read_scene", "scene_folder", "scene_name"]
+__all__ = [
+    "LoadOptions",
+    "examine_scene",
+    "load_scene",
+    "open_scene",
+    "read_scene",
+    "scene_folder",
+    "scene_name",
+]
 
 
 def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options: Any) -> Scene:
@@ -32,7 +41,12 @@ def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options:
 
     options: those of LoadOptions. UserError where nothing usable is there.
     """
-    root = Path(path).expanduser()
+    chosen = LoadOptions(**options)
+    return checked(_load(Path(path).expanduser(), reader, chosen), trust=chosen.trust, log=chosen.log)
+
+
+def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
+    """The scene as it is, before the check."""
     if reader != "auto" and reader not in registry.READERS:
         raise UserError(f"reader must be one of auto, {', '.join(registry.READERS)}, got {reader!r}")
     if not root.exists():
@@ -50,8 +64,7 @@ def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options:
         raise UserError(f"scene {root} is not a folder; {file_advice(root, is_scene)}")
     for module in readers.values():
         if module.recognise(root):
-            chosen = LoadOptions(**options)
-            return checked(module.load(root, chosen), trust=chosen.trust, log=chosen.log)
+            return _with_init(module.load(root, options), options)
     remedy = f"; {found}" if (found := advice(root, is_scene)) else ""
     looked = " and ".join(module.LOOKED_FOR for module in readers.values())
     raise UserError(f"{root} is no scene this program knows; looked for {looked}{remedy}")
@@ -66,15 +79,37 @@ def open_scene(scene: str | os.PathLike[str], **settings: Any) -> Scene:
 
 
 def read_scene(config: Config, log: Callable[[str], None] = lambda line: None) -> Scene:
-    """Loads or makes the scene that `config` names."""
+    """Loads or makes the scene that `config` names; UserError where the check refuses it."""
+    return checked(_read(config, log), trust=config.trust, log=log)
+
+
+def examine_scene(config: Config, log: Callable[[str], None] = lambda line: None) -> Verdict:
+    """The scene that `config` names with what the check says of it, refused or not."""
+    return judge(_read(config, log), trust=config.trust)
+
+
+def _read(config: Config, log: Callable[[str], None]) -> Scene:
     options = LoadOptions(
-        images=config.images or None, max_size=config.max_size, undistort=config.undistort, log=log
+        images=config.images or None,
+        max_size=config.max_size,
+        undistort=config.undistort,
+        trust=config.trust,
+        init=config.init or None,
+        log=log,
     )
     if config.reader in registry.MADE:
-        scene: Scene = registry.module(registry.READERS[config.reader]).load(Path(), options)
+        return _with_init(registry.module(registry.READERS[config.reader]).load(Path(), options), options)
+    return replace(_load(scene_folder(config), config.reader, options), name=scene_name(config))
+
+
+def _with_init(scene: Scene, options: LoadOptions) -> Scene:
+    """The scene with the points of the file that `init` names."""
+    if options.init is None:
         return scene
-    scene = load_scene(scene_folder(config), reader=config.reader, **vars(options))
-    return replace(scene, name=scene_name(config))
+    path = Path(options.init).expanduser()
+    points, colors = read_points(path, options.log)
+    options.log(f"points: {len(points):,} from {path} (--init)")
+    return replace(scene, points=points, colors=colors)
 
 
 def scene_name(config: Config) -> str:

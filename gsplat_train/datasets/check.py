@@ -277,8 +277,15 @@ def _single_photos(
                 odd.append(names[eye.view])  # other photos fit as well
     if not odd:
         return []
-    what = f"{len(odd)} photos show something else than their cameras see"
+    what = (
+        f"{counted(len(odd), 'photo')} show{'s' if len(odd) == 1 else ''} something else than the camera sees"
+    )
     return [Finding("warning", what, "take them out, or correct their poses", tuple(odd))]
+
+
+def counted(n: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def _number(value: float) -> float:

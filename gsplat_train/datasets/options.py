@@ -18,4 +18,5 @@ class LoadOptions:
     undistort: bool = True  # False takes distorted photos as they are
     cache: bool = True  # keep undistorted photos on disk
     trust: bool = False  # train on what the check of cameras, photos and points would refuse
+    init: str | None = None  # a PLY of points or splats to start from, in place of the scene's points
     log: Callable[[str], None] = _silent  # gets a line for each thing worth knowing; warnings begin so

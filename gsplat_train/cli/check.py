@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gs-train SCENE --check: all of a scene is read, nothing trained; what is in it, what is wrong, how to mend it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ..config import Config
+from ..datasets import check_picture, examine_scene, survey
+from ..datasets.check import Finding
+from ..errors import UserError
+
+PICTURE = "check.png"
+
+
+def check(config: Config, out: Path | None, as_json: bool) -> bool:
+    """Prints the report to standard output, writes check.png into `out`; whether training would go ahead.
+
+    The lines of loading go to standard error.
+    """
+
+    def log(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    try:
+        verdict = examine_scene(config, log)
+    except UserError as error:
+        if not as_json:
+            raise
+        report = survey.as_json({"scene": config.scene}, [Finding("error", str(error))])
+        print(json.dumps(report, indent=1))
+        return False
+    findings = verdict.findings + survey.pictures(verdict.scene.views)
+    numbers = survey.table(verdict, config.test_every if config.eval else 0, config.max_splats)
+    print(
+        json.dumps(survey.as_json(numbers, findings), indent=1) if as_json else survey.text(numbers, findings)
+    )
+    sys.stdout.flush()
+    path = (out or Path()).expanduser() / PICTURE
+    check_picture.write(path, verdict.scene)
+    log(f"cameras, points and photos: {path}")
+    return config.trust or not any(finding.level == "error" for finding in findings)
