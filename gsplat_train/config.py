@@ -29,7 +29,7 @@ class Config:
     scene: str = ""  # a built-in's name, or a folder
     data_root: str = ""  # folder of the built-in scenes; empty: $GS_DATA, else ./data
     source: str = ""  # where a built-in scene can be had
-    reader: str = choice("auto", *registry.READERS)  # which to read where a folder holds several
+    reader: str = choice("auto", table=registry.READERS)  # which to read where a folder holds several
     images: str = ""  # folder of the photos inside the scene's; empty: `images`, else the only `images_*`
     max_size: int = number(1600, 0)  # pixels, longest side of a photo; 0 keeps its size [3DGS]
     trust: bool = False  # train on what the check of cameras, photos and points would refuse
@@ -45,7 +45,7 @@ class Config:
     sh_interval: int = number(1000, 0)  # steps until the degree in use rises; 0: all at the start [3DGS]
 
     # The renderer
-    backend: str = choice("auto", *registry.BACKENDS)
+    backend: str = choice("auto", table=registry.BACKENDS)
     background: str = choice("black", "white", "random")  # behind the splats; random: a new colour a step
     antialiased: bool = False  # splats below a pixel fade instead of growing [Mip-Splatting's 2D filter]
 
@@ -68,7 +68,9 @@ class Config:
     lr_shN: float = number(1.25e-4, 0.0)  # lr_sh0 / 20 [3DGS]
 
     # Density control; the strategy's own settings are in training/strategies/<name>.py
-    strategy: str = choice(*registry.STRATEGIES)  # naming one brings what it needs of the settings above
+    strategy: str = choice(
+        "mcmc", table=registry.STRATEGIES
+    )  # naming one brings what it needs of the settings above
     max_splats: int = number(1_000_000, 1)  # never more Gaussians than this [MCMC]
 
     # What is written, and how often
@@ -245,7 +247,7 @@ def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Mappin
 # ---- whose settings ----
 
 
-def _all_owners() -> dict[str, str]:
+def _all_owners() -> dict[str, registry.Entry]:
     return registry.STRATEGIES | registry.TERMS | registry.GROUPS
 
 

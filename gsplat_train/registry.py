@@ -9,8 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+# A script or a notebook may enter a module of its own: registry.TERMS["depth"] = module.
+Entry = str | ModuleType
+
 # In the order in which `auto` tries them. A module has what backends.Backend says; NEEDS is what a machine must have.
-BACKENDS = {
+BACKENDS: dict[str, Entry] = {
     "metal": "backends.metal",
     "cuda": "backends.cuda",
     "cpp": "backends.cpp",
@@ -24,7 +27,7 @@ NEEDS = {
 }
 
 # Scene formats, in the order in which a folder is tried. A module has `recognise` and `load`: see datasets.
-READERS = {
+READERS: dict[str, Entry] = {
     "colmap": "datasets.colmap",
     "transforms": "datasets.transforms",
     "llff": "datasets.llff",
@@ -33,7 +36,7 @@ READERS = {
 MADE = frozenset({"demo"})  # readers that make their scene and take no folder
 
 # Splat formats by the end of a file's name. A module has `read` and `write`: see model.formats.
-FORMATS = {
+FORMATS: dict[str, Entry] = {
     ".ply": "model.formats.ply",
     ".compressed.ply": "model.formats.compressed_ply",
     ".splat": "model.formats.splat",
@@ -43,23 +46,23 @@ FORMATS = {
 }
 
 # Density control. A module has `Settings` and `Strategy`: see training.strategies.
-STRATEGIES = {
+STRATEGIES: dict[str, Entry] = {
     "mcmc": "training.strategies.mcmc",
     "adc": "training.strategies.adc",
     "none": "training.strategies.none",
 }
 
 # Terms of the objective beside the photometric one. A module has `Settings` and `Term`: see training.objective.
-TERMS = {
+TERMS: dict[str, Entry] = {
     "alpha": "training.alpha",
 }
 
 # Parameters beyond the Gaussians. A module has `Settings` and `Group`: see training.groups.
-GROUPS = {
+GROUPS: dict[str, Entry] = {
     "exposure": "training.exposure",
 }
 
 
-def module(path: str) -> ModuleType:
-    """The module at a path of the tables above."""
-    return import_module(f"{__package__}.{path}")
+def module(entry: Entry) -> ModuleType:
+    """The module of an entry of the tables above: a path below this package, or a module as it is."""
+    return entry if isinstance(entry, ModuleType) else import_module(f"{__package__}.{entry}")

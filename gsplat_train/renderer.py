@@ -43,7 +43,7 @@ def render(
 ) -> RenderOutput:
     """Render `gaussians` (N = 0 is legal) as `camera` sees them, over `background` [3] (black without one).
 
-    backend: a name of `backends.NAMES`, "auto", or a backend itself. sh_degree: the colour bands to use, all
+    backend: a name of `registry.BACKENDS`, "auto", or a backend itself. sh_degree: the colour bands to use, all
     without one. antialiased: a splat smaller than a pixel fades instead of growing (Yu et al. 2024,
     Mip-Splatting's 2D filter). means2d_probe [N, 2]: zeros whose gradient is dL/dmeans2d, in pixels, for
     density control. absgrad_probe [N, 2]: zeros whose gradient is *defined* as the sum over pixels of

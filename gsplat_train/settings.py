@@ -19,9 +19,14 @@ def number(default: float, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
-def choice(default: str, *others: str) -> Any:
-    """A field for one of a few words."""
-    return field(default=default, metadata={"choices": (default, *others)})
+def choice(default: str, *others: str, table: Mapping[str, Any] | None = None) -> Any:
+    """A field for one of a few words, and of those that `table` has when a value is checked."""
+    return field(default=default, metadata={"choices": (default, *others), "table": table or {}})
+
+
+def choices(limits: Mapping[str, Any]) -> list[str]:
+    """The words that a field made by `choice` allows; `limits` is its metadata."""
+    return list(dict.fromkeys([*limits["choices"], *limits["table"]]))
 
 
 def checked(owner: type, name: str, value: Any, what: str) -> Any:
@@ -43,7 +48,7 @@ def allowed(owner: type, name: str) -> str:
     spec = {f.name: f for f in fields(owner)}[name]
     limits = spec.metadata
     if "choices" in limits:
-        return ", ".join(limits["choices"])
+        return ", ".join(choices(limits))
     if "low" in limits:
         return _range(limits)
     return {bool: "true or false", str: "text"}.get(type(spec.default), type(spec.default).__name__)
@@ -58,8 +63,8 @@ def _value(default: Any, limits: Mapping[str, Any], value: Any, what: str) -> An
     if type(value) is not kind:
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
         raise UserError(f"{what} must be {words[kind]}, got {value!r}")
-    if "choices" in limits and value not in limits["choices"]:
-        raise UserError(f"{what} must be one of {', '.join(limits['choices'])}, got {value!r}")
+    if "choices" in limits and value not in choices(limits):
+        raise UserError(f"{what} must be one of {', '.join(choices(limits))}, got {value!r}")
     high = min(limits.get("high", 0), 1e300)
     if "low" in limits and not limits["low"] <= value <= high:  # phrased so that NaN fails
         raise UserError(f"{what} must be {_range(limits)}, got {value!r}")

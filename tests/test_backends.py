@@ -363,7 +363,7 @@ def test_a_compiled_module_that_does_not_load_says_why(monkeypatch):
         raise ImportError("undefined symbol: xyz", name="gsplat_train._csrc")
 
     monkeypatch.setattr(backends.util, "find_spec", lambda path: True)
-    monkeypatch.setattr(backends, "import_module", broken)
+    monkeypatch.setattr(backends.registry, "import_module", broken)
     with pytest.raises(BackendUnavailable, match="undefined symbol: xyz"):
         backends.load("cpp")
 
@@ -372,7 +372,7 @@ def test_bugs_in_a_backend_are_not_hidden(monkeypatch):
     def broken(path):
         raise ImportError("cannot import name 'typo'", name="gsplat_train.model.sh")
 
-    monkeypatch.setattr(backends, "import_module", broken)
+    monkeypatch.setattr(backends.registry, "import_module", broken)
     with pytest.raises(ImportError, match="typo"):
         backends.load("python")
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..training.rows import TrainState
     from ..training.stepper import Stepper
 
-NAMES = tuple(registry.BACKENDS)  # in the order in which `auto` tries them
 MLX_BUILDS = ("mlx-cpu", "mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")  # each installs the same libmlx.so
 
 
@@ -127,13 +126,13 @@ def load(name: str = "auto") -> Backend:
 
 
 def choose(name: str = "auto", log: Callable[[str], None] = lambda line: None) -> str:
-    """`name` itself if it is a backend's; for "auto" the first of NAMES that runs here, and is right: a GPU has
-    to render eight splats as the reference does first. `log` is told of one that does not.
+    """`name` itself if it is a backend's; for "auto" the first of registry.BACKENDS that runs here. A GPU is taken
+    only if it renders eight splats as the reference does; `log` is told where one does not.
     """
     if name == "auto":
         return _first(log)
-    if name not in NAMES:
-        raise UserError(f"backend must be auto, {', '.join(NAMES)}, got {name}")
+    if name not in registry.BACKENDS:
+        raise UserError(f"backend must be auto, {', '.join(registry.BACKENDS)}, got {name}")
     return name
 
 
@@ -157,7 +156,7 @@ def available() -> dict[str, str | None]:
     """For each backend None if it runs here, else the sentence that says why not; UserError without MLX."""
     check_mlx()
     reasons: dict[str, str | None] = {}
-    for name in NAMES:
+    for name in registry.BACKENDS:
         try:
             _import(name)
             reasons[name] = None
@@ -202,17 +201,15 @@ def _installed(distribution: str) -> bool:
 
 def _import(name: str) -> Backend:
     """The module; BackendUnavailable if it or its compiled module is not here. Bugs in it come through."""
-    path = f"{__package__.rpartition('.')[0]}.{registry.BACKENDS[name]}"
     compiled = f"{__package__.rpartition('.')[0]}._csrc"
-    why = "" if util.find_spec(path) and (name != "cpp" or util.find_spec(compiled)) else "absent"
-    if not why:
-        try:
-            return cast(Backend, import_module(path))
-        except ImportError as error:
-            if error.name != compiled:
-                raise
-            why = str(error)
-    raise unavailable(name, "" if why == "absent" else why)
+    if name == "cpp" and not util.find_spec(compiled):
+        raise unavailable(name)
+    try:
+        return cast(Backend, registry.module(registry.BACKENDS[name]))
+    except ImportError as error:
+        if error.name != compiled:
+            raise
+        raise unavailable(name, str(error)) from None
 
 
 def unavailable(name: str, why: str = "") -> BackendUnavailable:
