@@ -30,6 +30,8 @@ NEEDS = {
 READERS: dict[str, Entry] = {
     "colmap": "datasets.colmap",
     "transforms": "datasets.transforms",
+    "metashape": "datasets.metashape",
+    "realitycapture": "datasets.realitycapture",
     "llff": "datasets.llff",
     "demo": "datasets.demo",
 }

@@ -91,3 +91,57 @@ def same_cameras(scene, wanted, tolerance=1e-9, names=None):
         np.testing.assert_allclose(view.camera.viewmat, other.camera.viewmat, atol=tolerance)
         np.testing.assert_allclose(view.camera.K, other.camera.K, atol=max(tolerance, 1e-7))
         assert view.pixels.image.shape == (other.camera.height, other.camera.width, 3)
+
+
+def write_metashape(
+    root, scene, chunk_transform=None, lens="", kind="frame", extra_cameras="", label=lambda v: v.name
+):
+    """cameras.xml as Metashape exports it; lens: the calibration's elements beyond the pinhole's."""
+    camera = scene.views[0].camera
+    K = camera.K.tolist()
+    f, b1 = K[1][1], K[0][0] - K[1][1]
+    size = f'<resolution width="{camera.width}" height="{camera.height}"/>'
+    cx, cy = K[0][2] - camera.width / 2, K[1][2] - camera.height / 2
+    cameras = "".join(
+        f'<camera id="{i}" sensor_id="3" component_id="0" label="{label(view)}"><transform>'
+        + " ".join(repr(float(x)) for x in view.camera.camtoworld.ravel())
+        + "</transform></camera>"
+        for i, view in enumerate(scene.views)
+    )
+    placed = ""
+    if chunk_transform is not None:
+        rotation, translation, scale = chunk_transform
+        words = [
+            " ".join(repr(float(x)) for x in np.ravel(values)) for values in (rotation, translation, scale)
+        ]
+        placed = f"<transform><rotation>{words[0]}</rotation><translation>{words[1]}</translation>"
+        placed += f"<scale>{words[2]}</scale></transform>"
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "cameras.xml").write_text(
+        f'''<?xml version="1.0" encoding="UTF-8"?>
+<document version="2.0.0"><chunk label="Chunk 1" enabled="true">
+<sensors next_id="4"><sensor id="3" label="unknown" type="{kind}">{size}
+<calibration type="{kind}" class="initial">{size}<f>7</f></calibration>
+<calibration type="{kind}" class="adjusted">{size}
+<f>{f!r}</f><cx>{cx!r}</cx><cy>{cy!r}</cy><b1>{b1!r}</b1>{lens}</calibration>
+</sensor></sensors>
+<components><component id="0" label="Component 1"/></components>
+<cameras><group id="1">{cameras}</group>{extra_cameras}</cameras>{placed}</chunk></document>'''
+    )
+
+
+def write_realitycapture(root, scene, delimiter=",", name=lambda view: view.name):
+    """The CSV of camera parameters, angles solved from the matrices."""
+    lines = [delimiter.join("#name x y alt heading pitch roll f px py k1 k2 k3 k4 t1 t2".split())]  # noqa: SIM905
+    for view in scene.views:
+        camera = view.camera
+        m = opengl(camera)  # = Rz(-heading) Rx(pitch) Ry(roll)
+        pitch = math.degrees(math.asin(m[2, 1]))
+        heading = -math.degrees(math.atan2(-m[0, 1], m[1, 1]))
+        roll = math.degrees(math.atan2(-m[2, 0], m[2, 2]))
+        longer = max(camera.width, camera.height)
+        px, py = (camera.K[0, 2] - camera.width / 2) / longer, (camera.K[1, 2] - camera.height / 2) / longer
+        numbers = [*m[:3, 3], heading, pitch, roll, camera.K[0, 0] * 36 / longer, px, py, 0, 0, 0, 0, 0, 0]
+        lines.append(delimiter.join([name(view), *(repr(float(x)) for x in numbers)]))
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "cameras.csv").write_text("\n".join(lines) + "\n")

@@ -18,7 +18,7 @@ ORDER = """
     datasets.cache datasets.undistort datasets.images datasets.colmap_records
     datasets.agreement datasets.point_ply datasets.points
     datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
-    datasets.transforms_file datasets.transforms
+    datasets.transforms_file datasets.transforms datasets.metashape datasets.realitycapture
     datasets.conventions datasets.check
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     datasets.survey datasets.check_picture

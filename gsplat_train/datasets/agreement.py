@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..scene import View
+from ..scene import Camera, View
 
 SIDE = 512  # pixels of the longer side of a reduced photo: enough for the colours of points
 NEAR_SHARE = 1e-6  # of the distance to the points: nearer than this is not in front
@@ -73,6 +73,16 @@ class Eye(NamedTuple):
         height, width = self.image.shape[:2]
         row = np.minimum((uv[:, 1] * height).astype(int), height - 1)
         return row, np.minimum((uv[:, 0] * width).astype(int), width - 1)
+
+
+def in_picture(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which points [n, 3] lie in front and inside the picture, as indices [m], and their pixels [m, 2]."""
+    places = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
+    with np.errstate(all="ignore"):
+        pixels = (places @ camera.K.T)[:, :2] / places[:, 2:]
+        inside = (pixels > 0).all(axis=1) & (pixels < [camera.width, camera.height]).all(axis=1)
+    index = np.flatnonzero(inside & (places[:, 2] > 0))
+    return index, pixels[index]
 
 
 def spread(n: int, limit: int) -> list[int]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ..scene import Scene, View
 from ..storage import atomic_write
-from .agreement import spread
+from .agreement import in_picture, spread
 
 SIDE = 480  # pixels of a plan
 PHOTO = 240  # pixels, width of a photo of the contact sheet
@@ -100,13 +100,9 @@ def _tile(view: View, scene: Scene) -> Image.Image:
     picture = image.resize(size).point(lambda value: DIM * value)
     camera = view.camera.resized(*size)
     chosen = spread(len(scene.points), POINTS_IN_PHOTO * 4)
-    places = scene.points[chosen] @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
-    with np.errstate(all="ignore"):
-        uv = (places @ camera.K.T)[:, :2] / places[:, 2:]
-        inside = (places[:, 2] > 0) & (uv > 0).all(axis=1) & (uv < size).all(axis=1)
+    index, pixels = in_picture(camera, scene.points[chosen])
     draw = ImageDraw.Draw(picture)
-    for k in np.flatnonzero(inside)[:POINTS_IN_PHOTO]:
-        x, y = uv[k]
+    for k, (x, y) in list(zip(index, pixels, strict=True))[:POINTS_IN_PHOTO]:
         draw.rectangle([x - 1, y - 1, x + 1, y + 1], fill=tuple(scene.colors[chosen][k].tolist()))
     draw.text((4, 2), view.name, fill=(255, 255, 255))
     return picture

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..scene import Scene, View
-from .agreement import open_eyes, spread
+from .agreement import in_picture, open_eyes, spread
 from .check import Finding, Verdict, counted
 
 MAX_VIEWS = 500  # whose pictures are looked at
@@ -60,16 +60,7 @@ def coverage(scene: Scene) -> float:
     points = scene.points[spread(len(scene.points), SAMPLED_POINTS)]
     seen = np.zeros(len(points), int)
     for view in scene.views:
-        K, viewmat = view.camera.K, view.camera.viewmat
-        places = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-        with np.errstate(all="ignore"):
-            uv = (places @ K.T)[:, :2] / places[:, 2:]
-            inside = (
-                (places[:, 2] > 0)
-                & (uv > 0).all(axis=1)
-                & (uv < [view.camera.width, view.camera.height]).all(1)
-            )
-        seen += inside
+        seen[in_picture(view.camera, points)[0]] += 1
     return float((seen >= FEW_VIEWS).mean())
 
 
@@ -104,16 +95,12 @@ def pictures(views: Sequence[View]) -> list[Finding]:
         (twice, "there twice", "take one of each out"),
         (blurred, "much less sharp than the others", "take them out if others show the same"),
     )
-    return [
-        Finding(
-            "warning",
-            f"{counted(len(found), 'picture')} {'is' if len(found) == 1 else 'are'} {what}",
-            mend,
-            tuple(found),
-        )
-        for found, what, mend in kinds
-        if found
-    ]
+    findings = []
+    for found, what, mend in kinds:
+        if found:
+            said = f"{counted(len(found), 'picture')} {'is' if len(found) == 1 else 'are'} {what}"
+            findings.append(Finding("warning", said, mend, tuple(found)))
+    return findings
 
 
 def text(numbers: dict[str, Any], findings: Sequence[Finding]) -> str:
