@@ -100,12 +100,12 @@ def test_the_fused_step_is_the_generic_step(gpu, n, changes, masked):
     assert all(map(math.isfinite, found))
     ours, theirs = fused.look(), generic.look()
     for a, b in zip(numbers(ours), numbers(theirs), strict=True):
-        assert (
-            np.linalg.norm(a - b) <= 2e-4 * np.linalg.norm(b) + 5e-7
-        )  # rounding of sums of hundreds of pixels
+        # Sums of hundreds of pixels, added up in another order.
+        assert np.linalg.norm(a - b) <= 2e-4 * np.linalg.norm(b) + 5e-7
     for name in ("means2d_norm", "count") + (("absgrad_norm",) if "statistics" in changes else ()):
         if n:
-            np.testing.assert_allclose(ours.sums[name], theirs.sums[name], rtol=1e-3, atol=1e-6)
+            a, b = ours.sums[name], theirs.sums[name]
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * b.max())
 
 
 def test_any_first_capacity_gives_the_same_bytes(gpu):
