@@ -146,6 +146,12 @@ class Similarity:
         viewmat[:3, 3] = (viewmat[:3, :3] @ self.centre + viewmat[:3, 3]) / self.scale
         return replace(camera, viewmat=viewmat)
 
+    def camera_to_scene(self, camera: Camera) -> Camera:
+        """The inverse of `camera_to_train`."""
+        viewmat = camera.viewmat.copy()
+        viewmat[:3, 3] = viewmat[:3, 3] * self.scale - viewmat[:3, :3] @ self.centre
+        return replace(camera, viewmat=viewmat)
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:

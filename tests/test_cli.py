@@ -20,7 +20,7 @@ import tiny
 from PIL import Image
 
 import gsplat_train
-from gsplat_train.cli.render import _file_names
+from gsplat_train.cli.render_views import file_names
 from gsplat_train.datasets import load_scene
 from gsplat_train.datasets.demo import write_demo
 from gsplat_train.model.formats import ply
@@ -174,9 +174,9 @@ def test_render_writes_every_view_with_metrics(trained, tmp_path: Path) -> None:
 
 def test_no_two_views_get_one_file() -> None:
     names = ("a.jpg", "a.png", "a.jpg.png", "b.jpg")
-    files = _file_names(tuple(View(name, None) for name in names))  # type: ignore[arg-type]
+    files = file_names(tuple(View(name, None) for name in names))  # type: ignore[arg-type]
     assert len(set(files.values())) == len(names)
-    assert _file_names((View("b.jpg", None),)) == {"b.jpg": "b.png"}  # type: ignore[arg-type]
+    assert file_names((View("b.jpg", None),)) == {"b.jpg": "b.png"}  # type: ignore[arg-type]
 
 
 def test_render_of_a_ply_elsewhere_takes_the_scene(trained, folder: Path, tmp_path: Path) -> None:

@@ -35,12 +35,14 @@ ORDER = """
     backends.gpu.stepper backends.gpu.nvrtc
     backends.metal backends.cuda backends.probe
     renderer
-    evaluate.measure evaluate.pictures
+    evaluate.measure evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
+    evaluate.path_files
     training.groups training.exposure training.objective training.alpha training.stepper
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks
     training.evaluation training.trainer training.api
-    cli cli.signals cli.progress cli.runs cli.check cli.train cli.render cli.export
+    cli cli.signals cli.progress cli.runs cli.check cli.train cli.render_views cli.render_path cli.render
+    cli.export
 """.split()  # noqa: SIM905
 
 PLAIN = {"errors", "scene", "model", "settings", "config"}  # what everybody speaks: it couples nothing

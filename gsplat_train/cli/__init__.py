@@ -12,20 +12,31 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
+from .. import __version__, registry
 from .. import config as config_module
-from .. import registry
 from ..errors import OutOfMemory, UserError, is_out_of_memory
 
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"gsplat_train {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+]
+
+
 def make_app(command: Callable[..., None]) -> typer.Typer:
     """A program of one command."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(pretty_exceptions_enable=False)
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(command)
     return app
 

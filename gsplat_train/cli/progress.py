@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MODES = ("bar", "plain", "jsonl")
 PLAIN_SECONDS = 10.0  # at most so often a plain line
+JSON_SECONDS = 0.5  # at most so often a line for programs on what is under way
 HOLD_SECONDS = (
     2.0  # so long messages wait, so that of a command that fails at once the error is the only line
 )
@@ -41,6 +42,8 @@ class Progress(Callback):
         self.total = 0
         self.spoken = -PLAIN_SECONDS
         self.test_psnr: float | None = None
+        self.action: tqdm | None = None  # the bar of what is under way beside the steps
+        self.action_began = self.action_told = 0.0
 
     def message(self, line: str) -> None:
         """A line on standard error; of a quiet run only its warnings."""
@@ -59,11 +62,39 @@ class Progress(Callback):
     def release(self) -> None:
         """Prints what was held back; from now on nothing is."""
         self.hold_until = 0.0
-        if self.bar is not None and self.held:
-            self.bar.clear()
+        for bar in (self.action, self.bar):
+            if bar is not None and self.held:
+                bar.clear()
         for line in self.held:
             say(line)
         self.held.clear()
+
+    def at(self, what: str, done: int, total: int) -> None:
+        """Of a long action, as `evaluating`, `done` of `total` parts are done. A bar; in the plain mode a line now
+        and then; in the mode jsonl lines on standard error.
+        """
+        now, last = time.monotonic(), done >= total
+        if done <= 1 or self.action_began == 0:
+            self.action_began, self.action_told = now, now
+        if self.mode == "jsonl":
+            if last or now - self.action_told > JSON_SECONDS:
+                self.action_told = now
+                say(to_json({"action": what, "done": done, "total": total}))
+        elif self.quiet:
+            return
+        elif self.mode == "plain":
+            if now - self.action_told > PLAIN_SECONDS:
+                self.action_told = now
+                left = (now - self.action_began) / done * (total - done)
+                say(f"{what}: {done} of {total}, {left:.0f} s left")
+        else:
+            if self.action is None:
+                self.release()
+                self.action = tqdm(desc=what, total=total, dynamic_ncols=True, leave=False)
+            self.action.update(done - self.action.n)
+            if last:
+                self.action.close()
+                self.action = None
 
     def start(self, trainer: Trainer) -> None:
         """The loop begins."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gs-render: a model in, pictures of a scene's views and their metrics out."""
+"""gs-render: a model in, pictures of a scene's views or a film along a path out."""
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -12,84 +12,136 @@ from .. import config as config_module
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..registry import MADE
-from ..storage import file_name
-from . import SET_HELP, given_settings, make_app, run
+from . import SET_HELP, Version, given_settings, known_backend, make_app, run
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ..scene import View
+KINDS = ("spiral", "orbit", "ellipse", "interpolate")
 
 
 def render(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a .ply.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a file of splats.")
+    ],
     scene: Annotated[
         str | None, typer.Option(help="The scene whose views to render; else the run's.")
     ] = None,
     split: Annotated[Literal["test", "train", "all"], typer.Option(help="Which views.")] = "test",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures; else renders/ beside the model.")
+    path: Annotated[
+        str | None,
+        typer.Option(
+            help=f"No views but a way among them: {', '.join(KINDS)}, or a camera path FILE.json.",
+            metavar="KIND",
+        ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the pictures, or a film .mp4, .webm; else renders/ beside the model."),
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Pictures along the path.")] = None,
+    fps: Annotated[float | None, typer.Option(min=0.1, max=240, help="Pictures a second.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, max=16384, help="Pixels, along a path.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, max=16384, help="Pixels, along a path.")] = None,
+    fov: Annotated[
+        float | None, typer.Option(min=1, max=170, help="Degrees from top to bottom, along a path.")
+    ] = None,
+    depth: Annotated[bool, typer.Option("--depth", help="Also depth: 16 bits, and in colours.")] = False,
+    alpha: Annotated[bool, typer.Option("--alpha", help="PNGs with opacity, no background.")] = False,
+    background: Annotated[
+        str | None, typer.Option(help="black, white, #rrggbb or R,G,B from 0 to 1; else the run's.")
+    ] = None,
+    supersample: Annotated[int, typer.Option(min=1, max=4, help="Average so many pixels squared.")] = 1,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also sheet.png: photo, render, error, depth.")
+    ] = False,
     backend: Annotated[
-        Literal["auto", "metal", "cuda", "cpp", "python"] | None,
-        typer.Option(help="Where to compute; auto takes the first that runs here.", metavar="NAME"),
+        str | None,
+        typer.Option(
+            help="Where to compute; auto takes the first that runs here.",
+            callback=known_backend,
+            metavar="NAME",
+        ),
     ] = None,
     images: Annotated[str | None, typer.Option(help="Folder of the photos inside the scene's.")] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA, ./data.")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the result.")] = False,
+    progress: Annotated[
+        Literal["bar", "plain", "jsonl"] | None, typer.Option(help="bar, plain lines, or JSON lines.")
+    ] = None,
+    version: Version = False,
 ) -> None:
-    """Render a scene's views as PNG, with PSNR and SSIM where there are photos."""
+    """Render a scene's views as PNG, with PSNR and SSIM where there are photos; or a film along a path."""
+    film = out is not None and out.suffix.lower() in (".mp4", ".webm")
+    _check(
+        path, film, alpha, sheet, {"frames": frames, "fps": fps, "width": width, "height": height, "fov": fov}
+    )
+
     from .. import backends
 
     backends.check_mlx()
-    from ..datasets import read_scene
-    from ..evaluate.measure import measure
-    from ..evaluate.pictures import write_png
+    from ..evaluate.frames import Look, background_of
+    from ..evaluate.video import check_video
     from ..model.io import open_model
-    from ..storage import atomic_write
-    from ..training.run_folder import to_json
-    from .progress import Progress, write_result
+    from .progress import Progress
+    from .render_path import PathOptions, render_path
+    from .render_views import render_views
 
-    report = Progress()
+    if film and out is not None:
+        check_video(out.expanduser())
+    report = Progress(progress, quiet)
     found = open_model(model, report.message)
     options = {
         "backend": backend,
         "images": images,
         "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
     }
-    settings = _settings(scene, found.run, options, set_ or [])
-    chosen = backends.choose("auto" if backend is None else backend)
+    needed = path in KINDS and not (found.run and scene is None)
+    settings = None
+    if path is None or found.run or needed or scene:
+        settings = run_settings(
+            scene, found.run, options, set_ or [], photos=path is None or scene is not None
+        )
+    chosen = backends.choose("auto" if backend is None else backend, report.message)
     stages = backends.load(chosen)
     report.message(f"backend: {chosen}")
-    data = read_scene(settings, report.message)
-    train, test = data.split(settings.test_every if settings.eval else 0)
-    views = {"train": train, "test": test, "all": data.views}[split]
-    if not views:
-        raise UserError(f"{data.name} has no views in the split {split}; choose another with --split")
+    ground = background_of(background or (settings.background if settings else "black"))
+    look = Look((0.0, 0.0, 0.0) if alpha else ground, found.antialiased, supersample, depth or sheet)
     folder = out.expanduser() if out else (found.run or model.expanduser().parent) / "renders"
-    names = _file_names(views)
-    report.release()
-
-    def write(view: View, picture: np.ndarray) -> None:
-        write_png(folder / names[view.name], picture)
-
-    background, antialiased = settings.background, found.antialiased
-    metrics = measure(
-        found.gaussians, views, stages, background=background, antialiased=antialiased, each=write
-    )
-    if metrics["views"]:
-        with atomic_write(folder / "metrics.json") as file:
-            file.write(to_json(metrics, indent=1).encode() + b"\n")
-        write_result(to_json({name: metrics[name] for name in ("psnr", "ssim")}))
-    report.message(f"{len(views)} views in {folder}")
+    if path is None:
+        assert settings is not None
+        render_views(
+            found, settings, split, stages, look, folder, report, depth=depth, alpha=alpha, sheet=sheet
+        )
+    else:
+        asked = PathOptions(path, frames, fps, width, height, fov)
+        target = folder if out else folder / Path(path).stem
+        render_path(found, settings, scene is not None, asked, stages, look, target, film, alpha, report)
 
 
-def _settings(scene: str | None, run: Path | None, options: dict[str, Any], assignments: list[str]) -> Config:
+def _check(path: str | None, film: bool, alpha: bool, sheet: bool, along: dict[str, float | None]) -> None:
+    """UserError for options that do not go together."""
+    if path is None:
+        if film:
+            raise UserError("a film needs a way: add --path spiral, orbit, ellipse, interpolate or FILE.json")
+        if given := [name for name, value in along.items() if value is not None]:
+            raise UserError(f"--{given[0]} is for free cameras; add --path {', '.join(KINDS)} or FILE.json")
+        return
+    if path not in KINDS and not path.lower().endswith(".json"):
+        raise UserError(f"--path takes {', '.join(KINDS)} or a FILE.json, got {path!r}")
+    if alpha and film:
+        raise UserError("--alpha needs PNGs, .mp4 and .webm have no opacity here; name a folder with --out")
+    if sheet:
+        raise UserError("--sheet shows photos beside renders; leave it out along a --path")
+
+
+def run_settings(
+    scene: str | None, run: Path | None, options: dict[str, Any], assignments: list[str], photos: bool = True
+) -> Config:
     """Those of the run that the model lies in, of the scene if one is named, and what the command line says.
 
-    A scene that is named for a run keeps the run's settings: it may have moved.
+    A scene that is named for a run keeps the run's settings: it may have moved. What the run held out stays
+    so. photos: whether the scene has to be there.
     """
     given = given_settings(scene or "", None, options, assignments)
     if run is None:
@@ -98,32 +150,22 @@ def _settings(scene: str | None, run: Path | None, options: dict[str, Any], assi
                 "the model lies in no run folder; name the scene whose views to render with --scene"
             )
         return configure(scene, given.options)
+    if fixed := {"eval", "test_every"} & given.options.keys():
+        raise UserError(
+            f"{sorted(fixed)[0]} is what the run in {run} was trained with: views that it saw are no test; "
+            "choose views with --split"
+        )
     layers: list[Any] = [run / "config.toml"]
     if scene is not None:
         named = configure(scene, {})
-        stored = config_module.read(run / "config.toml")
-        if is_builtin(scene) and stored.get("scene") != scene:
-            return configure(scene, given.options)
-        layers.append({"scene": named.scene, "reader": named.reader})
+        layers.append({key: getattr(named, key) for key in ("scene", "reader", "source")})
+        if named.scene != config_module.read(run / "config.toml").get("scene"):
+            layers.append({"images": named.images})
     settings = config_module.load(layers, given.options)
-    if settings.reader not in MADE and not is_builtin(settings.scene) and not Path(settings.scene).is_dir():
+    there = settings.reader in MADE or is_builtin(settings.scene) or Path(settings.scene).is_dir()
+    if photos and not there:
         raise UserError(f"scene {settings.scene} of the run is not there; say where it is now with --scene")
     return settings
-
-
-def _file_names(views: tuple[View, ...]) -> dict[str, str]:
-    """A PNG's path for each view: its name with the extension replaced; with all extensions kept where two
-    would be the same; cut where it is too long.
-    """
-    stems = {view.name: str(PurePosixPath(view.name).with_suffix("")) for view in views}
-    unique = len(set(stems.values())) == len(stems)
-    names = {}
-    for name, stem in stems.items():
-        path = PurePosixPath(stem if unique else name)
-        if path.is_absolute() or ".." in path.parts[:-1]:
-            raise UserError(f"view {name} would be written outside the folder; rename it in the scene")
-        names[name] = str(path.with_name(file_name(path.name, ".png")))
-    return names
 
 
 def main() -> NoReturn:

@@ -12,22 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from .. import __version__
 from ..config import Config
 from ..errors import Interrupted, UserError
-from . import SET_HELP, given_settings, known_backend, make_app, run
+from . import SET_HELP, Version, given_settings, known_backend, make_app, run
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
     from .progress import Progress
 
 VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: https://superspl.at/editor"
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        print(f"gsplat_train {__version__}")
-        raise typer.Exit
 
 
 def train(
@@ -82,9 +75,7 @@ def train(
     write: Annotated[
         Path | None, typer.Option(help="Write the scene demo there as a COLMAP folder, and stop.")
     ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Train Gaussian splats from photos with known cameras."""
     started = time.monotonic()

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..scene import Similarity, View
+from ..scene import Camera, Similarity, View
 
 CAMERA_TOLERANCE = 1e-4  # of rotations, of positions in training's frame, of K in its width
 PIXEL_TOLERANCE = 6.0  # of 255, mean over a thumbnail: decoders differ by less, other photos by more
@@ -39,6 +39,18 @@ def of_scene(views: Sequence[View]) -> dict[str, np.ndarray]:
         "scene.cameras": cameras,
         "scene.photos": np.array([_thumbnail(v) for v in _sample(views)], np.float32),
     }
+
+
+def cameras_of(tensors: Mapping[str, np.ndarray], frame: Similarity) -> list[Camera]:
+    """The training cameras that a checkpoint's tensors hold, in the scene's frame; KeyError where they are of
+    version 0.1.
+    """
+    cameras = []
+    for row in tensors["scene.cameras"].astype(np.float64):
+        viewmat, K = np.eye(4), np.eye(3)
+        viewmat[:3], K[:2] = row[:12].reshape(3, 4), row[12:18].reshape(2, 3)
+        cameras.append(frame.camera_to_scene(Camera(viewmat, K, int(row[18]), int(row[19]))))
+    return cameras
 
 
 def check(

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gs-render along a path: numbered pictures, or a film, of cameras that no photo was taken with."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..config import Config
+from ..datasets import read_scene
+from ..errors import UserError
+from ..evaluate.depth import colored, depth_unit, write_depths
+from ..evaluate.frames import Look, depth_range, shoot
+from ..evaluate.metrics import to_uint8
+from ..evaluate.path_files import read_path, write_path
+from ..evaluate.paths import PATHS, make_path, with_lens
+from ..evaluate.pictures import Writers, with_alpha, write_png
+from ..evaluate.video import Video
+from ..model.io import Model, committed, read_checkpoint, similarity_of
+from ..scene import Camera
+from ..training.identity import cameras_of
+from ..training.run_folder import to_json
+from .progress import Progress, write_result
+from .render_views import keep_off_photos
+
+if TYPE_CHECKING:
+    from ..backends import Backend
+
+FRAMES, FPS = 120, 30.0
+
+
+class PathOptions(NamedTuple):
+    """What the command line says of the path."""
+
+    kind: str
+    frames: int | None
+    fps: float | None
+    width: int | None
+    height: int | None
+    fov: float | None
+
+
+def render_path(
+    model: Model,
+    settings: Config | None,
+    scene_given: bool,
+    asked: PathOptions,
+    stages: Backend,
+    look: Look,
+    target: Path,
+    film: bool,
+    alpha: bool,
+    report: Progress,
+) -> None:
+    """Writes the film `target`, or 00000.png, 00001.png ... and path.json into that folder; with depth asked for
+    also a film or pictures of it.
+    """
+    fps = asked.fps
+    if asked.kind in PATHS:
+        cameras = _training_cameras(model, settings, scene_given, report)
+        made = make_path(asked.kind, cameras, _points(model), asked.frames or FRAMES)
+    else:
+        made, stored = read_path(Path(asked.kind).expanduser(), asked.frames, asked.width, asked.height)
+        fps = fps or stored
+    made = [with_lens(camera, asked.width, asked.height, asked.fov) for camera in made]
+    fps = fps or FPS
+    if not film:
+        keep_off_photos(target, settings)
+    near, far = depth_range(model.gaussians, made) if look.depth else (1.0, 2.0)
+    unit = depth_unit(far)
+    width, height = made[0].width, made[0].height
+    report.release()
+    with ExitStack() as stack:
+        writers = stack.enter_context(Writers())
+        video = stack.enter_context(Video(target, fps, width, height)) if film else None
+        depths = None
+        if film and look.depth:
+            depths = stack.enter_context(Video(target.with_stem(f"{target.stem}_depth"), fps, width, height))
+        for number, camera in enumerate(made):
+            frame = shoot(model.gaussians, camera, stages, look)
+            path = target / f"{number:05d}.png"
+            if video is not None:
+                video.add(to_uint8(frame.image))
+                if depths is not None and frame.depth is not None:
+                    depths.add(colored(frame.depth, near, far))
+            elif alpha:
+                writers.add(_write_rgba, path, np.array(frame.image), frame.alpha)
+            else:
+                writers.add(_write_rgb, path, np.array(frame.image))
+            if video is None and frame.depth is not None:
+                writers.add(write_depths, path, frame.depth, unit, near, far)
+            report.at("rendering", number + 1, len(made))
+    if not film:
+        write_path(target / "path.json", made, fps)
+    write_result(
+        to_json(
+            {"frames": len(made), "fps": fps, "width": width, "height": height, "out": str(target)}
+            | ({"depth_unit": unit} if look.depth and not film else {})
+        )
+    )
+    report.message(f"{len(made)} frames of {width}x{height} in {target}")
+    report.release()
+
+
+def _write_rgb(path: Path, image: np.ndarray) -> None:
+    write_png(path, to_uint8(image))
+
+
+def _write_rgba(path: Path, image: np.ndarray, alpha: np.ndarray) -> None:
+    write_png(path, with_alpha(image, alpha))
+
+
+def _training_cameras(
+    model: Model, settings: Config | None, scene_given: bool, report: Progress
+) -> list[Camera]:
+    """Those that the run's checkpoint holds; where there is none, or a scene was named, those of the scene."""
+    if not scene_given and model.run is not None:
+        for path in committed(model.run / "checkpoints"):
+            try:
+                meta, tensors = read_checkpoint(path)
+                if found := cameras_of(tensors, similarity_of(meta)):
+                    return found
+            except (UserError, KeyError):
+                continue
+    if settings is None:
+        raise UserError(
+            "a path needs the training cameras, and the model lies in no run; name them with --scene"
+        )
+    data = read_scene(settings, report.message)
+    return [view.camera for view in data.split(settings.test_every if settings.eval else 0)[0]]
+
+
+def _points(model: Model) -> np.ndarray:
+    """[P, 3] the middles of the splats that hide something."""
+    opaque = np.asarray(model.gaussians.opacities) > 0.3
+    return np.asarray(model.gaussians.means, np.float64)[opaque]

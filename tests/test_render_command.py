@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gs-render as a user runs it: views, paths, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from test_cli import SHORT, call, folder, trained  # noqa: F401  # fixtures
+from test_frames import needs_av
+
+from gsplat_train.evaluate.depth import read_depth
+
+
+def test_views_with_everything(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    run, _ = trained
+    done = call(
+        "render",
+        run,
+        "--out",
+        tmp_path / "all",
+        "--depth",
+        "--sheet",
+        "--supersample",
+        "2",
+        "--progress",
+        "jsonl",
+    )
+    names = {path.name for path in (tmp_path / "all").iterdir()}
+    stems = ("view_00", "view_08")
+    assert names == {f"{s}{e}.png" for s in stems for e in ("", "_depth", "_depth_color")} | {
+        "metrics.json",
+        "sheet.png",
+    }
+    metrics = json.loads((tmp_path / "all" / "metrics.json").read_text())
+    depth = read_depth(tmp_path / "all" / "view_00_depth.png")
+    assert metrics["depth_unit"] > 0 and depth.shape == (36, 48) and depth.max() > 0
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line.get("view") for line in lines] == ["view_00.png", "view_08.png", None]
+    assert lines[-1]["psnr"] == metrics["psnr"]
+    assert all(json.loads(line)["action"] for line in done.stderr.splitlines() if line.startswith("{"))
+
+
+def test_alpha_and_background(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    run, _ = trained
+    call("render", run, "--out", tmp_path / "a", "--alpha", "--background", "white")
+    assert Image.open(tmp_path / "a" / "view_00.png").mode == "RGBA"
+    call("render", run, "--out", tmp_path / "b", "--background", "1,0,0")
+    alpha = np.asarray(Image.open(tmp_path / "a" / "view_00.png"), np.float64)
+    red = np.asarray(Image.open(tmp_path / "b" / "view_00.png"), np.float64)
+    a = alpha[:, :, 3:] / 255
+    np.testing.assert_allclose(alpha[:, :, :3] * a + (1 - a) * [255, 0, 0], red, atol=4)
+
+
+def test_a_path_needs_no_photos(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    """The run knows the cameras, wherever the scene has gone."""
+    shutil.copytree(trained[0], tmp_path / "run")
+    config = (tmp_path / "run" / "config.toml").read_text()
+    scene = next(line for line in config.splitlines() if line.startswith("scene = "))
+    (tmp_path / "run" / "config.toml").write_text(config.replace(scene, 'scene = "/gone/away"'))
+    done = call("render", tmp_path / "run", "--path", "orbit", "--frames", 5, "--width", 64)
+    assert json.loads(done.stdout)["frames"] == 5
+    out = tmp_path / "run" / "renders" / "orbit"
+    assert sorted(path.name for path in out.iterdir()) == [*(f"{i:05d}.png" for i in range(5)), "path.json"]
+    assert Image.open(out / "00000.png").size == (64, 48)
+    call(
+        "render",
+        tmp_path / "run" / "point_cloud.ply",
+        "--path",
+        out / "path.json",
+        "--out",
+        tmp_path / "again",
+    )
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(out / "00003.png")), np.asarray(Image.open(tmp_path / "again" / "00003.png"))
+    )
+
+
+def test_a_model_of_no_run_follows_a_file(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    call("render", trained[0], "--path", "spiral", "--frames", 2, "--out", tmp_path / "p")
+    shutil.copy(trained[0] / "point_cloud.ply", tmp_path / "model.ply")
+    call("render", tmp_path / "model.ply", "--path", tmp_path / "p" / "path.json", "--depth")
+    assert (tmp_path / "renders" / "path" / "00001_depth.png").is_file()
+
+
+def test_a_film(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    needs_av()
+    call("render", trained[0], "--path", "ellipse", "--frames", 6, "--out", tmp_path / "film.mp4", "--depth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "film_depth.mp4"]
+
+
+def test_what_was_trained_on_is_never_test(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """A photo that came later moves the others' places; those that were trained on stay no test."""
+    shutil.copytree(folder, tmp_path / "scene")
+    for name in ("cameras", "images", "points3D"):
+        assert list((tmp_path / "scene" / "sparse" / "0").glob(f"{name}.*"))
+    call("train", tmp_path / "scene", "--out", tmp_path / "run", *SHORT, "--no-eval")
+    assert "trained on all" in call("render", tmp_path / "run", code=2).stderr
+    error = call("render", tmp_path / "run", "--set", "eval=true", code=2).stderr
+    assert "eval is what the run" in error
+    call("render", tmp_path / "run", "--split", "train", "--out", tmp_path / "train")
+    assert len(list((tmp_path / "train").glob("*.png"))) == len(tiny.scene().views)
+
+
+def test_it_never_writes_among_the_photos(trained: Any, folder: Path) -> None:  # noqa: F811
+    before = {path: path.read_bytes() for path in (folder / "images").iterdir()}
+    for out in (folder, folder / "images"):
+        assert "holds the scene's photos" in call("render", trained[0], "--out", out, code=2).stderr
+    call("render", trained[0], "--out", folder / "images", "--path", "orbit", "--frames", "1", code=2)
+    assert before == {path: path.read_bytes() for path in (folder / "images").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--path", "circle"], "--path takes spiral"),
+        (["--frames", "3"], "--frames is for free cameras"),
+        (["--out", "film.mp4"], "a film needs a way"),
+        (["--path", "orbit", "--out", "film.mp4", "--alpha"], "--alpha needs PNGs"),
+        (["--path", "orbit", "--sheet"], "--sheet shows photos"),
+        (["--path", "none.json"], "cannot read the camera path none.json"),
+        (["--background", "puce"], "--background takes"),
+        (["--backend", "gpu"], "'gpu' is not one of"),
+    ],
+)
+def test_what_does_not_go_together_is_told(trained: Any, arguments: list[str], says: str) -> None:  # noqa: F811
+    assert says in call("render", trained[0], *arguments, code=2).stderr
