@@ -104,7 +104,8 @@ def _camera(
     if not 0 < fov < 180:
         raise UserError(f"fov must be degrees between 0 and 180, got {fov:g}")
     focal = height / 2 / np.tan(np.radians(fov) / 2)
-    return Camera(viewmat, [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], width, height)
+    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    return Camera(viewmat, K, width, height)
 
 
 def _undo(path: Path) -> np.ndarray:

@@ -198,7 +198,7 @@ def _interpolate(cameras: Sequence[Camera], points: np.ndarray, frames: int) -> 
     positions, _ = _rays(cameras)
     by_name, greedy = np.arange(len(cameras)), _greedy(positions)
     order = greedy if _length(positions[by_name]) > UNORDERED * _length(positions[greedy]) else by_name
-    return along([cameras[i].viewmat for i in order], frames)
+    return along([cameras[int(i)].viewmat for i in order], frames)
 
 
 PATHS: dict[str, Callable[[Sequence[Camera], np.ndarray, int], list[np.ndarray]]] = {
