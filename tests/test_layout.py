@@ -41,8 +41,10 @@ ORDER = """
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks
     training.evaluation training.trainer training.api
+    prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker
+    prepare.process prepare.orient prepare.picture prepare.finish prepare.steps prepare.make
     cli cli.signals cli.progress cli.runs cli.check cli.train cli.render_views cli.render_path cli.render
-    cli.export
+    cli.export cli.prepare
 """.split()  # noqa: SIM905
 
 PLAIN = {"errors", "scene", "model", "settings", "config"}  # what everybody speaks: it couples nothing

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a preparation: pictures, features, matches, cameras; each goes on with what an earlier run
+did.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..datasets.files import PICTURE_SUFFIXES, shorten
+from ..storage import atomic_write
+from . import photos as photos_module
+from .photos import NoScene, Photo, find_photos, gather
+from .process import run_job
+from .told import Told, duration
+from .video import extract, is_video
+
+ENOUGH, FEW = 0.5, 0.8  # of the photos registered: below the first it fails, below the second it warns
+FEWEST_FEATURES = 30  # a photo, in the mean
+SECONDS_A_PAIR = 3.5e-8  # of one core and product of the numbers of features of both; and its verification
+SECONDS_A_CHECK = 0.03
+LENSES = {"simple": "SIMPLE_RADIAL", "opencv": "OPENCV"}
+CHOSEN = {".json", ".txt", ".db", ".md"}  # files that nobody takes for photos
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a scene is made; what the command line says."""
+
+    camera: str = "per-size"  # shared, per-size, per-photo
+    lens: str = "simple"  # simple, opencv
+    mapper: str = "auto"  # auto, incremental, global
+    frames: int | None = None
+    fps: float | None = None
+    up: str = "-y"  # the axis that is up, or none: the reconstruction's own frame
+
+
+def read_json(path: Path) -> Any:
+    """What a file says; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def make_pictures(
+    source: Path, out: Path, work: Path, options: Options, told: Told
+) -> tuple[list[Photo], dict[str, Any]]:
+    """Step 1: out/images, and what is known of each; from an earlier run where that is complete."""
+    stored = read_json(work / "photos.json")
+    if stored is not None:
+        told.message(f"pictures: {len(stored['photos'])} from the run before")
+        return [Photo(**photo) for photo in stored["photos"]], stored["report"]
+    images = out / "images"
+    shutil.rmtree(images, ignore_errors=True)
+    if source.is_file():
+        found, report = _from_video(source, images, options, told)
+    else:
+        found, report = _from_photos(source, images, told)
+    text = json.dumps({"photos": [asdict(photo) for photo in found], "report": report})
+    with atomic_write(work / "photos.json") as file:
+        file.write(text.encode())
+    return found, report
+
+
+def _from_photos(source: Path, images: Path, told: Told) -> tuple[list[Photo], dict[str, Any]]:
+    root, names, others = find_photos(source)
+    if not names:
+        heic = sum(name.lower().endswith((".heic", ".heif")) for name in others)
+        advice = "; for HEIC: pip install pillow-heif" if heic else ""
+        videos = [name for name in others if is_video(Path(name))]
+        advice = f"; for a video give its name: {source / videos[0]}" if videos and not heic else advice
+        raise NoScene(f"{source} holds no photos ({', '.join(sorted(PICTURE_SUFFIXES))}){advice}")
+    with told.stage("photos", len(names)) as stage:
+        found, left_out = gather(root, names, images, stage.at)
+    left_out |= {name: "is no photo" for name in others if Path(name).suffix.lower() not in CHOSEN}
+    told.message(f"photos: {len(found)} of {len(names)} are used")
+    if left_out:
+        told.warning(f"left out: {photos_module.summary(left_out)}")
+    report = {"kind": "photos", "found": len(names), "used": len(found), "left_out": left_out}
+    return found, report
+
+
+def _from_video(
+    source: Path, images: Path, options: Options, told: Told
+) -> tuple[list[Photo], dict[str, Any]]:
+    with told.stage("frames", 1, unit="frames") as stage:
+
+        def begin(total: int) -> Callable[[int], None]:
+            stage.begin(total)
+            return stage.at
+
+        result = extract(source, images, options.frames, options.fps, begin)
+    for line in result.warnings:
+        told.warning(line)
+    told.message(
+        f"video: {result.decoded:,} frames in {result.seconds:.1f} s, {len(result.photos)} taken, the "
+        f"sharpest of each window; {result.blurred} blurred and {result.repeated} that show the same as "
+        "before left out"
+    )
+    report = {
+        "kind": "video",
+        "found": result.decoded,
+        "used": len(result.photos),
+        "blurred": result.blurred,
+        "repeated": result.repeated,
+        "video_seconds": round(result.seconds, 2),
+    }
+    return result.photos, report
+
+
+def _cameras(photos: list[Photo], how: str) -> list[str]:
+    """For each photo the name of its camera: photos of the same name share one."""
+    if how == "per-photo":
+        return [photo.name for photo in photos]
+    sizes = sorted({(photo.width, photo.height) for photo in photos})
+    if how == "per-size":
+        return [f"{photo.camera} {photo.width}x{photo.height}" for photo in photos]
+    if len(sizes) > 1:
+        told = ", ".join(f"{w}x{h}" for w, h in sizes[:3])
+        raise NoScene(
+            f"--camera shared takes photos of one size, these have {len(sizes)} ({told}); take --camera "
+            "per-size"
+        )
+    return ["shared"] * len(photos)
+
+
+def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, told: Told) -> dict[str, Any]:
+    """Steps 2 to 4: features, matches, model; UserError where too few photos find their place."""
+    cameras = _cameras(photos, options.camera)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    job = {
+        "images": str((out / "images").resolve()),
+        "database": str((work / "database.db").resolve()),
+        "out": str((work / "model").resolve()),
+        "photos": [
+            {**asdict(photo), "camera": camera} for photo, camera in zip(photos, cameras, strict=True)
+        ],
+        "lens": LENSES[options.lens],
+        "mapper": options.mapper,
+        "kind": "video" if photos[0].camera == "video" else "photos",
+        "threads": threads,
+    }
+    log = work / "colmap.log"
+    n = len(photos)
+    features = _stage(job | {"do": "features"}, log, told, "features", n)
+    mean = features["features"] / n
+    if mean < FEWEST_FEATURES:
+        raise NoScene(
+            f"the photos show next to nothing to go by ({mean:.0f} features each); give sharper or better "
+            "lit photos of things with texture"
+        )
+    told.message(f"features: {mean:,.0f} a photo")
+    matches = _stage(job | {"do": "matches", "mean": mean}, log, told, "matches", 1, "pairs")
+    told.message(f"matches: {matches['verified']:,} of {matches['pairs']:,} pairs overlap")
+    shutil.rmtree(work / "model", ignore_errors=True)
+    model = _stage(job | {"do": "model"}, log, told, "cameras", n)
+    _judge(photos, model, matches, told)
+    return {"features": features["features"], **matches, **model, "n_cameras": len(set(cameras))}
+
+
+def _stage(
+    job: dict[str, Any], log: Path, told: Told, title: str, total: int, unit: str = "photos"
+) -> dict[str, Any]:
+    with told.stage(title, total, unit=unit) as stage:
+
+        def event(what: dict[str, Any]) -> None:
+            if "total" in what:
+                stage.begin(what["total"], what.get("done", 0))
+                if job["do"] == "matches" and what["total"] > what.get("done", 0):
+                    pairs = what["total"] - what.get("done", 0)
+                    seconds = pairs * (SECONDS_A_CHECK + SECONDS_A_PAIR * job["mean"] ** 2) / job["threads"]
+                    told.message(f"matching {pairs:,} pairs, about {duration(seconds)}")
+            elif "done" in what:
+                stage.at(what["done"])
+
+        return run_job(job, log, event)
+
+
+def _judge(photos: list[Photo], model: dict[str, Any], matches: dict[str, Any], told: Told) -> None:
+    n, placed = len(photos), len(model["registered"])
+    advice = (
+        "take more photos with more overlap (each thing in three or more), without blur, with the exposure "
+        "locked, walking around and not turning on the spot"
+    )
+    sizes = max(model["models"].values(), key=lambda m: m[0] if m else 0)
+    if placed < max(3, ENOUGH * n):
+        if matches["verified"] < n / 2:
+            raise NoScene(
+                f"only {matches['verified']} of {matches['pairs']} pairs of photos overlap, so {placed} of "
+                f"{n} photos could be placed; {advice}"
+            )
+        groups = f" in groups of {', '.join(map(str, sizes[:4]))}" if len(sizes) > 1 else ""
+        raise NoScene(
+            f"only {placed} of {n} photos could be placed{groups}; are they of one scene? If so, {advice}"
+        )
+    missing = sorted({photo.name for photo in photos} - set(model["registered"]))
+    if missing:
+        line = f"{placed} of {n} photos were placed; not: {shorten(missing)}"
+        others = f"; another {len(sizes) - 1} models of them were dropped" if len(sizes) > 1 else ""
+        if placed < FEW * n:
+            told.warning(f"{placed} of {n} photos were placed{others}; not: {', '.join(missing)}; {advice}")
+        else:
+            told.message(line + others)
+    else:
+        told.message(f"cameras: all {n} photos were placed, {model['points']:,} points")
