@@ -15,6 +15,13 @@ from .errors import StorageError
 NAME_BYTES = 235  # of a file's name: file systems take 255, `atomic_write` adds up to 20 while it writes
 
 
+def cache_folder() -> Path:
+    """GS_CACHE, else gsplat_train in XDG_CACHE_HOME, else in ~/.cache."""
+    if override := os.environ.get("GS_CACHE"):
+        return Path(override)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsplat_train"
+
+
 def file_name(stem: str, end: str) -> str:
     """`stem` + `end`; of a stem too long for a file system the beginning and a hash of all of it."""
     if len(os.fsencode(stem + end)) <= NAME_BYTES:

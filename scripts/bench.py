@@ -36,12 +36,12 @@ from bench_steps import Training, endless, one_step, time_in_turn
 
 from gsplat_train import backends
 from gsplat_train.datasets import load_scene
+from gsplat_train.machine import peak_bytes
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, View
 from gsplat_train.training.objective import Objective
 from gsplat_train.training.rows import start
-from gsplat_train.training.run_folder import peak_memory_bytes
 from gsplat_train.training.stepper import make_stepper
 
 STAGES = ("project", "tiles", "forward", "loss", "backward", "update")
@@ -168,7 +168,7 @@ def bench_cell(args: argparse.Namespace, name: str, n: int) -> None:
     times: list[float] = []
     while len(times) < 3 or (sum(times) < 1e3 * args.seconds and len(times) < args.steps):
         times += time_in_turn({name: run.step}, 0, 1, lambda name: run.count())[name]
-    peak = peak_memory_bytes()
+    peak = peak_bytes()
     share = machine_share.of_steps(run.backend, run.counts(), n, run.state.gaussians, [camera])
     report(
         "cell",

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "gsplat_train"
 
 # Data flows from top to bottom: a module imports only from modules above it. A package is its __init__.py.
 ORDER = """
-    errors storage registry settings config scene
+    errors storage machine registry settings config scene
     model model.formats model.formats.ply_elements
     datasets.options datasets.names datasets.files datasets.advice datasets.colmap_places
     datasets.cache datasets.undistort datasets.images datasets.colmap_records
@@ -33,7 +33,7 @@ ORDER = """
     backends.cpp
     backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.limits backends.gpu.engine
     backends.gpu.stepper backends.gpu.nvrtc
-    backends.metal backends.cuda backends.probe
+    backends.metal backends.cuda backends.verdict backends.probe
     renderer
     evaluate.measure evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
     evaluate.path_files
@@ -41,14 +41,16 @@ ORDER = """
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks
     training.evaluation training.trainer training.api
+    doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker
     prepare.process prepare.orient prepare.picture prepare.finish prepare.steps prepare.make
     cli cli.signals cli.progress cli.runs cli.check cli.train cli.render_views cli.render_path cli.render
     cli.export cli.prepare
+    cli.doctor
 """.split()  # noqa: SIM905
 
 PLAIN = {"errors", "scene", "model", "settings", "config"}  # what everybody speaks: it couples nothing
-MANY = {"training", "cli"}  # what joins the parts may import more than five of them
+MANY = {"training", "cli", "doctor"}  # what joins the parts may import more than five of them
 LINES = 300
 LONG = {  # longer, each with its reason
     "gsplat_train/config.py": "every setting, and how the layers of settings become one",

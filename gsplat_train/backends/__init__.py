@@ -143,7 +143,7 @@ def _first(log: Callable[[str], None]) -> str:
     if not _chosen:
         for name, reason in available().items():
             if reason is None and name in ("metal", "cuda"):
-                reason = import_module(f"{__name__}.probe").wrong_with(_import(name))
+                reason = import_module(f"{__name__}.probe").verdict_on(name)
                 if reason is not None:
                     log(f"warning: {name} is here but gives wrong results ({reason}); not taken")
             if reason is None:

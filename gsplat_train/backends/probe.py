@@ -13,11 +13,23 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.gaussians import Gaussians
-from . import Backend, load
+from . import Backend, load, verdict
 
 SIZE = 40  # pixels
 SPLATS = 8
 TOLERANCE = 1e-3  # of the image, whose values are about 1, and of the gradients' largest
+
+
+def verdict_on(name: str) -> str | None:
+    """What is wrong with the backend `name` here: what was found before, otherwise what `wrong_with` finds. An error is
+    not kept, as it may be the moment's.
+    """
+    known, reason = verdict.recall(name)
+    if not known:
+        reason = wrong_with(load(name))
+        if reason is None or " is off by " in reason:
+            verdict.keep(name, reason, by="the quick probe")
+    return reason
 
 
 def wrong_with(backend: Backend) -> str | None:

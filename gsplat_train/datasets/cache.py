@@ -15,12 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-
-def cache_folder() -> Path:
-    """GS_CACHE, else gsplat_train in XDG_CACHE_HOME, else in ~/.cache."""
-    if override := os.environ.get("GS_CACHE"):
-        return Path(override)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsplat_train"
+from ..storage import cache_folder
 
 
 def key(*parts: bytes | str) -> str:

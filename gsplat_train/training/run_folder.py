@@ -13,9 +13,7 @@ import json
 import math
 import os
 import platform
-import resource
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -26,6 +24,7 @@ from .. import __version__
 from .. import config as config_module
 from ..config import Config
 from ..errors import StorageError, UserError
+from ..machine import peak_bytes
 from ..storage import atomic_write, storage
 
 
@@ -153,16 +152,7 @@ def _finite(value: Any) -> Any:
 
 def peak_memory_mb() -> float:
     """Peak resident memory of this process in 10^6 bytes."""
-    return round(peak_memory_bytes() / 1e6, 1)
-
-
-def peak_memory_bytes() -> int:
-    """Peak resident memory of this process. On Linux ru_maxrss starts at what the parent held, VmHWM at 0."""
-    if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return round(peak_bytes() / 1e6, 1)
 
 
 @cache

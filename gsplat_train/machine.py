@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What memory this machine and this process have, as far as the system says."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+UNLIMITED = 1 << 62  # what is above it is "no limit"
+
+
+class Memory(NamedTuple):
+    """Bytes of memory for this process."""
+
+    physical: int  # of the machine
+    limit: int  # the least of that, of the control group's limit and of the process's own (ulimit -v)
+    free: int  # what this process may still take of `limit` without pushing others out
+    why: str  # what sets the limit, in words
+
+
+def memory() -> Memory:
+    """What there is now."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, why = physical, "of this machine"
+    free = min(_available(physical), physical)
+    group, used = _control_group()
+    if group < limit:
+        limit, why = group, "of this control group"
+    free = min(free, max(group - used, 0))
+    own = min(_soft(resource.RLIMIT_AS), _soft(getattr(resource, "RLIMIT_DATA", resource.RLIMIT_AS)))
+    if own < limit:
+        limit, why = own, "of this process (ulimit -v)"
+        free = min(free, max(own - _status("VmSize"), 0))
+    return Memory(physical, limit, free, why)
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now, pages of mapped files included; its peak where that is not told."""
+    return _status("VmRSS") or peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process. On Linux ru_maxrss starts at what the parent held, VmHWM at 0."""
+    if sys.platform == "linux":
+        return _status("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def in_words(count: float) -> str:
+    """Bytes as MB or GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _status(field: str) -> int:
+    """A line of /proc/self/status in bytes; 0 where there is none."""
+    try:
+        text = Path("/proc/self/status").read_text()
+        return 1024 * int(text.split(f"{field}:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _soft(which: int) -> int:
+    soft = resource.getrlimit(which)[0]
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+def _available(physical: int) -> int:
+    """What Linux says can be had without swapping; elsewhere all of it."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return 1024 * int(text.split("MemAvailable:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return physical
+
+
+def _control_group() -> tuple[int, int]:
+    """(limit, used) of the tightest control group above this process, version 2 or 1; no limit without one."""
+    found = [(UNLIMITED, 0)]
+    for folder, names in (
+        (_group_v2(), ("memory.max", "memory.current")),
+        (Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ):
+        for place in (folder, *folder.parents):
+            try:
+                limit, used = ((place / name).read_text().strip() for name in names)
+                found.append((int(limit), int(used)))
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+    return min(found, key=lambda pair: pair[0] - pair[1])
+
+
+def _group_v2() -> Path:
+    try:
+        line = next(
+            line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")
+        )
+    except (OSError, StopIteration):
+        return Path("/sys/fs/cgroup")
+    return Path("/sys/fs/cgroup") / line[3:].lstrip("/")
