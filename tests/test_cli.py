@@ -404,7 +404,6 @@ def test_a_standard_error_that_goes_away_does_not_end_the_run(folder: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing argument"),
         (["ferm"], "scene ferm is not there; give a folder or one of demo, fern"),
         (["/nowhere/at all"], "is not there"),
         (["x" * 300], "File name too long"),

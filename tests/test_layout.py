@@ -44,9 +44,9 @@ ORDER = """
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker
     prepare.process prepare.orient prepare.picture prepare.finish prepare.steps prepare.make
-    cli cli.signals cli.progress cli.runs cli.check cli.train cli.render_views cli.render_path cli.render
+    cli cli.info cli.signals cli.progress cli.runs cli.check cli.train cli.render_views cli.render_path cli.render
     cli.export cli.prepare
-    cli.doctor
+    cli.doctor __main__
 """.split()  # noqa: SIM905
 
 PLAIN = {"errors", "scene", "model", "settings", "config"}  # what everybody speaks: it couples nothing

@@ -7,7 +7,10 @@ instant.
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -34,10 +37,33 @@ Version = Annotated[
 ]
 
 
+def shows(what: str) -> Callable[[bool], None]:
+    """The callback of an option that prints one of cli.info's lists and ends the program."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            from . import info
+
+            print(getattr(info, what)())
+            raise typer.Exit
+
+    return show
+
+
 def make_app(command: Callable[..., None]) -> typer.Typer:
-    """A program of one command."""
+    """A program of one command, which also knows --version."""
+
+    @functools.wraps(command)
+    def versioned(*arguments: Any, version: bool = False, **options: Any) -> None:
+        command(*arguments, **options)
+
+    signature = inspect.signature(command, eval_str=True)
+    last = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Version)
+    versioned.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), last]
+    )
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(command)
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(versioned)
     return app
 
 
@@ -67,8 +93,20 @@ def run(app: typer.Typer, program: str) -> NoReturn:
             _exit(program, f"out of memory; {advice}", OutOfMemory.exit_code)
         if not hasattr(error, "format_message"):  # that of typer's own: bad usage
             raise
-        _exit(program, f"{error.format_message()} See {program} --help.", 2)
+        _exit(program, f"{_with_value(error.format_message())} See {program} --help.", 2)
     sys.exit(0)
+
+
+def _with_value(message: str) -> str:
+    """A message on a wrong value of an option, with that value in it."""
+    option = re.match(r"Invalid value for '(--[\w-]+)'[^:]*: ", message)
+    arguments = sys.argv[1:]
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        value = value if equals else following
+        if option and name == option[1] and repr(value) not in message:
+            return f"{message[: option.end()]}{value!r}: {message[option.end() :]}."
+    return message
 
 
 def _fill_streams() -> None:

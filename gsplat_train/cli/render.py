@@ -12,7 +12,7 @@ from .. import config as config_module
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..registry import MADE
-from . import SET_HELP, Version, given_settings, known_backend, make_app, run
+from . import SET_HELP, given_settings, known_backend, make_app, run
 
 KINDS = ("spiral", "orbit", "ellipse", "interpolate")
 
@@ -69,7 +69,6 @@ def render(
     progress: Annotated[
         Literal["bar", "plain", "jsonl"] | None, typer.Option(help="bar, plain lines, or JSON lines.")
     ] = None,
-    version: Version = False,
 ) -> None:
     """Render a scene's views as PNG, with PSNR and SSIM where there are photos; or a film along a path."""
     film = out is not None and out.suffix.lower() in (".mp4", ".webm")

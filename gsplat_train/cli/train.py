@@ -14,7 +14,7 @@ import typer
 
 from ..config import Config
 from ..errors import Interrupted, UserError
-from . import SET_HELP, Version, given_settings, known_backend, make_app, run
+from . import SET_HELP, given_settings, known_backend, make_app, run, shows
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
@@ -25,9 +25,9 @@ VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: 
 
 def train(
     scene: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="SCENE", help="A folder with photos and cameras, or a built-in: demo, fern."),
-    ],
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -75,10 +75,32 @@ def train(
     write: Annotated[
         Path | None, typer.Option(help="Write the scene demo there as a COLMAP folder, and stop.")
     ] = None,
-    version: Version = False,
+    list_: Annotated[
+        bool,
+        typer.Option(
+            "--list", callback=shows("scenes"), is_eager=True, help="Built-in scenes, configurations."
+        ),
+    ] = False,
+    settings_: Annotated[
+        bool,
+        typer.Option("--settings", callback=shows("settings"), is_eager=True, help="What --set can change."),
+    ] = False,
+    backends_: Annotated[
+        bool,
+        typer.Option(
+            "--backends", callback=shows("backends"), is_eager=True, help="Which run here, or why not."
+        ),
+    ] = False,
 ) -> None:
     """Train Gaussian splats from photos with known cameras."""
     started = time.monotonic()
+    if scene is None:
+        if len(sys.argv) > 1:
+            raise UserError("which scene? give a folder or a built-in's name, as in: gs-train demo")
+        from .info import BEGIN
+
+        print(BEGIN)
+        return
     options: dict[str, Any] = {
         "backend": backend,
         "steps": steps,

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gs-train tells of itself: built-in scenes and configurations, settings, backends, how to begin."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from .. import config as config_module
+from .. import registry
+from ..config import Config
+from ..settings import allowed
+
+BEGIN = """gs-train SCENE turns photos with known cameras into a 3D scene of Gaussian splats.
+
+  gs-train demo                  the built-in scene: needs no data, takes seconds
+  gs-train my_scene              a folder with photos and their cameras (COLMAP, nerfstudio, LLFF ...)
+  gs-train my_scene --check      says what is wrong with it, trains nothing
+  gs-train --list                built-in scenes and configurations
+  gs-train --settings            everything that --set KEY=VALUE can change
+  gs-train --backends            where it can compute on this machine
+  gs-train --help                all options
+
+Then gs-render and gs-export take the folder that it names at its end."""
+
+_FIELD = re.compile(r"^    (\w+): [^#]*= [^#]*?(?:  # (.*))?$")
+
+
+def scenes() -> str:
+    """Built-in scenes and configurations, a line each: the first comment of their file."""
+    lines = ["Scenes, for gs-train SCENE:"]
+    builtin = config_module.builtin_scenes()
+    paths = {path.stem: path for path in config_module.files()}
+    lines += [_entry(name, _first_line(paths[name])) for name in builtin]
+    lines += ["", "Configurations, for --config NAME:"]
+    for name, path in paths.items():
+        if name in builtin:
+            continue
+        scene, _, short = name.rpartition("_")
+        lines.append(_entry(f"{short} ({scene})" if scene in builtin else name, _first_line(path)))
+    return "\n".join(lines)
+
+
+def settings() -> str:
+    """Every setting with its default, what it takes, and what config.py says of it: unit, meaning, source."""
+    lines = ["Settings, for --set KEY=VALUE and TOML files. [names] are sources: see gsplat_train/config.py."]
+    lines += ["", *_of(Config, "")]
+    owners = registry.STRATEGIES | registry.TERMS | registry.GROUPS
+    for owner, entry in owners.items():
+        module = registry.module(entry)
+        if own := _of(module.Settings, f"{owner}."):
+            title = (module.__doc__ or owner).splitlines()[0].rstrip(":")
+            lines += ["", f"{owner}: {title}", *own]
+    return "\n".join(lines)
+
+
+def backends() -> str:
+    """Which backends run here, and why the others do not."""
+    from .. import backends as module
+
+    reasons = module.available()
+    chosen = module.choose()
+    width = max(map(len, reasons)) + 2
+    return "\n".join(
+        f"{name:{width}}{reason or 'available' + (' (auto takes it)' if name == chosen else '')}"
+        for name, reason in reasons.items()
+    )
+
+
+def _of(owner: type, prefix: str) -> list[str]:
+    comments = _comments(owner)
+    lines = []
+    for field in fields(owner):
+        if field.name == "sections":
+            continue
+        default = json.dumps(field.default)
+        what = comments.get(field.name, "")
+        takes = allowed(owner, field.name)
+        lines.append(f"  {prefix + field.name:26}{default:12}{takes}" + (f"; {what}" if what else ""))
+    return lines
+
+
+def _comments(owner: type) -> dict[str, str]:
+    """The comment behind each field of a dataclass."""
+    try:
+        source = inspect.getsource(owner)
+    except OSError:  # without its source
+        return {}
+    found = (_FIELD.match(line) for line in source.splitlines())
+    return {match[1]: match[2] or "" for match in found if match}
+
+
+def _first_line(path: Path) -> str:
+    line = path.read_text("utf-8").splitlines()[0]
+    return line.removeprefix("#").strip() if line.startswith("#") else ""
+
+
+def _entry(name: str, line: str) -> str:
+    return f"  {name:22}{line}"

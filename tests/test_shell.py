@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Habits of a shell: --version, --list, --settings, --backends, completion, NO_COLOR, odd paths, no arguments."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import SHORT, call, environment, folder, trained  # noqa: F401  # fixtures
+
+from gsplat_train import __version__, config, registry
+from gsplat_train.__main__ import commands
+
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PROGRAMS = [name.removeprefix("gs-") for name in tomllib.loads(PROJECT.read_text())["project"]["scripts"]]
+
+
+def package(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gsplat_train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(**env), timeout=60)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_command_tells_its_version(program: str) -> None:
+    assert call(program, "--version").stdout.strip() == f"gsplat_train {__version__}"
+    assert "--version" in call(program, "--help").stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_command_completes(program: str, shell: str) -> None:
+    script = call(program, "--show-completion", shell).stdout
+    assert f"gs-{program}" in script
+    variable = f"_GS_{program.upper()}_COMPLETE"
+    assert variable in script
+    if shell == "bash":
+        words = {"COMP_WORDS": f"gs-{program} --ver", "COMP_CWORD": "1", variable: "complete_bash"}
+        assert "--version" in call(program, **words).stdout
+
+
+def test_the_package_runs_the_commands() -> None:
+    assert sorted(commands()) == sorted(PROGRAMS)
+    alone = package()
+    assert alone.returncode == 0 and all(f"gs-{name}" in alone.stdout for name in PROGRAMS)
+    assert package("export", "--version").stdout.strip() == f"gsplat_train {__version__}"
+    assert package("--version").stdout.strip() == f"gsplat_train {__version__}"
+    wrong = package("paint")
+    assert wrong.returncode == 2 and "'paint'" in wrong.stderr and "train" in wrong.stderr
+
+
+def test_gs_train_alone_shows_how_to_begin() -> None:
+    done = call("train")
+    assert "gs-train demo" in done.stdout and not done.stderr
+    assert "which scene?" in call("train", "--steps", "3", code=2).stderr
+
+
+def test_lists() -> None:
+    text = call("train", "--list").stdout
+    assert all(re.search(rf"^  {scene} +\w", text, re.M) for scene in config.builtin_scenes())
+    assert "fast (fern)" in text and len(text.splitlines()) >= 3 + len(config.files())
+    text = call("train", "--backends").stdout
+    assert [line.split()[0] for line in text.splitlines()] == list(registry.BACKENDS)
+    assert text.count("auto takes it") == 1
+
+
+def test_settings_are_all_there_with_what_is_said_of_them() -> None:
+    text = call("train", "--settings").stdout
+    for name in config.GENERAL:
+        assert re.search(rf"^  {name} ", text, re.M), name
+    line = next(line for line in text.splitlines() if line.startswith("  max_size "))
+    assert re.split(" {2,}", line.strip()) == [
+        "max_size", "1600", "at least 0; pixels, longest side of a photo; 0 keeps its size [3DGS]"
+    ]  # fmt: skip
+    assert "mcmc.grow_rate" in text and "exposure.mode" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--steps", "few"], ["--steps", "'few'"]),
+        (["--steps=few"], ["--steps", "'few'"]),
+        (["--progress", "loud"], ["--progress", "'loud'", "'bar', 'plain', 'jsonl'"]),
+        (["--backend", "gpu"], ["--backend", "'gpu'", "cpp"]),
+        (["--set", "steps=few"], ["steps", "'few'", "whole number"]),
+        (["--set", "strategy=best"], ["strategy", "'best'", "mcmc, adc, none"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_option(arguments: list[str], parts: list[str]) -> None:
+    error = call("train", "demo", *arguments, code=2).stderr
+    assert all(part in error for part in parts), error
+
+
+def test_no_color_is_obeyed() -> None:
+    """Even where a terminal is forced."""
+    forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    colors = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38)[;m]")
+    assert not colors.search(call("train", "--help", NO_COLOR="1", **forced).stdout)
+
+
+def test_paths_may_hold_spaces_and_any_bytes(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = os.path.join(os.fsencode(tmp_path), b"my run \xff \xc3\xa9")
+    try:
+        os.mkdir(run)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    done: Any = call("train", folder, "--out", os.fsdecode(run), *SHORT)
+    assert os.path.isfile(os.path.join(run, b"point_cloud.ply")) and done.stdout
+    call("render", os.fsdecode(run))
+    assert os.path.isfile(os.path.join(run, b"renders", b"view_00.png"))
+    call("export", os.fsdecode(run), tmp_path / "a model.ply")
