@@ -16,7 +16,7 @@ from PIL import Image
 from ..scene import Camera, View
 
 SIDE = 512  # pixels of the longer side of a reduced photo: enough for the colours of points
-NEAR_SHARE = 1e-6  # of the distance to the points: nearer than this is not in front
+CELLS, SLACK = 24, 0.1  # parts of a picture's side, and of a depth: points farther behind are taken as hidden
 MIN_SEEN = 30  # points in a view from which its correlation tells something
 FEWEST_LEVELS = 2.0  # of 255, spread of colours below which they tell nothing
 
@@ -45,6 +45,16 @@ class Eye(NamedTuple):
             inside = (depths > 0) & (uv > 0).all(axis=1) & (uv < 1).all(axis=1)
         index = np.flatnonzero(inside)
         return index, uv[index]
+
+    def shows(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `sees`, without the points that others probably hide: behind the nearest of a part of the picture."""
+        index, uv = self.sees(points)
+        depths = points[index] @ self.viewmat[2, :3] + self.viewmat[2, 3]
+        cell = (uv[:, 1] * CELLS).astype(int) * CELLS + (uv[:, 0] * CELLS).astype(int)
+        nearest = np.full(CELLS * CELLS, np.inf)
+        np.minimum.at(nearest, cell, depths)
+        front = depths <= nearest[cell] * (1 + SLACK)
+        return index[front], uv[front]
 
     def pixels(self, uv: np.ndarray) -> np.ndarray:
         """Colours [m, 3] uint8 of the photo."""
@@ -131,15 +141,17 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
-def median_colors(eyes: Sequence[Eye], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def median_colors(
+    eyes: Sequence[Eye], points: np.ndarray, *, hidden: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Colours [n, 3] uint8 of points as the photos show them, the median over views; and how many showed each.
 
-    Points that no photo shows are mid-grey.
+    Points that no photo shows are mid-grey. hidden: those that others hide are shown as well.
     """
     n = len(points)
     owners, values = [], []
     for eye in eyes:
-        index, uv = eye.sees(points)
+        index, uv = eye.sees(points) if hidden else eye.shows(points)
         counted = eye.counted(uv)
         owners.append(index[counted])
         values.append(eye.pixels(uv[counted]))
@@ -188,7 +200,7 @@ def agree(eyes: Sequence[Eye], points: np.ndarray, colors: np.ndarray | None) ->
     if colors is None:
         colors, seen = median_colors(eyes[::2], points)
         known, judged = seen > 0, judged[1::2]
-    sights = [eye.sees(points) for eye in eyes]
+    sights = [eye.shows(points) for eye in eyes]
     own, others = np.full(len(eyes), np.nan), []
     for i, k in enumerate(judged):
         index, uv = sights[k]
@@ -200,7 +212,7 @@ def agree(eyes: Sequence[Eye], points: np.ndarray, colors: np.ndarray | None) ->
             correlation(colors[index], eyes[judged[(i + step) % len(judged)]].pixels(uv)) for step in steps
         ]
     tell = [value for value in others if not np.isnan(value)]
-    shares = np.array([len(index) / max(1, len(points)) for index, _ in sights])
+    shares = np.array([len(eye.sees(points)[0]) / max(1, len(points)) for eye in eyes])
     return Agreement(shares, own, float(np.median(tell)) if tell else float("nan"))
 
 

@@ -20,7 +20,7 @@ from ..scene import Scene
 from .agreement import Agreement, Eye, agree, correlation, open_eyes, spread, with_others_photos
 from .conventions import POSES, tries
 from .files import shorten
-from .points import N_POINTS, draw_points, have_colors, own_colors, sweep_agreement
+from .points import N_POINTS, company, draw_points, have_colors, own_colors, sweep_agreement
 
 MAX_EYES = 96  # views whose photos are looked at
 FEW_POINTS, MANY_POINTS = (
@@ -28,8 +28,9 @@ FEW_POINTS, MANY_POINTS = (
     60_000,
 )  # that are projected; many where a view sees a small part of the scene
 ENOUGH = 150  # points in a view
-SOUND = 0.35  # correlation that no mistake was seen to reach; sound scenes: 0.31 to 0.66, mistakes: to 0.25
-MARGIN = 0.12  # above the correlation with other photos; sound scenes: 0.28 and more, mistakes: to 0.05
+SOUND = 0.35  # correlation that no mistake was seen to reach; sound scenes: 0.42 to 0.97, mistakes: to 0.25
+SURE = 0.3  # above the correlation with other photos, where nothing is doubted; sound scenes: 0.33 and more
+MARGIN = 0.12  # above it, for a scene to be sound
 NO_MARGIN = 0.05
 LEAST = 0.25  # correlation of a scene that a mistake is undone in
 CLEARLY = 0.12  # better than as it is: then a mistake is named
@@ -37,7 +38,7 @@ SHARE = 0.2  # of the points in view, by which a scene without colours is judged
 UNSEEN = 1e-3  # share of the points that a view sees, below which it sees none
 FAR = 10.0  # times the distance of most cameras from their middle
 MOST_OUT = 0.2  # of the cameras: more than that are no outliers
-WORSE = 0.22  # than the usual correlation: the photo shows something else; sound photos: to 0.19
+WORSE = 0.32  # than the usual correlation: the photo shows something else; sound photos: to 0.29
 TRIED_EYES, TRIED_POINTS = 24, 2_000  # with which mistakes are tried
 SWEPT_EYES = 48  # with which scenes without points are judged ...
 FEW_EYES = 6  # ... from this many on
@@ -142,11 +143,10 @@ def _drawn(scene: Scene, why: str, level: str) -> tuple[Scene, list[Finding]]:
         key=lambda item: item[0],
     )
     numbers = f"photos agree {max(0.0, _number(own)):.2f} where the cameras say they show the same"
-    common = np.median([len(eye.sees(points)[0]) / len(points) for eye in eyes])
     if best[0] > max(LEAST, _number(own) + CLEARLY):
         what = f"cameras: {numbers}; {best[1]} ({best[0]:.2f} without that mistake)"
         findings.append(Finding("error", what, best[2]))
-    elif common * len(eyes) < ALONE:
+    elif company(eyes, points) < ALONE:
         what = "cameras: they see nothing in common"
         findings.append(
             Finding("error", what, "look at the poses and at the focal length, which is in pixels")
@@ -194,7 +194,7 @@ def _together(
 ) -> list[Finding]:
     """An error or a warning where cameras, photos and points do not belong together; nothing otherwise."""
     own, others = agreement.usual, agreement.others
-    if own >= others + MARGIN:
+    if own >= others + SURE:
         return []
     if np.isnan(own) and agreement.share >= SHARE:
         return []
@@ -250,7 +250,7 @@ def _mixed_up(
         return None
     best = []
     for eye in eyes[:: max(1, len(eyes) // 24)]:
-        index, uv = eye.sees(points)
+        index, uv = eye.shows(points)
         best.append(max(_number(correlation(colors[index], other.pixels(uv))) for other in eyes))
     if np.median(best) < own + CLEARLY:
         return None
@@ -269,7 +269,7 @@ def _single_photos(
     odd = []
     for eye, own in zip(eyes, agreement.own, strict=True):
         if own < min(0.55 * usual, usual - WORSE):
-            index, uv = eye.sees(points)
+            index, uv = eye.shows(points)
             others = (other for other in eyes if other.view != eye.view)
             if own < NO_MARGIN + max(
                 _number(correlation(colors[index], other.pixels(uv))) for other in others

@@ -132,7 +132,10 @@ def _disagreement(points: np.ndarray, pixels: np.ndarray, witnesses: Sequence[Ey
 
 def own_colors(scene: Scene) -> tuple[np.ndarray, int]:
     """Colours [P, 3] uint8 of the scene's points as its photos show them, and how many points none shows."""
-    colors, seen = median_colors(open_eyes(scene.views, MAX_VIEWS), scene.points)
+    eyes = open_eyes(scene.views, MAX_VIEWS)
+    colors, seen = median_colors(eyes, scene.points)
+    if (unseen := seen == 0).any():
+        colors[unseen], seen[unseen] = median_colors(eyes, scene.points[unseen], hidden=True)
     return colors, int((seen == 0).sum())
 
 
@@ -148,3 +151,8 @@ def sweep_agreement(eyes: Sequence[Eye], n: int = 2000) -> float:
         found.append(correlation(colors[index], eye.pixels(uv)))
     found = [value for value in found if not np.isnan(value)]
     return float(np.median(found)) if found else float("nan")
+
+
+def company(eyes: Sequence[Eye], points: np.ndarray) -> float:
+    """How many of the cameras see a point, on average: 1 for drawn points where each sees its own only."""
+    return float(sum(len(eye.sees(points)[0]) for eye in eyes) / max(1, len(points)))

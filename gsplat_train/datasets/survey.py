@@ -17,7 +17,7 @@ from .check import Finding, Verdict, counted
 MAX_VIEWS = 500  # whose pictures are looked at
 THUMBNAIL = 32  # pixels, for finding the same picture twice
 SAME = 0.5  # of 255, mean difference of copies of one picture
-BLACK = 6.0  # of 255, mean of a picture that shows nothing
+BLACK = 12.0  # of 255: nearly all of a picture that shows nothing is darker
 SHARP_SIDE = 512  # pixels; blur is judged at one size
 BLURRED = 0.1  # of the usual contrast of neighbouring pixels, squared
 FEW_VIEWS = 3  # that must see a point for its depth to be known well
@@ -73,7 +73,7 @@ def pictures(views: Sequence[View]) -> list[Finding]:
         np.asarray(Image.fromarray(eye.image).convert("L").resize((THUMBNAIL, THUMBNAIL)), np.float32)
         for eye in eyes
     ]
-    black = [name for name, grey in zip(names, greys, strict=True) if grey.mean() < BLACK]
+    black = [name for name, grey in zip(names, greys, strict=True) if np.quantile(grey, 0.99) < BLACK]
     twice = sorted(
         {
             names[i]

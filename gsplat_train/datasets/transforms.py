@@ -28,7 +28,7 @@ from .files import find_photos, shorten
 from .images import PhotoFile, load_views
 from .options import LoadOptions
 from .point_ply import read_points
-from .points import looked_at, sweep_agreement
+from .points import company, draw, looked_at, sweep_agreement
 from .transforms_file import Frame
 
 WHOLE = "transforms.json"
@@ -36,9 +36,11 @@ TRAIN, VAL, TEST = (f"transforms_{part}.json" for part in ("train", "val", "test
 ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # of paths that are written without
 NERFSTUDIO_POINTS = "sparse_pc.ply"
 AWAY = 0.1  # share of cameras that look at the scene, below which the axes are doubted ...
-FEWEST = 6  # ... where there are this many
+FEWEST = 5  # ... where there are this many
 TRIED = 48  # cameras to settle it with
 CLEARLY = 0.12  # better agreement: wrong axes give up to 0.25, right ones 0.33 to 0.86
+SWEPT = 1000  # points drawn to see what cameras have in common
+ALONE = 1.2  # cameras that see a drawn point, of which one drew it
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 
 LOOKED_FOR = f"{WHOLE} or {TRAIN}"
@@ -90,14 +92,15 @@ def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
         log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes")
         return views
     eyes = open_eyes(views, TRIED)
-    own, other = (
-        np.nan_to_num(sweep_agreement(tried))
-        for tried in (eyes, [eye.moved(FLIP @ eye.viewmat) for eye in eyes])
-    )
+    turned_eyes = [eye.moved(FLIP @ eye.viewmat) for eye in eyes]
+    own, other = (np.nan_to_num(sweep_agreement(tried)) for tried in (eyes, turned_eyes))
     numbers = f"photos agree {other:.2f} so, {own:.2f} in OpenGL's"
-    if other < own + CLEARLY:
+    alone, together = (company(tried, draw(tried, SWEPT)[0]) for tried in (eyes, turned_eyes))
+    if other < own + CLEARLY and not (alone < ALONE <= together):
         log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes; in OpenCV's {numbers}")
         return views
+    if other < own + CLEARLY:
+        numbers = f"so the cameras see the same things, {together:.1f} of them each, in OpenGL's none does"
     log(f"warning: the matrices are read in OpenCV's axes, which the format does not allow: {numbers}")
     turned = [replace(view.camera, viewmat=FLIP @ view.camera.viewmat) for view in views]
     return [replace(view, camera=camera) for view, camera in zip(views, turned, strict=True)]
