@@ -280,6 +280,17 @@ def test_a_byte_order_mark_and_a_bare_list(tmp_path):
     foreign.same_cameras(load(root)[0], small_demo().views)
 
 
+def test_a_model_beside_it_is_preferred_and_the_way_round_it_named(tmp_path):
+    root = write_transforms(tmp_path)
+    (root / "sparse" / "0").mkdir(parents=True)
+    (root / "sparse" / "0" / "cameras.txt").write_text("1 PINHOLE 96 72 90 90 48 36\n")
+    with pytest.raises(
+        UserError, match=r"no images.bin .*; it also holds transforms.json .*--set reader=transforms"
+    ):
+        load(root)
+    foreign.same_cameras(load(root, reader="transforms")[0], small_demo().views)
+
+
 def test_lego(data_folder):
     if not (data_folder / "lego").is_dir():
         pytest.skip("no lego in GS_DATA")

@@ -62,10 +62,16 @@ def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
 
     if not root.is_dir():
         raise UserError(f"scene {root} is not a folder; {file_advice(root, is_scene)}")
-    for module in readers.values():
-        if module.recognise(root):
-            return _with_init(module.load(root, options), options)
-    remedy = f"; {found}" if (found := advice(root, is_scene)) else ""
+    found = [name for name, module in readers.items() if module.recognise(root)]
+    if found:
+        try:
+            return _with_init(readers[found[0]].load(root, options), options)
+        except UserError as error:
+            if type(error) is not UserError or len(found) == 1:
+                raise
+            other = f"it also holds {readers[found[1]].LOOKED_FOR}, which --set reader={found[1]} reads"
+            raise UserError(f"{error}; {other}") from error
+    remedy = f"; {hint}" if (hint := advice(root, is_scene)) else ""
     looked = " and ".join(module.LOOKED_FOR for module in readers.values())
     raise UserError(f"{root} is no scene this program knows; looked for {looked}{remedy}")
 

@@ -42,7 +42,7 @@ WORSE = 0.32  # than the usual correlation: the photo shows something else; soun
 TRIED_EYES, TRIED_POINTS = 24, 2_000  # with which mistakes are tried
 SWEPT_EYES = 48  # with which scenes without points are judged ...
 FEW_EYES = 6  # ... from this many on
-ALONE = 1.5  # cameras that see a drawn point; one is the camera that drew it
+ALONE = 1.2  # cameras that see a drawn point; one is the camera that drew it
 TRUST = "--trust goes on all the same"
 
 
