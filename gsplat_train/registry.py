@@ -45,6 +45,7 @@ FORMATS: dict[str, Entry] = {
     ".spz": "model.formats.spz",
     ".sog": "model.formats.sog",
     ".glb": "model.formats.glb",
+    ".html": "model.formats.html",
 }
 
 # Density control. A module has `Settings` and `Strategy`: see training.strategies.

@@ -26,17 +26,19 @@ from gsplat_train.model.splats import Splats
 
 # What may be lost: positions (of a box of 8 units), log scales, opacities, radians, f_dc, harmonics.
 HALF_BYTE = 0.5 / 255 + 1e-4
+SPZ = made.Distance(2e-6, 1 / 32 + 1e-3, HALF_BYTE, 5e-3, 0.5 / 255 / 0.15 + 1e-3, 4.5 / 128)
 PRECISION = {
     ".ply": made.Distance(0, 0, 0, 1e-3, 0, 0),
     ".compressed.ply": made.Distance(8 / 1023, 8 / 1023, HALF_BYTE, 5e-3, 0.02, 1 / 64 + 1e-3),
     ".splat": made.Distance(0, 1e-6, HALF_BYTE, 0.03, 0.5 / 255 / 0.28 + 1e-3, np.nan),
-    ".spz": made.Distance(2e-6, 1 / 32 + 1e-3, HALF_BYTE, 5e-3, 0.5 / 255 / 0.15 + 1e-3, 4.5 / 128),
+    ".spz": SPZ,
     ".glb": made.Distance(0, 1e-6, 1e-6, 1e-3, 0, 0),
+    ".html": SPZ,
     ".sog": made.Distance(3e-4, 0.1, HALF_BYTE, 0.02, 0.05, 0.08),
 }
 COLOURLESS = {".splat"}  # no harmonics
 FLAGLESS = {".splat"}  # no word on antialiasing
-SH0_LIMIT = {".splat": 0.5 / 0.2821, ".spz": 3.3}  # beyond it, colours are cut
+SH0_LIMIT = {".splat": 0.5 / 0.2821, ".spz": 3.3, ".html": 3.3}  # beyond it, colours are cut
 
 
 @pytest.fixture(params=sorted(registry.FORMATS))

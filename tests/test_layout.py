@@ -23,10 +23,10 @@ ORDER = """
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     datasets.survey datasets.check_picture
     model.sh model.quaternions model.neighbors model.gaussians model.initialize
-    model.splats model.usable model.frame model.formats.packing model.formats.axes
+    model.splats model.usable model.frame model.opening model.formats.packing model.formats.axes
     model.formats.compressed_ply model.formats.ply model.formats.splat
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
-    model.formats.sog model.formats.gltf_nodes model.formats.glb
+    model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html
     model.tensors model.io
     losses evaluate evaluate.metrics training training.plan training.rows training.protocol
     backends backends.kept backends.python_rasterize backends.python backends.cpp_planes backends.cpp_stepper
