@@ -45,7 +45,7 @@ def around(up: tuple[float, ...], n: int = 24) -> list[Camera]:
     found = []
     for angle in np.linspace(0, 2 * np.pi, n, endpoint=False):
         arm = 10 * (np.cos(angle) * turn[0] + np.sin(angle) * turn[1]) + 4 * np.array(up)
-        found.append(camera(tuple(arm + [1, 2, 3]), (1, 2, 3), up))
+        found.append(camera(tuple(np.add(arm, (1, 2, 3))), (1, 2, 3), up))
     return found
 
 
