@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What memory this machine and this process have, as far as the system says."""
+"""What processor and memory this machine and this process have, as far as the system says."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import resource
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +39,23 @@ def memory() -> Memory:
         limit, why = own, "of this process (ulimit -v)"
         free = min(free, max(own - _status("VmSize"), 0))
     return Memory(physical, limit, free, why)
+
+
+@cache
+def processor() -> str:
+    """Its name, and how many this process may use."""
+    name = platform.processor() or platform.machine()
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            name = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip() or name
+        return f"{name}, {os.cpu_count()} processors"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} processors"
 
 
 def resident_bytes() -> int:

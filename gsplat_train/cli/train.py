@@ -157,6 +157,7 @@ def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, 
     from ..registry import MADE
     from ..training import checkpoint
     from ..training.api import run_training
+    from ..training.report import Report
     from ..training.trainer import Trainer
     from .signals import stopping
 
@@ -167,7 +168,9 @@ def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, 
     if settings.reader not in MADE and is_builtin(settings.scene):
         settings = replace(settings, data_root=str(scene_folder(settings).parent.resolve()))
     found = checkpoint.newest(folder.checkpoints, report.message) if resume else None
-    trainer = Trainer(settings, read_scene(settings, report.message), folder, [report], found, started)
+    trainer = Trainer(
+        settings, read_scene(settings, report.message), folder, [report, Report()], found, started
+    )
     how = "new run" if not resume else f"resuming at step {trainer.step}"
     train, test = len(trainer.train_views), len(trainer.test_views)
     report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")
@@ -196,6 +199,7 @@ def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> Non
             for split in ("test", "train")
         }
         write_result(to_json(metrics | scores))
+    report.message(f"report: {folder.report}")
     report.message(f"model: {folder.ply}; {VIEWER}")
 
 

@@ -17,6 +17,7 @@ from ..model.gaussians import Gaussians
 from ..scene import Scene
 from .callbacks import Callback
 from .checkpoint import Checkpoint
+from .report import Report
 from .run_folder import RunFolder
 from .trainer import Trainer
 
@@ -61,7 +62,7 @@ def train(
     if run.holds_run():
         raise UserError(f"{out} holds a run; give another folder")
     with run.claimed():
-        return run_training(Trainer(chosen, scene, run, callbacks))
+        return run_training(Trainer(chosen, scene, run, [*callbacks, Report()]))
 
 
 def run_training(trainer: Trainer, resumed: Checkpoint | None = None) -> TrainResult:

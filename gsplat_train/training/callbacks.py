@@ -6,6 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ..scene import View
     from .protocol import StepResult
     from .trainer import Trainer
 
@@ -24,6 +27,9 @@ class Callback:
 
     def record(self, trainer: Trainer, record: dict[str, Any]) -> None:
         """A record of the log: step, loss, splats, speed, scores where they were measured."""
+
+    def pictured(self, trainer: Trainer, view: View, picture: np.ndarray) -> None:
+        """During an evaluation: the render [H, W, 3] uint8 of a view that is measured."""
 
     def evaluated(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """After an evaluation; `metrics` as metrics.json."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..evaluate.measure import measure
 from ..evaluate.pictures import write_preview
+from ..machine import processor
 from ..scene import View
 from ..storage import file_name
 from .run_folder import origin, peak_memory_mb
@@ -44,7 +45,7 @@ class Evaluation:
                     trainer.backend,
                     background=trainer.config.background,
                     antialiased=trainer.config.antialiased,
-                    each=self._preview,
+                    each=self._pictured,
                 )
                 for views in (trainer.test_views, self._some_training_views())
             )
@@ -61,6 +62,11 @@ class Evaluation:
         views, wanted = self.trainer.train_views, self.trainer.config.eval_train_views
         n = min(wanted or len(views), len(views))
         return [views[i] for i in np.linspace(0, len(views) - 1, n).round().astype(int)]
+
+    def _pictured(self, view: View, picture: np.ndarray) -> None:
+        for callback in self.trainer.callbacks:
+            callback.pictured(self.trainer, view, picture)
+        self._preview(view, picture)
 
     def _preview(self, view: View, picture: np.ndarray) -> None:
         trainer = self.trainer
@@ -90,6 +96,7 @@ class Evaluation:
             "height": camera.height,
             "undistort": trainer.scene.undistort,
             "seed": trainer.config.seed,
+            "machine": processor(),
             "wall_seconds": round(time.monotonic() - trainer.began, 3),
         }
 

@@ -39,6 +39,7 @@ class RunFolder:
         self.ply = root / "point_cloud.ply"
         self.checkpoints = root / "checkpoints"
         self.previews = root / "previews"
+        self.report = root / "report.html"
         self.lock = root / "run.lock"
         self._made: list[Path] = []  # by this process; they go again if they stay empty
 
@@ -106,7 +107,7 @@ class RunFolder:
     def clear(self) -> None:
         """Removes the files of a run, and no others."""
         with storage(self.root):
-            for path in (self.config, self.metrics, self.log, self.ply):
+            for path in (self.config, self.metrics, self.log, self.ply, self.report):
                 path.unlink(missing_ok=True)
             for folder, pattern in ((self.checkpoints, "step_*"), (self.previews, "*.png")):
                 for path in folder.glob(pattern):
