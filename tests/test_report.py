@@ -73,13 +73,15 @@ def test_without_held_out_views_the_training_views_are_shown(tmp_path: Path) -> 
 def test_a_large_scene_stays_below_three_megabytes(tmp_path: Path) -> None:
     """Noise, of which JPEG can make nothing small."""
     rng = np.random.default_rng(0)
-    scene = make_demo(n_views=16, width=320, height=240, n_points=9000)
+    scene = make_demo(n_views=24, width=560, height=420, n_points=9000)
     views = tuple(
-        replace(view, photo=rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)) for view in scene.views
+        replace(view, photo=rng.integers(0, 255, (420, 560, 3), dtype=np.uint8)) for view in scene.views
     )
     settings = config.load([{"backend": tiny.BACKEND, "steps": 2, "test_every": 2, "max_splats": 200}])
     train(replace(scene, views=views), settings, out=tmp_path / "run")
-    assert 1_000_000 < (tmp_path / "run" / "report.html").stat().st_size < 3_000_000
+    assert 2_000_000 < (tmp_path / "run" / "report.html").stat().st_size < 3_000_000
+    content = shown(tmp_path / "run")
+    assert 2 < len(content["views"]) < 12 and "are not shown" in content["views_note"]
 
 
 def test_names_cannot_end_the_script(tmp_path: Path) -> None:

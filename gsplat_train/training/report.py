@@ -14,10 +14,10 @@ import itertools
 import json
 import platform
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import numpy as np
 from PIL import Image
 
@@ -126,7 +126,8 @@ class Report(Callback):
         scores = {**((self.metrics.get("train") or {}).get("views") or {})}
         scores |= (self.metrics.get("test") or {}).get("views") or {}
         names = sorted((name for name in self.pictures if name in scores), key=lambda n: scores[n]["psnr"])
-        shown, room = [], PICTURE_BYTES
+        shown: list[dict[str, Any]] = []
+        room = PICTURE_BYTES
         for name in names:
             photo, render = self.pictures[name]
             room -= len(photo) + len(render)
@@ -248,7 +249,7 @@ def machine(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         ("program", f"gsplat_train {metrics.get('version')}{commit}"),
         ("machine", processor()),
         ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
-        ("Python", f"{platform.python_version()}, MLX {mx.__version__}, NumPy {np.__version__}"),
+        ("Python", f"{platform.python_version()}, MLX {version('mlx')}, NumPy {np.__version__}"),
     ]
 
 
