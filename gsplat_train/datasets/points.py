@@ -20,6 +20,8 @@ MAX_VIEWS = 128  # that are looked at
 DEPTHS = 32  # tried on a ray
 WITNESSES = 6  # other photos that a depth is compared with
 MIN_WITNESSES = 2  # that must see a point
+UNDECIDED = 6.0  # levels of 255 by which the nearest depth must agree better than the farthest: where photos
+# tell nothing (sky, a plain wall) a point is better far, where it hides nothing
 SEED = 0
 INWARD = 0.5  # share of the cameras that look at one place, from which the scene is there
 NEAR, FAR = 0.3, 2.5  # of the distance to what the cameras look at, where they look inward
@@ -65,7 +67,7 @@ def draw(eyes: Sequence[Eye], n: int) -> tuple[np.ndarray, np.ndarray]:
         places = eye.position + depths[:, :, None] * along
         pixels = eye.pixels(uv)
         cost = _disagreement(places.reshape(-1, 3), np.tile(pixels, (DEPTHS, 1)), _witnesses(eyes, k))
-        best = cost.reshape(DEPTHS, share).argmin(axis=0)
+        best = (cost.reshape(DEPTHS, share) + UNDECIDED * steps).argmin(axis=0)
         points.append(places[best, np.arange(share)])
         colors.append(pixels)
     return np.concatenate(points), np.concatenate(colors)
@@ -82,7 +84,11 @@ def depth_ranges(eyes: Sequence[Eye]) -> np.ndarray:
     if share > INWARD and apart > 0 and np.median(distances) < AHEAD[1] * apart:
         usual = np.median(distances[distances > 0])
         distances = np.where(distances > 0.2 * usual, distances, usual)
-        return distances[:, None] * [NEAR, FAR]
+        half = np.array(
+            [0.5 / min(eye.K[0, 0], eye.K[1, 1]) for eye in eyes]
+        )  # tangent of half the view's angle
+        near = np.maximum(NEAR, 1 - half)  # what all cameras see lies in a ball of that radius
+        return distances[:, None] * np.column_stack([near, np.full(len(eyes), FAR)])
     gaps = np.sort(between + np.diag(np.full(len(eyes), np.inf)), axis=1)[:, 0]
     step = np.median(gaps[np.isfinite(gaps)]) if len(eyes) > 1 else 0.0
     step = max(float(step), 0.1 * float(apart)) or 1.0
