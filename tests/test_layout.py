@@ -23,7 +23,7 @@ ORDER = """
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     datasets.survey datasets.check_picture
     model.sh model.quaternions model.neighbors model.gaussians model.initialize
-    model.splats model.usable model.frame model.opening model.formats.packing model.formats.axes
+    model.splats model.usable model.frame model.opening model.filters model.formats.packing model.formats.axes
     model.formats.compressed_ply model.formats.ply model.formats.splat
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
     model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html
@@ -35,7 +35,7 @@ ORDER = """
     backends.gpu.stepper backends.gpu.nvrtc
     backends.metal backends.cuda backends.verdict backends.probe
     renderer
-    evaluate.measure evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
+    evaluate.measure evaluate.exported evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
     evaluate.path_files
     training.groups training.exposure training.objective training.alpha training.stepper
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc

@@ -1,38 +1,273 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gs-export: a model in, a file for other programs out."""
+"""gs-export: a model in, a file for other programs out, with what it is worth."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from .. import registry
 from ..errors import UserError
 from . import make_app, run
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..config import Config
+    from ..evaluate.exported import Placing
+    from ..model.splats import Splats
+    from ..scene import Scene, View
+
+MOST_VIEWS = 60  # from which contributions and colours are taken, evenly out of more
+AXES = "ply, as other programs write it, or rub, as Niantic's own tools expect it."
+
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a .ply.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.ply", help="The file to write.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a file of splats.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help=f"The file to write: {', '.join(registry.FORMATS)}.")
+    ],
+    sh_degree: Annotated[
+        int | None, typer.Option(min=0, max=3, help="Cut the harmonics to this degree.")
+    ] = None,
+    min_opacity: Annotated[float, typer.Option(min=0, max=1, help="Leave out what is fainter.")] = 0.0,
+    max_scale: Annotated[float | None, typer.Option(help="Leave out what is larger (one deviation).")] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,Z0,X1,Y1,Z1|X,Y,Z,R", help="Keep a box or a sphere.")
+    ] = None,
+    floaters: Annotated[
+        bool, typer.Option("--floaters", help="Leave out splats that float far from others.")
+    ] = False,
+    max_splats: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep those that count most in the training views, or are largest."),
+    ] = None,
+    up: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,Z|auto", help="Turn so that this is up (auto: as the cameras tell)."),
+    ] = None,
+    rotate: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="Degrees about x, then y, then z.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Times as large.")] = 1.0,
+    centre: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,Z|auto", help="This point becomes the origin (auto: the middle)."),
+    ] = None,
+    spz_version: Annotated[int, typer.Option(min=3, max=4, help="Version of a .spz.")] = 3,
+    spz_axes: Annotated[str, typer.Option(metavar="ply|rub", help=f"Axes of a .spz: {AXES}")] = "ply",
+    scene: Annotated[
+        str | None, typer.Option(help="The scene whose views to measure on; else the run's.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Where to render, to measure.")] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure the PSNR that is lost, where the scene is known.")
+    ] = True,
 ) -> None:
-    """Write a model as a PLY of splats, in the scene's own frame."""
+    """Write a model as a file for other programs; in the scene's own frame, unless told otherwise."""
+    from ..model import formats
+
     out = out.expanduser()
-    if out.suffix.lower() != ".ply":
-        raise UserError(f"cannot write {out}: the format is known by its end, and .ply is the one there is")
+    writer = formats.format_of(out)
     if out.is_dir():
         raise UserError(f"cannot write {out}: it is a folder")
+    if spz_axes not in ("ply", "rub"):
+        raise UserError(f"--spz-axes takes ply or rub, got {spz_axes!r}")
+    if not (0 < scale < float("inf")) or (max_scale is not None and not max_scale > 0):
+        raise UserError("--scale and --max-scale take a number above 0")
+    box = [] if crop is None else _numbers("--crop", crop, (4, 6)).tolist()
 
     from .. import backends
 
     backends.check_mlx()
-    from ..model.formats import ply
-    from ..model.io import open_model, to_splats
+    from ..evaluate.exported import contributions, loss_of
+    from ..model import filters, frame, opening
+    from ..model.io import from_splats, open_model, to_splats
+    from ..model.usable import too_coarse
 
-    found = open_model(model, lambda line: print(line, file=sys.stderr))
-    ply.write(out, to_splats(found.gaussians, found.antialiased))
-    print(f"{found.gaussians.means.shape[0]:,} splats in {out}", file=sys.stderr)
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    found = open_model(model, say)
+    splats = to_splats(found.gaussians, found.antialiased, found.up)
+    settings, data = _scene(found.run, scene, data_root, say if measure or scene else None)
+    train, test = _views(settings, data)
+    cameras = [view.camera for view in train]
+    some = cameras[:: -(-len(cameras) // MOST_VIEWS)] if cameras else []
+
+    counts = [splats.n]
+    for asked, name, keep in (
+        (min_opacity > 0, f"--min-opacity {min_opacity:g}", lambda s: filters.more_opaque(s, min_opacity)),
+        (max_scale is not None, f"--max-scale {max_scale}", lambda s: filters.smaller(s, max_scale or 1.0)),
+        (bool(box), f"--crop {crop}", lambda s: filters.cropped(s, box)),
+        (floaters, "--floaters", filters.without_floaters),
+    ):
+        if asked:
+            splats = keep(splats)
+            say(f"{name}: {counts[-1] - splats.n:,} of {counts[-1]:,} splats left out")
+            counts.append(splats.n)
+    stages = None
+    if data is not None:
+        stages = backends.load(backends.choose(backend or "auto"))
+    if not splats.n:
+        raise UserError(
+            "no splat is left; ask for less with --min-opacity, --crop, --max-scale or --floaters"
+        )
+    if max_splats is not None and splats.n > max_splats:
+        importance = None
+        if stages is not None and some:
+            importance = contributions(from_splats(splats).gaussians, some, stages, splats.antialiased)
+        splats = filters.most_important(splats, max_splats, importance)
+        how = f"by contribution to {len(some)} views" if importance is not None else "by opacity x area"
+        say(f"--max-splats: {counts[-1] - splats.n:,} of {counts[-1]:,} splats left out, {how}")
+    degree = 0 if out.name.lower().endswith(".splat") else sh_degree
+    if degree == 0 and splats.sh_degree:
+        splats = filters.of_one_colour(splats, some)
+        how = f"the mean over {len(some)} views" if some else "the mean over all directions"
+        say(f"colours no longer change with the direction: each splat gets {how}")
+    elif degree is not None:
+        splats = splats.cut(degree)
+
+    if splats.up is None and cameras:
+        splats = splats._replace(up=opening.upright(cameras))
+    placing = _placing(splats, up, rotate, scale, centre)
+    if placing is not None:
+        splats = frame.moved(splats, *placing)
+    elif advice := too_coarse(splats):
+        say(f"warning: {advice}")
+    options: dict[str, Any] = {}
+    if out.name.lower().endswith(".spz"):
+        options = {"version": spz_version, "axes": spz_axes}
+    if out.name.lower().endswith(".html"):
+        moved = [camera if placing is None else placing.camera(camera) for camera in cameras]
+        title = data.name if data is not None else model.stem
+        options = {"place": opening.opening(splats, moved), "title": title or "Gaussian splats"}
+        if settings is not None and settings.background == "white":
+            options["background"] = (1.0, 1.0, 1.0)
+    writer.write(out, splats, **options)
+    size = out.stat().st_size
+    say(f"{splats.n:,} splats in {out}: {size / 1e6:,.2f} MB, {size / splats.n:.1f} bytes a splat")
+    if placing is not None:
+        say(f"where they lie in the scene: {_write_placing(out, placing)}")
+    if stages is None or settings is None or not measure or (not test and _no_views(say)):
+        return
+    if spz_axes != "ply" and out.name.lower().endswith(".spz"):
+        return  # read back in other axes than the views'
+    again = from_splats(writer.read(out))
+    loss = loss_of(
+        found.gaussians,
+        again.gaussians,
+        test,
+        stages,
+        background=settings.background,
+        antialiased=(found.antialiased, found.antialiased),
+        placing=placing,
+    )
+    if loss is not None:
+        say(str(loss))
+
+
+def _no_views(say: Any) -> bool:
+    say("no view was held out: what the file loses is not measured")
+    return True
+
+
+def _scene(
+    run_folder: Path | None, scene: str | None, data_root: Path | None, say: Any
+) -> tuple[Config | None, Scene | None]:
+    """(settings, scene) of what is named, else of the run; none where there is none, with the reason told."""
+    if say is None or (run_folder is None and scene is None):
+        return None, None
+    from .. import config as config_module
+    from ..datasets import read_scene
+
+    given = {} if data_root is None else {"data_root": str(data_root.expanduser().resolve())}
+    try:
+        if run_folder is None:
+            settings = config_module.configure(scene or "", given)
+        else:
+            layers: list[Any] = [run_folder / "config.toml"]
+            if scene is not None:
+                named = config_module.configure(scene, {})
+                layers.append({"scene": named.scene, "reader": named.reader})
+            settings = config_module.load(layers, given)
+        return settings, read_scene(settings, lambda line: None)
+    except UserError as error:
+        if scene is not None:
+            raise
+        say(f"the scene of the run cannot be read, so nothing is measured: {error}")
+        return None, None
+
+
+def _views(settings: Config | None, data: Scene | None) -> tuple[tuple[View, ...], tuple[View, ...]]:
+    if settings is None or data is None:
+        return (), ()
+    return data.split(settings.test_every if settings.eval else 0)
+
+
+def _placing(
+    splats: Splats, up: str | None, rotate: str | None, scale: float, centre: str | None
+) -> Placing | None:
+    """Where --centre, --up, --rotate and --scale, in this order, put the splats; None where nothing moves."""
+    import numpy as np
+
+    from ..evaluate.exported import Placing
+    from ..model import frame, opening
+
+    if up is None and rotate is None and centre is None and scale == 1.0:
+        return None
+    rotation, origin = np.eye(3), np.zeros(3)
+    if up == "auto" and splats.up is None:
+        raise UserError("--up auto needs a scene's cameras or a file that says what is up; give X,Y,Z")
+    if up is not None:
+        direction = splats.up if up == "auto" else frame.tuple_of(_numbers("--up", up, (3,)))
+        rotation = frame.between(np.array(direction), np.array(opening.PLY_UP))
+    if rotate is not None:
+        x, y, z = _numbers("--rotate", rotate, (3,))
+        rotation = frame.euler((x, y, z)) @ rotation
+    if centre == "auto":
+        origin = np.median(splats.arrays["means"].astype(np.float64), axis=0)
+    elif centre is not None:
+        origin = _numbers("--centre", centre, (3,))
+    return Placing(rotation, scale, -scale * rotation @ origin)
+
+
+def _write_placing(out: Path, placing: Placing) -> Path:
+    """Beside the file: x_file = scale rotation x_scene + offset."""
+    from ..storage import atomic_write
+
+    path = out.with_name(f"{out.name}.frame.json")
+    content = {
+        "rotation": placing.rotation.tolist(),
+        "scale": placing.scale,
+        "offset": placing.offset.tolist(),
+    }
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
+    return path
+
+
+def _numbers(option: str, text: str, counts: tuple[int, ...]) -> np.ndarray:
+    """The numbers of X,Y,Z; UserError where there are others than `counts` of them, or one is not finite."""
+    import numpy as np
+
+    try:
+        values = np.array([float(part) for part in text.replace(" ", ",").split(",") if part], np.float64)
+    except ValueError:
+        values = np.empty(0)
+    if len(values) not in counts or not np.isfinite(values).all():
+        wanted = " or ".join(map(str, counts))
+        raise UserError(f"{option} takes {wanted} numbers with commas between, got {text!r}")
+    return values
 
 
 def main() -> NoReturn:

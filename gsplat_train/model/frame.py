@@ -9,11 +9,13 @@ the signs of model/sh.py (a test compares the two).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import factorial, pi, sqrt
 
 import numpy as np
 
 from ..errors import UserError
+from ..scene import Camera
 from .splats import REST, Splats, unit
 
 DIRECTIONS = 64  # at which the basis is compared; a band of degree 3 has 7 functions
@@ -34,6 +36,14 @@ def moved(
     if up is not None:
         up = tuple_of(rotation @ np.array(up))
     return splats._replace(arrays=arrays, up=up)
+
+
+def moved_camera(camera: Camera, rotation: np.ndarray, scale: float, offset: np.ndarray) -> Camera:
+    """The camera that sees of `moved` splats what `camera` sees of them as they were."""
+    viewmat = np.eye(4)
+    viewmat[:3, :3] = camera.viewmat[:3, :3] @ rotation.T
+    viewmat[:3, 3] = -viewmat[:3, :3] @ (scale * rotation @ camera.position + offset)
+    return replace(camera, viewmat=viewmat)
 
 
 def turned_harmonics(shN: np.ndarray, rotation: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ class Model(NamedTuple):
     gaussians: Gaussians
     antialiased: bool  # the mode it was trained for
     run: Path | None  # the run folder that it lies in
+    up: tuple[float, float, float] | None = None  # which way is up, where the file says it
 
 
 def load_model(path: str | os.PathLike[str]) -> Gaussians:
@@ -63,13 +64,15 @@ def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Mo
 def from_splats(splats: Splats, run: Path | None = None) -> Model:
     """The model that a file of splats holds."""
     gaussians = Gaussians(**{name: mx.array(array) for name, array in splats.arrays.items()})
-    return Model(gaussians, splats.antialiased, run)
+    return Model(gaussians, splats.antialiased, run, splats.up)
 
 
-def to_splats(gaussians: Gaussians, antialiased: bool) -> Splats:
+def to_splats(
+    gaussians: Gaussians, antialiased: bool, up: tuple[float, float, float] | None = None
+) -> Splats:
     """What a splat format writes of a model; waits for the arrays."""
     mx.eval(gaussians)
-    return Splats({name: np.asarray(leaf) for name, leaf in gaussians._asdict().items()}, antialiased)
+    return Splats({name: np.asarray(leaf) for name, leaf in gaussians._asdict().items()}, antialiased, up)
 
 
 def committed(folder: Path) -> list[Path]:

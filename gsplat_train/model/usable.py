@@ -16,6 +16,7 @@ from .splats import Splats
 
 LOGIT_LIMIT = 16.0  # instead of an infinite logit; sigmoid(16) is 1 within 1e-7
 LOG_SCALE_LEAST = -20.0  # instead of -inf; as .compressed.ply clamps
+FINEST = 1e-5  # of a scene's extent, what positions must resolve
 FEW = 100  # splats; below that, no statistics are believed
 
 
@@ -71,3 +72,15 @@ def oddities(splats: Splats) -> list[str]:
     if logits.min() >= 0 and logits.max() <= 1 and np.ptp(logits) > 0:
         found.append("all opacities are from 0 to 1: they look like opacities that were activated already")
     return found
+
+
+def too_coarse(splats: Splats) -> str | None:
+    """A word where float32 cannot hold the positions finely, as in georeferenced scenes; else None."""
+    means = splats.arrays["means"]
+    extent = float(np.linalg.norm(np.percentile(means, 99, axis=0) - np.percentile(means, 1, axis=0)))
+    largest = float(np.abs(means).max())
+    if largest * 2.0**-23 > FINEST * extent:
+        return (
+            f"positions up to {largest:.3g} in a scene of {extent:.3g} are coarse; --centre auto moves them"
+        )
+    return None

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an exported file is worth: the PSNR that it loses on views with a photo; and which splats those views need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from ..model import frame
+from ..model.gaussians import Gaussians
+from ..model.splats import C0
+from ..renderer import render
+from ..scene import Camera, View
+from .measure import measure
+
+if TYPE_CHECKING:
+    from ..backends import Backend
+
+
+class Placing(NamedTuple):
+    """Where a file's splats lie: x_file = scale rotation x_scene + offset."""
+
+    rotation: np.ndarray  # [3, 3]
+    scale: float
+    offset: np.ndarray  # [3]
+
+    def camera(self, camera: Camera) -> Camera:
+        return frame.moved_camera(camera, self.rotation, self.scale, self.offset)
+
+
+class Loss(NamedTuple):
+    before: float  # dB, mean over the views
+    after: float
+    views: int
+
+    def __str__(self) -> str:
+        return (
+            f"PSNR {self.before:.2f} dB as trained, {self.after:.2f} dB as written "
+            f"({self.after - self.before:+.2f}) on {self.views} held-out views"
+        )
+
+
+def loss_of(
+    before: Gaussians,
+    after: Gaussians,
+    views: Iterable[View],
+    backend: Backend,
+    *,
+    background: str,
+    antialiased: tuple[bool, bool],
+    placing: Placing | None = None,
+) -> Loss | None:
+    """The PSNR of `before`, in the views' frame, and of `after`, in the frame of `placing`; None where no view has
+    a photo. antialiased: of either.
+    """
+    views = [view for view in views if view.photo is not None]
+    if not views:
+        return None
+    there = (
+        views if placing is None else [replace(view, camera=placing.camera(view.camera)) for view in views]
+    )
+    psnr = [
+        measure(model, seen, backend, background=background, antialiased=flag)["psnr"]
+        for model, seen, flag in ((before, views, antialiased[0]), (after, there, antialiased[1]))
+    ]
+    return Loss(psnr[0], psnr[1], len(views))
+
+
+def contributions(
+    gaussians: Gaussians, cameras: Sequence[Camera], backend: Backend, antialiased: bool
+) -> np.ndarray:
+    """[N] the sum over all pixels of the weight with which each Gaussian is blended: the gradient of a picture's
+    sum with respect to its colour.
+    """
+    grey = gaussians._replace(sh0=mx.zeros_like(gaussians.sh0), shN=gaussians.shN[:, :0])
+    total = np.zeros(gaussians.means.shape[0])
+    for camera in cameras:
+
+        def brightness(sh0: mx.array, camera: Camera = camera) -> mx.array:
+            return (
+                render(grey._replace(sh0=sh0), camera, backend, antialiased=antialiased).image[..., 0].sum()
+            )
+
+        total += np.asarray(mx.grad(brightness)(grey.sh0))[:, 0, 0].astype(np.float64)
+    return total / C0
