@@ -63,7 +63,8 @@ def test_points_lie_inside_the_views_and_bounds_in_the_photos_colours(tmp_path):
         assert (seen[:, 2] >= near).all() and (seen[:, 2] <= far).all()
         assert (uv >= 0).all() and (uv <= [WIDTH, HEIGHT]).all()
         assert uv.std(axis=0) == pytest.approx([WIDTH / 12**0.5, HEIGHT / 12**0.5], rel=0.05)
-        assert np.mean(1 / seen[:, 2]) == pytest.approx((1 / near + 1 / far) / 2, rel=0.02)
+        # photos of one colour tell no depth: the points are in the far tenth of the parallax
+        assert (1 / seen[:, 2] < 1 / far + 0.1 * (1 / near - 1 / far)).all()
     np.testing.assert_array_equal(load_scene(root).points, scene.points)
 
 

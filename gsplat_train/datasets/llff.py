@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..scene import Camera, Scene, View
+from ..scene import Camera, Scene
 from .files import find_image_folder, list_pictures
 from .images import PhotoFile, load_views
 from .options import LoadOptions
+from .points import draw_points
 
 POSES_FILE = "poses_bounds.npy"
 N_POINTS = 10_000  # as many as COLMAP finds in such a scene (Fern: 10,091)
-SEED = 0
 
 
 LOOKED_FOR = POSES_FILE
@@ -44,9 +44,10 @@ def load(root: Path, options: LoadOptions) -> Scene:
         )
     photos = [PhotoFile(name, folder / name, camera) for name, camera in zip(names, cameras, strict=True)]
     views, _ = load_views(photos, max_size=options.max_size, log=options.log)
-    points, colors = draw_points(views, bounds, N_POINTS)
+    points, colors = draw_points(views, N_POINTS, bounds)
     options.log(
-        f"LLFF: {len(points):,} points drawn between the near and far bounds, as there is no COLMAP model"
+        f"LLFF: {len(points):,} points drawn between the near and far bounds, where the photos agree best, as "
+        "there is no COLMAP model"
     )
     return Scene(root.resolve().name, tuple(views), points, colors)
 
@@ -79,23 +80,3 @@ def read_poses(path: Path) -> tuple[list[Camera], np.ndarray]:
         except UserError as error:
             raise UserError(f"{path}: row {i} holds no camera: {error}") from error
     return cameras, rows[:, 15:]
-
-
-def draw_points(views: list[View], bounds: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """`n` points [n, 3] and colors [n, 3], drawn with a fixed seed: a view, a pixel of it, a depth.
-
-    Inverse depth is uniform between the bounds: the points spread evenly over the parallax they cause.
-    """
-    random = np.random.default_rng(SEED)
-    points, colors = [], []
-    for share, view, (near, far) in zip(_shares(n, len(views)), views, bounds, strict=True):
-        u, v = random.uniform(0, view.camera.width, share), random.uniform(0, view.camera.height, share)
-        z = 1 / random.uniform(1 / far, 1 / near, share)
-        rays = np.linalg.solve(view.camera.K, np.stack([u, v, np.ones(share)]))
-        points.append((z * rays).T @ view.camera.camtoworld[:3, :3].T + view.camera.position)
-        colors.append(view.pixels.image[v.astype(int), u.astype(int)])
-    return np.concatenate(points), np.concatenate(colors)
-
-
-def _shares(n: int, parts: int) -> list[int]:
-    return [n * (i + 1) // parts - n * i // parts for i in range(parts)]

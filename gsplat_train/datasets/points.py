@@ -46,15 +46,21 @@ def have_colors(colors: np.ndarray) -> bool:
     return len(colors) == 0 or bool(colors.std(axis=0).max() > UNCOLOURED_SPREAD)
 
 
-def draw_points(views: Sequence[View], n: int = N_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """`n` points [n, 3] and colors [n, 3] uint8 in what the cameras see together, with a fixed seed."""
-    return draw(open_eyes(views, MAX_VIEWS), n)
+def draw_points(
+    views: Sequence[View], n: int = N_POINTS, ranges: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`n` points [n, 3] and colors [n, 3] uint8 in what the cameras see together, with a fixed seed.
+
+    ranges: near and far depth [V, 2] of each view, where they are known.
+    """
+    eyes = open_eyes(views, MAX_VIEWS)
+    return draw(eyes, n, None if ranges is None else ranges[[eye.view for eye in eyes]])
 
 
-def draw(eyes: Sequence[Eye], n: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(eyes: Sequence[Eye], n: int, ranges: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """As draw_points, of reduced photos."""
     random = np.random.default_rng(SEED)
-    ranges = depth_ranges(eyes)
+    ranges = depth_ranges(eyes) if ranges is None else ranges
     points, colors = [], []
     for k, eye in enumerate(eyes):
         share = n * (k + 1) // len(eyes) - n * k // len(eyes)
