@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gsplat_train.model import frame
 from gsplat_train.model.splats import REST, Splats, sigmoid, unit
 
 
@@ -60,3 +61,10 @@ def distance(a: Splats, b: Splats, sh0_limit: float = np.inf) -> Distance:
         worst(*sh0),
         worst(*harmonics) if harmonics[0].shape == harmonics[1].shape else float("nan"),
     )
+
+
+def covariances(splats: Splats) -> np.ndarray:
+    """[N, 3, 3] of each splat, in the frame of its means."""
+    turns = np.stack([frame.matrix(quat) for quat in splats.arrays["quats"]])
+    half = turns * np.exp(splats.arrays["log_scales"].astype("f8"))[:, None]
+    return half @ half.transpose(0, 2, 1)

@@ -446,9 +446,9 @@ def test_bad_input_is_one_line_and_writes_nothing(folder: Path, tmp_path: Path) 
         ("render", ["."], "is no run"),
         ("render", [__file__], "is no model"),
         ("export", ["none", "out.ply"], "no model at none"),
-        ("export", ["none", "out.spz"], ".ply is the one there is"),
+        ("export", ["none", "out.obj"], "allowed are .ply, .compressed.ply"),
         ("export", ["bad.ply", "out.ply"], "is not a PLY file"),
-        ("export", ["bad.ply"], "OUT.ply"),
+        ("export", ["bad.ply"], "OUT"),
     ],
 )
 def test_bad_models_are_one_line(program: str, arguments: list[str], message: str, tmp_path: Path) -> None:

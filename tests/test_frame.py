@@ -18,12 +18,6 @@ def directions(n: int = 200) -> np.ndarray:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def covariances(splats: Splats) -> np.ndarray:
-    turns = np.stack([frame.matrix(quat) for quat in splats.arrays["quats"]])
-    half = turns * np.exp(splats.arrays["log_scales"].astype("f8"))[:, None]
-    return half @ half.transpose(0, 2, 1)
-
-
 def colours(splats: Splats, along: np.ndarray) -> np.ndarray:
     """[N, D, 3] without clamping, by direct evaluation of the basis."""
     coefficients = np.concatenate([splats.arrays["sh0"], splats.arrays["shN"]], axis=1)
@@ -42,8 +36,8 @@ def test_colours_and_covariances_turn_with_the_splats(degree: int) -> None:
     offset = np.array([1.0, -2.0, 3.0])
     after = frame.moved(before, TURN, 2.5, offset)
     assert after.arrays["means"] == pytest.approx(2.5 * before.arrays["means"] @ TURN.T + offset, abs=1e-5)
-    assert covariances(after) == pytest.approx(
-        2.5**2 * TURN @ covariances(before) @ TURN.T, rel=1e-4, abs=1e-8
+    assert made.covariances(after) == pytest.approx(
+        2.5**2 * TURN @ made.covariances(before) @ TURN.T, rel=1e-4, abs=1e-8
     )
     along = directions()
     assert colours(after, along @ TURN.T) == pytest.approx(colours(before, along), abs=1e-5)
@@ -56,7 +50,9 @@ def test_mirrored_splats_show_their_colours_in_the_mirror(signs: tuple[int, int,
     after, mirror = flipped(before, signs), np.diag(signs)
     along = directions()
     assert colours(after, along @ mirror) == pytest.approx(colours(before, along), abs=1e-5)
-    assert covariances(after) == pytest.approx(mirror @ covariances(before) @ mirror, rel=1e-5, abs=1e-9)
+    assert made.covariances(after) == pytest.approx(
+        mirror @ made.covariances(before) @ mirror, rel=1e-5, abs=1e-9
+    )
     if np.prod(signs) == 1:
         turned = frame.moved(before, mirror)
         assert turned.arrays["shN"] == pytest.approx(after.arrays["shN"], abs=1e-5)

@@ -22,6 +22,7 @@ from ..model.formats import ply
 from ..model.gaussians import Gaussians, scene_frame
 from ..model.initialize import gaussians_from_points
 from ..model.io import committed, to_splats
+from ..model.opening import upright
 from ..scene import Scene
 from . import checkpoint as checkpoints
 from . import identity, strategies
@@ -129,7 +130,8 @@ class Trainer:
                     self.evaluation.run()
                 if self.run is not None:
                     gaussians, antialiased = self.gaussians(), self.config.antialiased
-                    ply.write(self.run.ply, to_splats(gaussians, antialiased))
+                    up = upright([view.camera for view in self.train_views])
+                    ply.write(self.run.ply, to_splats(gaussians, antialiased, up))
         except Interrupted:
             raise
         except BaseException as error:
