@@ -97,6 +97,7 @@ class View:
     photo: PhotoSource | None = None
     index: int = -1  # among its scene's views, sorted by name; Scene sets it
     level: int = 0  # how often the photo was halved
+    group: str = ""  # of views that were taken at once, as parts of one panorama: all are held out, or none
 
     def __post_init__(self) -> None:
         if isinstance(self.photo, np.ndarray):
@@ -189,7 +190,9 @@ class Scene:
         if test_every and self.test_names is not None:
             held = [view.name in self.test_names for view in self.views]
         else:
-            held = [test_every > 0 and i % test_every == 0 for i in range(len(self.views))]
+            groups = list(dict.fromkeys(view.group or view.name for view in self.views))
+            chosen = set(groups[::test_every]) if test_every else set()
+            held = [(view.group or view.name) in chosen for view in self.views]
         test = tuple(view for view, out in zip(self.views, held, strict=True) if out)
         train = tuple(view for view, out in zip(self.views, held, strict=True) if not out)
         if not train:

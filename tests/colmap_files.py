@@ -8,7 +8,12 @@ import struct
 import numpy as np
 from PIL import Image
 
-MODEL_IDS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4, "FOV": 7}
+MODELS = (
+    "SIMPLE_PINHOLE PINHOLE SIMPLE_RADIAL RADIAL OPENCV OPENCV_FISHEYE FULL_OPENCV FOV SIMPLE_RADIAL_FISHEYE "
+    "RADIAL_FISHEYE THIN_PRISM_FISHEYE RAD_TAN_THIN_PRISM_FISHEYE SIMPLE_DIVISION DIVISION SIMPLE_FISHEYE "
+    "FISHEYE EUCM EQUIRECTANGULAR"
+)
+MODEL_IDS = {model: i for i, model in enumerate(MODELS.split())}
 CAMERAS = [(1, "PINHOLE", 40, 30, [50.0, 52.0, 19.0, 16.0])]
 IMAGES = [  # id, quaternion wxyz, translation, camera, name
     (7, [1.0, 0, 0, 0], [0.0, 0, 4], 1, "b.png"),

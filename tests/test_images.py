@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gsplat_train.datasets import cache
-from gsplat_train.datasets import images as images_module
+from gsplat_train.datasets import cache, file_photo
 from gsplat_train.datasets.images import PhotoFile, decode, load_views
-from gsplat_train.datasets.undistort import distort, find_zoom, photo_positions, undistort
+from gsplat_train.datasets.lenses import opencv
+from gsplat_train.datasets.undistort import find_zoom, straighten, undistort
 from gsplat_train.errors import UserError
 from gsplat_train.scene import Camera
 
@@ -57,7 +57,7 @@ def test_the_zoom_is_the_smallest_that_keeps_the_border_inside(lens):
     border = np.ones_like(u, bool)
     border[1:-1, 1:-1] = False
     for zoom in np.arange(1, 2, 1e-4):
-        x, y = photo_positions(u[border], v[border], K, LENSES[lens], zoom)
+        x, y = straighten(K, opencv(*LENSES[lens]), zoom).positions(u[border], v[border])
         if x.min() >= 0 and x.max() <= WIDTH and y.min() >= 0 and y.max() <= HEIGHT:
             break
     assert find_zoom(K, WIDTH, HEIGHT, LENSES[lens]) == pytest.approx(zoom, abs=1.1e-4)
@@ -76,7 +76,7 @@ def test_a_lens_that_leaves_nothing_is_refused():
 
 def test_the_lens_model_is_opencvs():
     """COLMAP's OPENCV model at one ray, worked out by hand: r^2 = 0.25, radial = 1 + 0.25 k1 + 0.0625 k2."""
-    x, y = distort(np.array([0.3]), np.array([0.4]), (0.1, 0.2, 0.01, 0.02))
+    x, y = opencv(0.1, 0.2, 0.01, 0.02).distort(np.array([0.3]), np.array([0.4]))
     assert x[0] == pytest.approx(0.3 * 1.0375 + 2 * 0.01 * 0.12 + 0.02 * (0.25 + 0.18))
     assert y[0] == pytest.approx(0.4 * 1.0375 + 2 * 0.02 * 0.12 + 0.01 * (0.25 + 0.32))
 
@@ -87,7 +87,7 @@ def test_a_photo_through_a_known_lens_comes_back_straight(lens):
     x_photo, y_photo = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
     x, y = x_photo.copy(), y_photo.copy()
     for _ in range(60):  # the ray behind each pixel of the photo, by fixed-point iteration
-        x_seen, y_seen = distort(x, y, LENSES[lens])
+        x_seen, y_seen = opencv(*LENSES[lens]).distort(x, y)
         x, y = x + x_photo - x_seen, y + y_photo - y_seen
     photo = np.rint(texture(x, y)).astype(np.uint8)
     zoom = find_zoom(K, WIDTH, HEIGHT, LENSES[lens])
@@ -111,7 +111,7 @@ def test_the_kernel_is_catmull_roms_with_clamped_edges():
         return -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2 if t < 2 else 0.0
 
     for row, column in [(0, 0), (0, 89), (59, 0), (59, 89), (30, 45), (17, 3), (1, 70)]:
-        x, y = photo_positions(np.array(column + 0.5), np.array(row + 0.5), K, lens, zoom)
+        x, y = straighten(K, opencv(*lens), zoom).positions(np.array(column + 0.5), np.array(row + 0.5))
         x, y = float(x) - 0.5, float(y) - 0.5
         total = np.zeros(3)
         for j in range(int(np.floor(y)) - 1, int(np.floor(y)) + 3):
@@ -249,7 +249,7 @@ def load_lens(path, lens="pincushion", **options):
 def test_the_cache_saves_the_work(tmp_path, monkeypatch):
     noise_photo(tmp_path / "a.png")
     first, lines = load_lens(tmp_path / "a.png"), []
-    monkeypatch.setattr(images_module, "undistort", lambda *_: pytest.fail("undistorted again"))
+    monkeypatch.setattr(file_photo, "resample", lambda *_: pytest.fail("undistorted again"))
     np.testing.assert_array_equal(load_lens(tmp_path / "a.png", log=lines.append), first)
     assert "1 from the cache" in lines[-1]
     assert len(list((tmp_path / "cache").iterdir())) == 1  # and no temporary file
@@ -280,7 +280,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage):
         data = file.read_bytes()
     file.write_bytes(data)
     np.testing.assert_array_equal(load_lens(tmp_path / "a.png"), first)
-    assert cache.read(file.stem, (HEIGHT, WIDTH, 3)) is not None
+    assert cache.read(file.stem, (HEIGHT, WIDTH)) is not None
 
 
 def test_no_cache_where_none_is_wanted_or_possible(tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ ORDER = """
     errors storage machine registry settings config scene
     model model.formats model.formats.ply_elements
     datasets.options datasets.names datasets.files datasets.advice datasets.colmap_places
-    datasets.cache datasets.undistort datasets.images datasets.colmap_records
+    datasets.cache datasets.lenses datasets.undistort datasets.decode datasets.masks datasets.panorama
+    datasets.file_photo datasets.images datasets.colmap_records
     datasets.agreement datasets.point_ply datasets.points
     datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
     datasets.transforms_file datasets.transforms datasets.metashape datasets.realitycapture

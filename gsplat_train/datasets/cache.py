@@ -27,15 +27,18 @@ def key(*parts: bytes | str) -> str:
     return digest.hexdigest()
 
 
-def read(name: str, shape: tuple[int, int, int]) -> np.ndarray | None:
-    """The picture [H, W, 3] uint8 of that key; None where there is none or it is damaged."""
+def read(name: str, sides: tuple[int, int]) -> np.ndarray | None:
+    """The picture [H, W, 3], or with alpha [H, W, 4], uint8 of that key and these sides (H, W); None where there
+    is none or it is damaged.
+    """
     try:
         data = (cache_folder() / f"{name}.png").read_bytes()
         Image.open(io.BytesIO(data)).verify()  # the checksums; decoding alone does not look at them
         picture = np.array(Image.open(io.BytesIO(data)))
     except Exception:  # whatever a damaged PNG makes pillow raise: the picture is made again
         return None
-    return picture if picture.shape == shape and picture.dtype == np.uint8 else None
+    fits = picture.ndim == 3 and picture.shape[:2] == sides and picture.shape[2] in (3, 4)
+    return picture if fits and picture.dtype == np.uint8 else None
 
 
 def write(name: str, picture: np.ndarray) -> bool:

@@ -20,7 +20,7 @@ from .advice import scene_above
 from .colmap_places import FILES, find_places, is_complete, photo_folders
 from .colmap_records import CameraRecord, ImageRecord, Points, intrinsics, rotation_matrix
 from .files import find_photos, shorten
-from .images import PhotoFile, load_views
+from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 
 MIN_QUATERNION = 1e-6  # norm; COLMAP writes 1
@@ -56,13 +56,7 @@ def load(root: Path, options: LoadOptions) -> Scene:
     else:
         whole = scene_above(root, recognise)
         raise UserError(f"{faults[0]}; or give {whole}, the scene it is a part of") if whole else faults[0]
-    views, undistorted = load_views(
-        photos,
-        max_size=options.max_size,
-        undistorted=options.undistort,
-        log=options.log,
-        use_cache=options.cache,
-    )
+    views, undistorted = load_photos(with_masks(photos, root, options), options)
     return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted)
 
 
@@ -138,12 +132,12 @@ def _photos(records: list[ImageRecord], model: Path, log: Callable[[str], None])
                 f"{model}: image {record.name!r} needs the camera {record.camera_id}, which is not there"
             )
         camera = cameras[record.camera_id]
-        K, distortion = intrinsics(camera, f"camera {record.camera_id} of {model}")
+        K, lens = intrinsics(camera, f"camera {record.camera_id} of {model}")
         viewmat = np.eye(4)
         viewmat[:3, :3] = rotation_matrix(record.quat)
         viewmat[:3, 3] = record.translation
         pinhole = Camera(viewmat, K, camera.width, camera.height)
-        photos[record.name] = PhotoFile(record.name, Path(), pinhole, distortion)
+        photos[record.name] = PhotoFile(record.name, Path(), pinhole, lens)
     if len(known) < len(usable):
         log(f"warning: {model}: {len(usable) - len(known)} images are given twice, alike; kept once")
     return photos

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .colmap_records import CAMERA_MODELS, CameraRecord, ImageRecord, Points
+from .colmap_records import CameraRecord, ImageRecord, Points
 from .files import LFS_HEAD
+from .lenses import PARAMETERS
 
 COUNT = struct.Struct("<Q")
 CAMERA = struct.Struct("<iiQQ")  # id, model id, width, height, then the parameters
@@ -80,12 +81,12 @@ def read_cameras(path: Path) -> list[tuple[int, CameraRecord]]:
     cameras = []
     for _ in range(file.count("cameras", CAMERA.size)):
         camera_id, model_id, width, height = file.unpack(CAMERA)
-        if not 0 <= model_id < len(CAMERA_MODELS):
+        if not 0 <= model_id < len(PARAMETERS):
             raise UserError(
-                f"{path}: camera {camera_id} has the model id {model_id}; 0 to 4 are supported "
-                "(SIMPLE_PINHOLE to OPENCV): run COLMAP's image_undistorter on it first"
+                f"{path}: camera {camera_id} has the model id {model_id}; 0 to {len(PARAMETERS) - 1} are known "
+                f"(to {list(PARAMETERS)[-1]}): run COLMAP's image_undistorter on it first"
             )
-        model, n_params = list(CAMERA_MODELS.items())[model_id]
+        model, n_params = list(PARAMETERS.items())[model_id]
         params = file.unpack(struct.Struct(f"<{n_params}d"))
         cameras.append((camera_id, CameraRecord(model, width, height, params)))
     return cameras
@@ -143,7 +144,7 @@ def write_model(
     seen: for each image the indices of the points it sees; positions2d: where, [S, 2] pixels. The points'
     tracks follow from both.
     """
-    ids = list(CAMERA_MODELS)
+    ids = list(PARAMETERS)
     with open(folder / "cameras.bin", "wb") as file:
         file.write(COUNT.pack(len(cameras)))
         for camera_id, camera in cameras.items():

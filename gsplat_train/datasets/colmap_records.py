@@ -11,22 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from .undistort import Distortion
+from .lenses import PANORAMA, PARAMETERS, Lens, colmap_lens
 
-CAMERA_MODELS = {  # name: number of parameters, in the order of COLMAP's model ids from 0
-    "SIMPLE_PINHOLE": 3,
-    "PINHOLE": 4,
-    "SIMPLE_RADIAL": 4,
-    "RADIAL": 5,
-    "OPENCV": 8,
-    "OPENCV_FISHEYE": 8,
-    "FULL_OPENCV": 12,
-    "FOV": 5,
-    "SIMPLE_RADIAL_FISHEYE": 4,
-    "RADIAL_FISHEYE": 5,
-    "THIN_PRISM_FISHEYE": 12,
-}
-SUPPORTED_MODELS = tuple(CAMERA_MODELS)[:5]
+PANORAMA_MODEL = "EQUIRECTANGULAR"
 MAX_SIDE = 1 << 20  # pixels; a camera larger than that is a broken file
 
 
@@ -55,15 +42,15 @@ class Points(NamedTuple):
     colors: np.ndarray
 
 
-def intrinsics(record: CameraRecord, what: str) -> tuple[np.ndarray, Distortion]:
-    """K [3, 3] and (k1, k2, p1, p2) of a camera; UserError, naming it as `what`, where it is unusable."""
-    if record.model not in SUPPORTED_MODELS:
+def intrinsics(record: CameraRecord, what: str) -> tuple[np.ndarray, Lens]:
+    """K [3, 3] and the lens of a camera; UserError, naming it as `what`, where it is unusable."""
+    if record.model not in PARAMETERS:
         raise UserError(
-            f"{what} has the camera model {record.model}; supported are {', '.join(SUPPORTED_MODELS)}: "
+            f"{what} has the camera model {record.model}; known are {', '.join(PARAMETERS)}: "
             "run COLMAP's image_undistorter on it first"
         )
-    if len(record.params) != CAMERA_MODELS[record.model]:
-        expected = CAMERA_MODELS[record.model]
+    if len(record.params) != PARAMETERS[record.model]:
+        expected = PARAMETERS[record.model]
         raise UserError(
             f"{what} must have {expected} parameters for {record.model}, got {len(record.params)}"
         )
@@ -71,14 +58,9 @@ def intrinsics(record: CameraRecord, what: str) -> tuple[np.ndarray, Distortion]
         raise UserError(f"{what} has a parameter that is not a finite number: {record.params}")
     if not (1 <= record.width <= MAX_SIDE and 1 <= record.height <= MAX_SIDE):
         raise UserError(f"{what} claims {record.width}x{record.height} pixels; the file is broken")
-    params = list(record.params)
-    if record.model.startswith("SIMPLE_") or record.model == "RADIAL":
-        params.insert(0, params[0])  # one focal length for both axes
-    fx, fy, cx, cy, *lens = params
-    if not (fx > 0 and fy > 0):
-        raise UserError(f"{what} must have a positive focal length, got {fx}, {fy}")
-    k1, k2, p1, p2 = lens + [0.0] * (4 - len(lens))
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (k1, k2, p1, p2)
+    if record.model == PANORAMA_MODEL:
+        return np.array([[1.0, 0, record.width / 2], [0, 1, record.height / 2], [0, 0, 1]]), PANORAMA
+    return colmap_lens(record.model, record.params, what)
 
 
 def rotation_matrix(quat: tuple[float, float, float, float]) -> np.ndarray:

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photos on disk -> views: decode, reduce, undistort, and the camera that fits the result.
+"""Photos on disk -> views: decode, reduce, undistort, mask, and the camera that fits the result.
 
 Enters: for each photo its path and the camera as reconstructed, whose size may differ from the file's.
-Leaves: uint8 RGB in memory and a pinhole camera in the pixels of that picture. EXIF rotation is not applied:
-COLMAP does not either.
+Leaves: views with a pinhole camera in the pixels of their picture. Where all pictures together take more than a
+quarter of the memory, they stay on disk and are made when asked for (`FilePhoto`); otherwise they are in memory.
+EXIF rotation is applied only where the camera's shape asks for it: COLMAP does not apply it.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,19 +17,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError
-from ..scene import Camera, Photo, View
-from . import cache
-from .files import LFS_HEAD
-from .undistort import Distortion, find_zoom, undistort
+from ..machine import memory
+from ..scene import Camera, PhotoSource, View
+from . import cache, masks
+from .decode import decode, header
+from .file_photo import FilePhoto, over, same_shape
+from .files import shorten
+from .lenses import PANORAMA, Lens
+from .options import LoadOptions
+from .panorama import FIELD, SIDES, Side, side_size
+from .undistort import Distortion, as_lens, find_zoom, straighten, zoom_of_fov
+
+__all__ = [
+    "FilePhoto",
+    "PhotoFile",
+    "decode",
+    "load_photos",
+    "load_views",
+    "over",
+    "same_shape",
+    "with_masks",
+]
 
 NO_DISTORTION: Distortion = (0.0, 0.0, 0.0, 0.0)
-ASPECT_TOLERANCE = 0.05  # rounding of reduced photos passes, a rotated or cropped photo does not
 TOLD_EVERY = 50  # photos; undistorting so many can take a minute
-REMEDY = "replace it or take it out of the folder"
-CACHE_VERSION = "undistorted 1"  # part of the key: a new one where the same photo would come out different
+EAGER_SHARE = 4  # the photos are kept in memory where they take less than one part in so many of it
 
 
 class PhotoFile(NamedTuple):
@@ -39,15 +52,25 @@ class PhotoFile(NamedTuple):
     name: str
     path: Path
     camera: Camera
-    distortion: Distortion = NO_DISTORTION
+    distortion: Lens | Distortion = NO_DISTORTION
+    mask: Path | None = None
+
+
+class _Plan(NamedTuple):
+    """What becomes of one photo: a view, or several of a panorama."""
+
+    cameras: list[tuple[str, Camera]]
+    sources: list[FilePhoto]
+    file_size: tuple[int, int]
+    zoom: float | None  # None: not undistorted
 
 
 class _Loaded(NamedTuple):
-    view: View
-    file_size: tuple[int, int]
-    zoom: float | None  # None: not undistorted
+    views: list[View]
+    plan: _Plan
     cached: bool
     transparent: bool
+    counted: float  # share of the pixels
 
 
 def load_views(
@@ -58,147 +81,150 @@ def load_views(
     log: Callable[[str], None] = lambda line: None,
     use_cache: bool = True,
 ) -> tuple[list[View], dict[str, Any] | None]:
+    """See `load_photos`."""
+    options = LoadOptions(max_size=max_size, undistort=undistorted, log=log, cache=use_cache)
+    return load_photos(photos, options)
+
+
+def load_photos(
+    photos: Sequence[PhotoFile], options: LoadOptions
+) -> tuple[list[View], dict[str, Any] | None]:
     """The views of the photos and what metrics.json says of the undistortion (None: there was none).
 
-    max_size: photos with a longer side are reduced to it, 0 keeps all. UserError names the first photo that
-    cannot be read or whose shape is not its camera's.
+    UserError names the first photo that cannot be read or whose shape is not its camera's.
     """
-    if max_size < 0:
-        raise UserError(f"max_size must be pixels of the longer side, or 0 for no limit, got {max_size}")
-
-    def load(photo: PhotoFile) -> _Loaded:
-        return _load(photo, max_size, undistorted, use_cache)
-
+    options.check()
     # pillow and numpy release the interpreter lock while they work on a picture
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        plans = list(pool.map(lambda photo: _planned(photo, options), photos))
+        size = sum(4 * camera.width * camera.height for plan in plans for _, camera in plan.cameras)
+        lazy = EAGER_SHARE * size > memory().limit
         loaded = []
-        for item in pool.map(load, photos):
+        for item in pool.map(lambda plan: _loaded(plan, lazy), plans):
             loaded.append(item)
             if len(loaded) % TOLD_EVERY == 0:
-                log(f"photos: {len(loaded)} of {len(photos)} loaded")
-    return [item.view for item in loaded], _report(photos, loaded, undistorted, log)
+                options.log(f"photos: {len(loaded)} of {len(photos)} loaded")
+    if lazy:
+        options.log(f"photos: {size / 1e9:.1f} GB as pixels, left on disk and read when needed")
+    return [view for item in loaded for view in item.views], _report(photos, loaded, options)
 
 
-def decode(path: Path) -> np.ndarray:
-    """A picture file as [H, W, 3] uint8; see `_to_rgb` for the modes. UserError where it cannot be read."""
-    return _decode(_open(path, _read(path)), path)[0]
+def with_masks(photos: Sequence[PhotoFile], root: Path, options: LoadOptions) -> list[PhotoFile]:
+    """The photos with the masks that lie beside them, where none is named already."""
+    if options.mask_mode == "off":
+        return list(photos)
+    bare = [photo.path for photo in photos if photo.mask is None]
+    found = masks.find_masks(bare, root, options.log)
+    return [photo if photo.mask else photo._replace(mask=found.get(photo.path)) for photo in photos]
 
 
-def _load(photo: PhotoFile, max_size: int, undistorted: bool, use_cache: bool) -> _Loaded:
-    data = _read(photo.path)
-    picture = _open(photo.path, data)
-    file_size = picture.size
-    camera = _fitted(photo, *file_size)
-    factor = min(1.0, max_size / max(file_size)) if max_size else 1.0
-    camera = camera.resized(*(max(1, round(side * factor)) for side in file_size))
-    width, height = camera.width, camera.height
-    if not undistorted or photo.distortion == NO_DISTORTION:
-        image, transparent = _decode(picture, photo.path)
-        view = View(photo.name, camera, Photo(_reduced(image, width, height)))
-        return _Loaded(view, file_size, zoom=None, cached=False, transparent=transparent)
-
-    zoom = find_zoom(camera.K, width, height, photo.distortion)
-    pinhole = replace(camera, K=camera.K * [[zoom, 1, 1], [1, zoom, 1], [1, 1, 1]])
-    settings = repr((CACHE_VERSION, width, height, camera.K.tolist(), photo.distortion, zoom))
-    name = cache.key(data, settings)
-    kept = cache.read(name, (height, width, 3)) if use_cache else None
-    if kept is not None:
-        return _Loaded(
-            View(photo.name, pinhole, Photo(kept)), file_size, zoom, cached=True, transparent=False
-        )
-    image, transparent = _decode(picture, photo.path)
-    image = undistort(_reduced(image, width, height), camera.K, photo.distortion, zoom)
-    if use_cache:
-        cache.write(name, image)
-    return _Loaded(
-        View(photo.name, pinhole, Photo(image)), file_size, zoom, cached=False, transparent=transparent
+def _planned(photo: PhotoFile, options: LoadOptions) -> _Plan:
+    """How the photo becomes a view: its header is read, and no pixel."""
+    sides = photo.camera.width, photo.camera.height
+    width, height, turn = header(
+        photo.path, lambda w, h: not same_shape(w, h, *sides) and same_shape(h, w, *sides)
     )
+    file_size = (height, width) if turn else (width, height)
+    camera = _fitted(photo, *file_size)
+    lens = as_lens(photo.distortion)
+    common: dict[str, Any] = {
+        "path": photo.path,
+        "turn": turn,
+        "mask": photo.mask if options.mask_mode != "off" else None,
+        "mask_mode": options.mask_mode,
+        "invert_masks": options.invert_masks,
+        "alpha_mode": options.alpha_mode,
+        "use_cache": options.cache,
+    }
+    if lens == PANORAMA:
+        return _sides(photo, camera, common, options)
+    limit = options.max_size
+    factor = min(1.0, limit / max(file_size)) if limit else 1.0
+    size = (max(1, round(file_size[0] * factor)), max(1, round(file_size[1] * factor)))
+    camera = camera.resized(*size)
+    if (lens.is_pinhole and not options.fov) or not options.undistort:
+        return _Plan([(photo.name, camera)], [FilePhoto(size=size, **common)], file_size, None)
+    if options.fov:
+        zoom, holes = zoom_of_fov(camera.K, *size, options.fov), True
+    else:
+        zoom, holes = find_zoom(camera.K, *size, lens), False
+    pinhole = replace(camera, K=camera.K * [[zoom, 1, 1], [1, zoom, 1], [1, 1, 1]])
+    source = FilePhoto(size=size, warp=straighten(camera.K, lens, zoom), holes=holes, **common)
+    return _Plan([(photo.name, pinhole)], [source], file_size, zoom)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"photo {path} cannot be read: {error.strerror}") from error
+def _sides(photo: PhotoFile, camera: Camera, common: dict[str, Any], options: LoadOptions) -> _Plan:
+    """The sides of a cube round a panorama, as views of one group."""
+    side = side_size(camera.width, options.max_size, options.fov or FIELD)
+    across = min(camera.width, round(camera.width * side / side_size(camera.width, 0, options.fov or FIELD)))
+    size = (across, max(1, round(camera.height * across / camera.width)))
+    stem, dot, ending = photo.name.rpartition(".")
+    cameras, sources = [], []
+    for name in SIDES:
+        warp = Side(name, *size, side, options.fov or FIELD)
+        cameras.append((f"{stem or photo.name}_{name}{dot}{ending if stem else ''}", warp.camera(camera)))
+        sources.append(FilePhoto(size=size, warp=warp, out=(side, side), **common))
+    return _Plan(cameras, sources, (camera.width, camera.height), None)
 
 
-def _open(path: Path, data: bytes) -> Image.Image:
-    """The header only: pillow decodes when asked for pixels."""
-    if data.startswith(LFS_HEAD):
-        raise UserError(f"photo {path} is a Git LFS pointer, not the photo; run git lfs pull")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photos are not attacks
-            return Image.open(io.BytesIO(data))
-    except Exception as error:  # pillow raises whatever its parsers meet
-        raise UserError(f"photo {path} is not a picture pillow can read; {REMEDY}") from error
-
-
-def _decode(picture: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
-    try:
-        picture.load()
-        return _to_rgb(picture)
-    except UserError as error:
-        raise UserError(f"photo {path}: {error}") from None
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise UserError(f"photo {path} is damaged ({error}); {REMEDY}") from error
-
-
-def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, bool]:
-    """[H, W, 3] uint8, and whether it was transparent: then it is laid over black, the default background."""
-    if picture.mode.startswith("I"):  # 16 bits a pixel; pillow's own conversion would clip at 255
-        grey = np.rint(np.clip(np.asarray(picture, np.float64) / 257, 0, 255)).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), False
-    if picture.mode == "F":
-        raise UserError("has 32-bit pixels, whose range is unknown; convert it to 8 bits")
-    if picture.has_transparency_data:
-        rgba = np.asarray(picture.convert("RGBA"), np.float32)
-        if rgba[:, :, 3].min() < 255:
-            return np.rint(rgba[:, :, :3] * (rgba[:, :, 3:] / 255)).astype(np.uint8), True
-    return np.array(picture.convert("RGB")), False
+def _loaded(plan: _Plan, lazy: bool) -> _Loaded:
+    """Makes the pictures once, so that a damaged file is found now, whether they are kept or not."""
+    views, cached, transparent, counted = [], True, False, []
+    group = plan.sources[0].path.name if len(plan.cameras) > 1 else ""
+    for (name, camera), source in zip(plan.cameras, plan.sources, strict=True):
+        photo, from_cache = source.make()
+        cached &= from_cache
+        transparent |= photo.alpha is not None
+        counted.append(1.0 if photo.mask is None else float((photo.mask > 0).mean()))
+        kept: PhotoSource = source if lazy else photo
+        views.append(View(name, camera, kept, group=group))
+    return _Loaded(views, plan, cached, transparent, float(np.mean(counted)))
 
 
 def _fitted(photo: PhotoFile, width: int, height: int) -> Camera:
     """The photo's camera in the pixels of the file; UserError where the two have different shapes."""
     camera = photo.camera
-    ratio = (width / camera.width) / (height / camera.height)
-    rounding = 1 / min(width, height)
-    if abs(np.log(ratio)) > ASPECT_TOLERANCE + rounding:
+    if not same_shape(width, height, camera.width, camera.height):
+        turned = same_shape(height, width, camera.width, camera.height)
         raise UserError(
             f"photo {photo.path} is {width}x{height} but its camera is {camera.width}x{camera.height}, "
-            "another shape; it is rotated, cropped, or not the photo of this view"
+            f"another shape; it is {'rotated' if turned else 'cropped, undistorted'}, or not the photo of this "
+            "view: name the folder of the photos that were reconstructed with --images"
         )
     return camera.resized(width, height)
 
 
-def _reduced(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-
-
 def _report(
-    photos: Sequence[PhotoFile], loaded: Sequence[_Loaded], undistorted: bool, log: Callable[[str], None]
+    photos: Sequence[PhotoFile], loaded: Sequence[_Loaded], options: LoadOptions
 ) -> dict[str, Any] | None:
     """Say what was done to the photos, a line each kind."""
-    reduced = [item for item in loaded if item.file_size != (item.view.camera.width, item.view.camera.height)]
+    log = options.log
+    flat = [item for item in loaded if len(item.views) == 1]
+    reduced = [item for item in flat if item.plan.file_size != item.plan.sources[0].size]
     if reduced:
-        (width, height), camera = reduced[0].file_size, reduced[0].view.camera
-        sizes = f"from {width}x{height} to {camera.width}x{camera.height}"
+        (width, height), small = reduced[0].plan.file_size, reduced[0].plan.sources[0].size
+        sizes = f"from {width}x{height} to {small[0]}x{small[1]}"
         log(f"photos: {len(reduced)} of {len(loaded)} reduced {sizes} (--max-size)")
+    if turned := sum(item.plan.sources[0].turn for item in loaded):
+        log(f"photos: {turned} turned as their EXIF tag says, which gives them their cameras' shape")
+    if sides := [item for item in loaded if len(item.views) > 1]:
+        side = sides[0].views[0].camera.width
+        log(f"photos: {len(sides)} panoramas, each cut into {len(SIDES)} views of {side}x{side}")
     if transparent := sum(item.transparent for item in loaded):
         log(f"photos: {transparent} are partly transparent and were laid over black")
-    zooms = [item.zoom for item in loaded if item.zoom is not None]
+    if (counted := float(np.mean([item.counted for item in loaded] or [1.0]))) < 1:
+        log(f"photos: {100 * counted:.0f} % of their pixels count")
+        if empty := [item.views[0].name for item in loaded if not item.counted]:
+            log(f"warning: no pixel of {len(empty)} photos ({shorten(empty)}) counts; see --invert-masks")
+    zooms = [item.plan.zoom for item in loaded if item.plan.zoom is not None]
     if zooms:
-        kept = sum(item.cached for item in loaded)
+        kept = sum(item.cached and item.plan.zoom is not None for item in loaded)
         low, high = f"{min(zooms):.5f}", f"{max(zooms):.5f}"
         log(
             f"photos: {len(zooms)} undistorted, zoom {low if low == high else f'{low} to {high}'}, bicubic"
             + (f" ({kept} from the cache in {cache.cache_folder()})" if kept else "")
         )
         return {"zoom": round(max(zooms), 5), "kernel": "bicubic"}
-    if any(photo.distortion != NO_DISTORTION for photo in photos):
+    if not options.undistort and not all(as_lens(photo.distortion).is_pinhole for photo in photos):
         log("photos: their lens distortion is ignored (undistort=false)")
     return None

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..scene import Camera, Scene
 from .files import find_image_folder, list_pictures
-from .images import PhotoFile, load_views
+from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 from .points import draw_points
 
@@ -43,7 +43,7 @@ def load(root: Path, options: LoadOptions) -> Scene:
             "they must be as many"
         )
     photos = [PhotoFile(name, folder / name, camera) for name, camera in zip(names, cameras, strict=True)]
-    views, _ = load_views(photos, max_size=options.max_size, log=options.log)
+    views, _ = load_photos(with_masks(photos, root, options), options)
     points, colors = draw_points(views, N_POINTS, bounds)
     options.log(
         f"LLFF: {len(points):,} points drawn between the near and far bounds, where the photos agree best, as "

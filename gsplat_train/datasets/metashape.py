@@ -22,7 +22,7 @@ from ..scene import Camera, Scene
 from .agreement import in_picture
 from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
-from .images import PhotoFile, load_views
+from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 from .point_ply import read_points
 
@@ -51,13 +51,7 @@ def load(root: Path, options: LoadOptions) -> Scene:
     cameras = read_cameras(chunk, path, log)
     files = find_photos(cameras, root, options.images, log)
     photos = [cameras[name]._replace(path=file) for name, file in files.items()]
-    views, undistorted = load_views(
-        photos,
-        max_size=options.max_size,
-        undistorted=options.undistort,
-        log=log,
-        use_cache=options.cache,
-    )
+    views, undistorted = load_photos(with_masks(photos, root, options), options)
     scene = Scene(root.resolve().name, tuple(views), np.empty((0, 3)), np.empty((0, 3)), undistorted)
     clouds = sorted(root.glob("*.ply"))
     if not clouds:

@@ -6,9 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..errors import UserError
+
 
 def _silent(line: str) -> None:
     pass
+
+
+MASK_MODES = ("ignore", "transparent", "off")
+ALPHA_MODES = ("transparent", "ignore")
+FOV_RANGE = (10.0, 150.0)  # degrees
 
 
 @dataclass(frozen=True)
@@ -16,7 +23,25 @@ class LoadOptions:
     images: str | None = None  # the folder of photos in the scene's; None: the reader finds it
     max_size: int = 1600  # pixels; photos with a longer side are reduced to it, 0 for none
     undistort: bool = True  # False takes distorted photos as they are
+    fov: float = 0.0  # degrees that the longer side spans after undistortion; 0: what fills the picture
+    mask_mode: str = "ignore"  # masked pixels do not count; transparent: they are see-through; off: no masks
+    invert_masks: bool = False  # black is what counts in a mask
+    alpha_mode: str = "transparent"  # of photos with alpha; ignore: see-through pixels do not count
     cache: bool = True  # keep undistorted photos on disk
     trust: bool = False  # train on what the check of cameras, photos and points would refuse
     init: str | None = None  # a PLY of points or splats to start from, in place of the scene's points
     log: Callable[[str], None] = _silent  # gets a line for each thing worth knowing; warnings begin so
+
+    def check(self) -> None:
+        """UserError where an option is none."""
+        if self.max_size < 0:
+            raise UserError(
+                f"max_size must be pixels of the longer side, or 0 for no limit, got {self.max_size}"
+            )
+        if self.fov and not FOV_RANGE[0] <= self.fov <= FOV_RANGE[1]:
+            raise UserError(
+                f"fov must be 0 or from {FOV_RANGE[0]:g} to {FOV_RANGE[1]:g} degrees, got {self.fov}"
+            )
+        for name, known in (("mask_mode", MASK_MODES), ("alpha_mode", ALPHA_MODES)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..scene import Camera, Scene
 from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
-from .images import PhotoFile, load_views
+from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 from .point_ply import read_points
 
@@ -52,13 +52,7 @@ def load(root: Path, options: LoadOptions) -> Scene:
     rows = read_rows(path, log)
     files = find_photos(rows, root, options.images, log)
     photos = [photo(name, rows[name], file, path) for name, file in files.items()]
-    views, undistorted = load_views(
-        photos,
-        max_size=options.max_size,
-        undistorted=options.undistort,
-        log=log,
-        use_cache=options.cache,
-    )
+    views, undistorted = load_photos(with_masks(photos, root, options), options)
     scene = Scene(root.resolve().name, tuple(views), np.empty((0, 3)), np.empty((0, 3)), undistorted)
     clouds = sorted(root.glob("*.ply"))
     if not clouds:

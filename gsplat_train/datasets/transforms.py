@@ -25,7 +25,7 @@ from . import transforms_file
 from .agreement import open_eyes
 from .colmap_records import intrinsics
 from .files import find_photos, shorten
-from .images import PhotoFile, load_views
+from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 from .point_ply import read_points
 from .points import company, draw, looked_at, sweep_agreement
@@ -65,13 +65,7 @@ def load(root: Path, options: LoadOptions) -> Scene:
     chosen = _choose(root, log)
     files = _find_files(chosen.frames, root, options.images, log)
     photos = [_photo(name, chosen.frames[name], path) for name, path in sorted(files.items())]
-    views, undistorted = load_views(
-        photos,
-        max_size=options.max_size,
-        undistorted=options.undistort,
-        log=log,
-        use_cache=options.cache,
-    )
+    views, undistorted = load_photos(with_masks(photos, root, options), options)
     held_out = chosen.held_out
     if held_out is not None:
         held_out &= {view.name for view in views}

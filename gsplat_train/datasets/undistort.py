@@ -1,90 +1,206 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a photo with lens distortion to the photo a pinhole camera would have taken.
+"""From a photo through a lens to the photo that a pinhole camera would have taken.
 
-Notation: `distortion` = (k1, k2, p1, p2) of COLMAP's OPENCV model, of which SIMPLE_RADIAL and RADIAL are
-cases. The new camera has the photo's size and principal point; fx and fy grow by the smallest `zoom` >= 1 at
-which all pixel centres of the new border fall inside the photo, so that no pixel has to be invented.
+A pinhole picture has the photo's size and principal point; fx and fy change by a `zoom`. Where nobody chooses it,
+it is the smallest at which the new border falls inside the photo, so that no pixel has to be invented.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
 import numpy as np
 
 from ..errors import UserError
-
-Distortion = tuple[float, float, float, float]
+from .lenses import Lens, opencv
 
 MAX_ZOOM = 8.0  # beyond it less than 2 % of the photo is left: such a model is wrong
+MIN_ZOOM = 0.7  # of lenses that show angles: below it the photo's middle loses half of its pixels
+WIDE = np.tan(
+    np.radians(60)
+)  # to which the corners of their pictures may reach then: beyond it they are stretched
 ZOOM_STEP = 1.002  # of the search: insideness need not be monotone in zoom where the model folds over
 BLOCK_PIXELS = 1 << 13  # resampled at a time: temporaries stay in the processor's cache (measured)
+SPARSE = 16  # of so many border pixels one is asked whether the lens folds over sideways
+
+Distortion = tuple[float, float, float, float]  # OpenCV's k1, k2, p1, p2
 
 
-def distort(x: np.ndarray, y: np.ndarray, distortion: Distortion) -> tuple[np.ndarray, np.ndarray]:
-    """Where the lens puts the ray (x, y, 1): COLMAP's OPENCV model, in units of the focal length."""
-    k1, k2, p1, p2 = distortion
-    r2 = x * x + y * y
-    radial = 1 + r2 * (k1 + r2 * k2)
-    tangential_x = 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
-    tangential_y = 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
-    return x * radial + tangential_x, y * radial + tangential_y
+def as_lens(lens: Lens | Distortion) -> Lens:
+    """The lens itself, or that of OpenCV's k1, k2, p1, p2."""
+    return lens if isinstance(lens, Lens) else opencv(*lens)
 
 
-def photo_positions(
-    u: np.ndarray, v: np.ndarray, K: np.ndarray, distortion: Distortion, zoom: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where the positions (u, v) of the pinhole picture lie in the photo; pixels with centres at +0.5."""
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    x, y = distort((u - cx) / (zoom * fx), (v - cy) / (zoom * fy), distortion)
-    return x * fx + cx, y * fy + cy
+class Warp(Protocol):
+    """Where each place of a new picture lies in the photo."""
+
+    def positions(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in the photo of (u, v) in the picture, pixels with centres at +0.5; NaN where there is none."""
+        ...
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the photo's left side goes on at its right."""
+        ...
 
 
-def find_zoom(K: np.ndarray, width: int, height: int, distortion: Distortion) -> float:
-    """The smallest zoom >= 1 at which the pinhole picture's border maps inside [0, width] x [0, height]."""
+@dataclass(frozen=True)
+class Straighten:
+    """From a photo with fx, fy, cx, cy and a lens to the pinhole picture zoomed by `zoom`."""
+
+    intrinsics: tuple[float, float, float, float]
+    lens: Lens
+    zoom: float
+    wraps: bool = False
+
+    def positions(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See Warp.positions."""
+        fx, fy, cx, cy = self.intrinsics
+        x, y = np.broadcast_arrays((u - cx) / (self.zoom * fx), (v - cy) / (self.zoom * fy))
+        a, b = self.lens.distort(x, y)
+        if (reach := self.lens.reach()) < np.inf:
+            a = np.where(x * x + y * y <= reach * reach, a, np.nan)
+        return a * fx + cx, b * fy + cy
+
+
+def straighten(K: np.ndarray, lens: Lens, zoom: float) -> Straighten:
+    """The warp of a camera [3, 3] and its lens."""
+    return Straighten((float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])), lens, zoom)
+
+
+def find_zoom(K: np.ndarray, width: int, height: int, lens: Lens | Distortion) -> float:
+    """The smallest zoom at which the pinhole picture's border maps inside [0, width] x [0, height], without the
+    lens folding over before. At least 1; a lens that shows angles (a fisheye) may go down to MIN_ZOOM.
+    """
+    warp = straighten(K, as_lens(lens), 1.0)
+    return _find_zoom(warp.intrinsics, width, height, warp.lens)
+
+
+@lru_cache(maxsize=256)  # a camera is mostly that of many photos
+def _find_zoom(intrinsics: tuple[float, float, float, float], width: int, height: int, lens: Lens) -> float:
+    fx, fy, cx, cy = intrinsics
     u, v = np.arange(width) + 0.5, np.arange(height) + 0.5
     border_u = np.concatenate([u, u, np.full(height, 0.5), np.full(height, width - 0.5)])
     border_v = np.concatenate([np.full(width, 0.5), np.full(width, height - 0.5), v, v])
+    x, y = (border_u - cx) / fx, (border_v - cy) / fy
+    few_x, few_y = (np.append(side[::SPARSE], side[[0, width - 1, width, 2 * width - 1]]) for side in (x, y))
+    sideways = any(lens.tangential) or any(lens.prism)
+    reach = lens.reach()
 
     def inside(zoom: float) -> bool:
-        x, y = photo_positions(border_u, border_v, K, distortion, zoom)
-        return bool(((x >= 0) & (x <= width) & (y >= 0) & (y <= height)).all())
+        if not np.hypot(x, y).max() <= zoom * reach:
+            return False
+        a, b = Straighten(intrinsics, lens, zoom).positions(border_u, border_v)
+        if not ((a >= 0) & (a <= width) & (b >= 0) & (b <= height)).all():
+            return False
+        return not sideways or lens.is_sound(few_x / zoom, few_y / zoom)
 
-    low = high = 1.0
-    while not inside(high):
-        low, high = high, high * ZOOM_STEP
-        if high > MAX_ZOOM:
-            raise UserError(
-                f"the distortion k1, k2, p1, p2 = {distortion} leaves nothing of the {width}x{height} photo; "
-                "correct the camera, or set undistort=false"
-            )
-    for _ in range(40):  # to the last bit of the step
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if inside(middle) else (middle, high)
+    lowest = 1.0
+    if lens.stretch != "none":
+        lowest = float(np.clip(np.hypot(x, y).max() / WIDE, MIN_ZOOM, 1))
+    low = high = lowest
+    with np.errstate(all="ignore"):
+        while not inside(high):
+            low, high = high, high * ZOOM_STEP
+            if high > MAX_ZOOM:
+                raise UserError(
+                    f"the lens ({described(lens)}) leaves nothing of the {width}x{height} photo; "
+                    "correct the camera, or set undistort=false"
+                )
+        for _ in range(40):  # to the last bit of the step
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if inside(middle) else (middle, high)
     return high
 
 
-def undistort(image: np.ndarray, K: np.ndarray, distortion: Distortion, zoom: float) -> np.ndarray:
-    """The pinhole picture of a photo, both [H, W, 3] uint8: bicubic (Catmull-Rom), edges clamped."""
-    height, width, _ = image.shape
-    planes = np.ascontiguousarray(image.reshape(-1, 3).T, np.float32)  # gathers by channel are the fastest
-    result = np.empty_like(image)
+def zoom_of_fov(K: np.ndarray, width: int, height: int, fov: float) -> float:
+    """The zoom at which the longer side of the pinhole picture spans `fov` degrees."""
+    focal, side = (K[0, 0], width) if width >= height else (K[1, 1], height)
+    return float(side / 2 / np.tan(np.radians(fov) / 2) / focal)
+
+
+def described(lens: Lens) -> str:
+    """The numbers of a lens that are not zero, for a message."""
+    parts = {
+        "k": lens.radial,
+        "d": lens.divisor,
+        "p": lens.tangential,
+        "s": lens.prism,
+        lens.stretch: lens.shape,
+    }
+    given = [f"{name}{i}={x:g}" for name, xs in parts.items() for i, x in enumerate(xs, 1) if x]
+    return ", ".join(given) or lens.stretch
+
+
+def undistort(image: np.ndarray, K: np.ndarray, lens: Lens | Distortion, zoom: float) -> np.ndarray:
+    """The pinhole picture of a photo, both [H, W, C] uint8, of the same size."""
+    height, width = image.shape[:2]
+    return resample(image, straighten(K, as_lens(lens), zoom), width, height)
+
+
+def resample(image: np.ndarray, warp: Warp, width: int, height: int) -> np.ndarray:
+    """The picture [height, width, C] uint8 of a photo [H, W, C]: bicubic (Catmull-Rom), edges clamped.
+
+    Where the photo shows nothing the picture is what is nearest, or 0: `covered` tells.
+    """
+    sides, channels = image.shape[:2], image.shape[2]
+    planes = np.ascontiguousarray(
+        image.reshape(-1, channels).T, np.float32
+    )  # gathers by channel are the fastest
+    result = np.empty((height, width, channels), np.uint8)
     u = np.arange(width) + 0.5
     rows = max(1, BLOCK_PIXELS // width)
     for top in range(0, height, rows):
         v = np.arange(top, min(top + rows, height))[:, None] + 0.5
-        x, y = photo_positions(u, v, K, distortion, zoom)
-        block = _sample(planes, width, height, x.ravel() - 0.5, y.ravel() - 0.5)
-        result[top : top + rows] = block.T.reshape(len(v), width, 3)
+        x, y = warp.positions(u, v)
+        x, y = _finite(x.ravel()) - 0.5, _finite(y.ravel()) - 0.5
+        block = _sample(planes, sides[1], sides[0], x, y, warp.wraps)
+        result[top : top + rows] = block.T.reshape(len(v), width, channels)
     return result
 
 
-def _sample(planes: np.ndarray, width: int, height: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """uint8 [3, n]: planes [3, H * W] at the positions (x, y), where whole numbers are pixel centres."""
+def covered(
+    mask: np.ndarray | None, sides: tuple[int, int], warp: Warp, width: int, height: int
+) -> np.ndarray:
+    """[height, width] uint8, 255 where the picture shows a pixel of the photo that counts, else 0.
+
+    mask [H, W]: which pixels of the photo count (not 0), None: all. sides: the photo's width and height.
+    """
+    u = np.arange(width) + 0.5
+    result = np.empty((height, width), np.uint8)
+    rows = max(1, BLOCK_PIXELS // width)
+    for top in range(0, height, rows):
+        v = np.arange(top, min(top + rows, height))[:, None] + 0.5
+        x, y = warp.positions(u, v)
+        with np.errstate(invalid="ignore"):
+            shown = (x >= 0) & (x <= sides[0]) & (y >= 0) & (y <= sides[1])
+        if mask is not None:
+            column = np.clip(_finite(x), 0, sides[0] - 1).astype(np.int64)
+            row = np.clip(_finite(y), 0, sides[1] - 1).astype(np.int64)
+            shown = shown & (mask[row, column] > 0)
+        result[top : top + rows] = np.where(shown, 255, 0)
+    return result
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(x, nan=0.0, posinf=1e9, neginf=-1e9).clip(-1e9, 1e9)
+
+
+def _sample(
+    planes: np.ndarray, width: int, height: int, x: np.ndarray, y: np.ndarray, wraps: bool
+) -> np.ndarray:
+    """uint8 [C, n]: planes [C, H * W] at the positions (x, y), where whole numbers are pixel centres."""
     column, row = np.floor(x), np.floor(y)
     weights_x = _catmull_rom((x - column).astype(np.float32))
     weights_y = _catmull_rom((y - row).astype(np.float32))
-    columns = [np.clip(column + k, 0, width - 1).astype(np.int64) for k in (-1, 0, 1, 2)]
+    columns = [
+        (np.mod(column + k, width) if wraps else np.clip(column + k, 0, width - 1)).astype(np.int64)
+        for k in (-1, 0, 1, 2)
+    ]
     rows = [np.clip(row + k, 0, height - 1).astype(np.int64) * width for k in (-1, 0, 1, 2)]
-    total = np.zeros((3, len(x)), np.float32)
+    total = np.zeros((len(planes), len(x)), np.float32)
     for start, weight_y in zip(rows, weights_y, strict=True):
         line = np.zeros_like(total)
         for offset, weight_x in zip(columns, weights_x, strict=True):

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A photo that stays in its file until it is asked for: decoded, reduced, undistorted and masked then."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from ..scene import Photo
+from . import cache, masks
+from .decode import dim, open_picture, pixels, read
+from .undistort import Warp, covered, resample
+
+CACHE_VERSION = "undistorted 2"  # part of the key: a new one where the same photo would come out different
+
+
+@dataclass(frozen=True, eq=False)
+class FilePhoto:
+    """A photo that is made from its file when asked for; while somebody holds the result, it is not made again."""
+
+    path: Path
+    size: tuple[int, int]  # to which the file is reduced: width, height
+    turn: bool = False  # as the EXIF tag says
+    warp: Warp | None = None
+    out: tuple[int, int] | None = None  # the picture's width and height; None: as `size`
+    holes: bool = False  # the warp leaves pixels that the photo does not show
+    mask: Path | None = None
+    mask_mode: str = "ignore"
+    invert_masks: bool = False
+    alpha_mode: str = "transparent"
+    use_cache: bool = True
+    _made: list[Any] = field(default_factory=lambda: [None, threading.Lock()], repr=False)
+
+    def decode(self) -> Photo:
+        """The pixels; UserError where the file can no longer be read."""
+        return self.make()[0]
+
+    def make(self) -> tuple[Photo, bool]:
+        """The pixels, and whether they came from the cache on disk."""
+        with self._made[1]:
+            kept = self._made[0] and self._made[0]()
+            if kept is not None:
+                return kept, True
+            photo, cached = self._make()
+            self._made[0] = weakref.ref(photo)
+            return photo, cached
+
+    def _make(self) -> tuple[Photo, bool]:
+        data = read(self.path)
+        width, height = self.out or self.size
+        name = None
+        if self.warp and self.use_cache:
+            settings = repr((CACHE_VERSION, self.size, self.turn, self.warp, width, height))
+            name = cache.key(data, settings)
+            if (kept := cache.read(name, (height, width))) is not None:
+                return self._finished(kept), True
+        if self.warp and self.warp.wraps:
+            picture = _panorama(self.path, self.path.stat().st_mtime_ns, self.turn, *self.size)
+        else:
+            image, alpha = pixels(open_picture(self.path, data), self.path, self.turn)
+            picture = _reduced(image if alpha is None else np.dstack([image, alpha]), *self.size)
+        if self.warp:
+            picture = resample(picture, self.warp, width, height)
+            if name:
+                cache.write(name, picture)
+        return self._finished(picture), False
+
+    def _finished(self, picture: np.ndarray) -> Photo:
+        """The photo with the masks that apply to it."""
+        image, alpha = picture, None
+        if picture.shape[2] == 4:
+            image, alpha = np.ascontiguousarray(picture[:, :, :3]), picture[:, :, 3].copy()
+        mask = self._mask()
+        if self.mask_mode == "transparent" and mask is not None and self.mask is not None:
+            image, alpha = dim(image, mask), mask if alpha is None else np.minimum(alpha, mask)
+            mask = self._uncovered()
+        if self.alpha_mode == "ignore" and alpha is not None:
+            solid = np.where(alpha >= masks.HALF, 255, 0).astype(np.uint8)
+            mask, alpha = solid if mask is None else np.minimum(mask, solid), None
+        return Photo(image, mask, alpha)
+
+    def _mask(self) -> np.ndarray | None:
+        if self.mask is None:
+            return self._uncovered()
+        picture = open_picture(self.mask, read(self.mask))
+        try:
+            mask = masks.counts(picture, self.invert_masks)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"mask {self.mask} is damaged ({error}); replace it or take it away") from error
+        if not same_shape(mask.shape[1], mask.shape[0], *self.size):
+            raise UserError(
+                f"mask {self.mask} is {mask.shape[1]}x{mask.shape[0]}, another shape than its photo {self.path}; "
+                "replace it or take it away"
+            )
+        mask = np.asarray(Image.fromarray(mask).resize(self.size, Image.Resampling.NEAREST))
+        return covered(mask, self.size, self.warp, *(self.out or self.size)) if self.warp else mask
+
+    def _uncovered(self) -> np.ndarray | None:
+        if not (self.warp and self.holes):
+            return None
+        return covered(None, self.size, self.warp, *(self.out or self.size))
+
+
+def over(photo: Photo, background: np.ndarray | Sequence[float]) -> np.ndarray:
+    """The photo [H, W, 3] float32, 0 to 1, over a background colour [3]: `image` is over black already."""
+    image = photo.image.astype(np.float32) / 255
+    if photo.alpha is None:
+        return image
+    through = 1 - photo.alpha[:, :, None].astype(np.float32) / 255
+    return image + through * np.asarray(background, np.float32)
+
+
+def same_shape(width: int, height: int, other_width: int, other_height: int) -> bool:
+    """Whether one size is the other resized, each side rounded to whole pixels."""
+    ratio = (width / other_width) / (height / other_height)
+    return bool(abs(np.log(ratio)) <= 1 / min(width, other_width) + 1 / min(height, other_height))
+
+
+def _reduced(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    if image.shape[:2] == (height, width):
+        return image
+    # Alpha on its own: pillow would weigh the colours with it, which they are already.
+    parts = [image[:, :, :3], image[:, :, 3]] if image.shape[2] == 4 else [image]
+    small = [
+        Image.fromarray(np.ascontiguousarray(part)).resize((width, height), Image.Resampling.LANCZOS)
+        for part in parts
+    ]
+    return np.dstack([np.asarray(part) for part in small])
+
+
+@lru_cache(maxsize=2)
+def _panorama(path: Path, stamp: int, turn: bool, width: int, height: int) -> np.ndarray:
+    """A reduced panorama, decoded once for its six sides."""
+    image, alpha = pixels(open_picture(path, read(path)), path, turn)
+    return _reduced(image if alpha is None else np.dstack([image, alpha]), width, height)

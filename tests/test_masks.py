@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks beside the photos, transparent photos, photos that EXIF turns, and photos that stay on disk."""
+
+import numpy as np
+import pytest
+from colmap_files import CAMERAS, IMAGES, POINTS, binary_files, write_scene
+from PIL import Image
+
+from gsplat_train.datasets import images as images_module
+from gsplat_train.datasets import load_scene
+from gsplat_train.datasets.decode import dim
+from gsplat_train.datasets.images import FilePhoto, over, same_shape
+from gsplat_train.datasets.masks import counts
+from gsplat_train.errors import UserError
+from gsplat_train.machine import Memory
+from gsplat_train.scene import Photo
+
+NAMES = ("a.png", "b.png", "sub/c.png")
+
+
+@pytest.fixture
+def good(tmp_path):
+    return write_scene(tmp_path / "scene", binary_files(CAMERAS, IMAGES, POINTS))
+
+
+def put_mask(path, size=(40, 30), left=255, right=0, mode="L"):
+    """White on the left half, black on the right."""
+    picture = Image.new("L", size, right)
+    picture.paste(left, (0, 0, size[0] // 2, size[1]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.convert(mode).save(path)
+
+
+LEFT = np.repeat([[255] * 20 + [0] * 20], 30, axis=0)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "masks/{path}/{name}.png",
+        "masks/{path}/{name}.png.png",
+        "masks/{path}/{name}_mask.png",
+        "masks/{path}/{name}.JPG",
+        "mask/{path}/{name}.png",
+        "images_mask/{path}/{name}.png",
+        "images_mask/{path}/{name}-removebg-preview.png",
+        "images/masks/{path}/{name}.png",
+        "images/{path}/dynamic_mask_{name}.png",
+        "images/{path}/{name}_mask.png",
+        "masks/mask.png",
+    ],
+)
+def test_masks_are_found(good, pattern):
+    for name in NAMES:
+        folder, _, base = name.rpartition("/")
+        put_mask(good / pattern.format(path=folder or ".", name=base.removesuffix(".png")))
+    lines = []
+    scene = load_scene(good, log=lines.append)
+    assert [view.name for view in scene.views] == list(NAMES)
+    for view in scene.views:
+        np.testing.assert_array_equal(view.mask, LEFT)
+    assert any("3 have a mask in" in line for line in lines) and "photos: 50 % of their pixels count" in lines
+    assert not any("no pose" in line for line in lines)
+    assert load_scene(good, mask_mode="off").views[0].mask is None
+    np.testing.assert_array_equal(load_scene(good, invert_masks=True).views[0].mask, 255 - LEFT)
+
+
+def test_a_mask_for_each_camera(good):
+    put_mask(good / "masks/sub.png")
+    put_mask(good / "masks/a.png", right=255)
+    lines = []
+    a, b, c = load_scene(good, log=lines.append).views
+    assert a.mask.all() and b.mask is None
+    np.testing.assert_array_equal(c.mask, LEFT)
+    assert any(line.startswith("warning: 1 of 3 photos ('b.png') have no mask") for line in lines)
+
+
+def test_a_mask_goes_the_way_of_its_photo(good):
+    for name in NAMES:
+        put_mask(good / "masks" / name, size=(80, 60))
+    view = load_scene(good, max_size=20).views[0]
+    assert view.mask.shape == (15, 20)
+    np.testing.assert_array_equal(view.mask, LEFT[::2, ::2])
+    files = binary_files([(1, "OPENCV", 40, 30, [50, 52, 19, 16, 0.2, 0, 0, 0])], IMAGES, POINTS)
+    (good / "sparse/0/cameras.bin").write_bytes(files["cameras.bin"])
+    view = load_scene(good, cache=False).views[0]
+    assert set(np.unique(view.mask)) == {0, 255}
+    border = np.flatnonzero(np.diff(view.mask[15].astype(int)))
+    assert border.tolist() == [19]  # near the centre nothing moves
+    put_mask(good / "masks/a.png", size=(80, 80))
+    with pytest.raises(UserError, match="is 80x80, another shape than its photo"):
+        load_scene(good)
+
+
+def test_masked_pixels_may_be_transparent(good):
+    for name in NAMES:
+        put_mask(good / "masks" / name)
+    photo = load_scene(good, mask_mode="transparent").views[0].pixels
+    assert photo.mask is None
+    np.testing.assert_array_equal(photo.alpha, LEFT)
+    assert photo.image[0, 0].any() and not photo.image[0, 30].any()
+
+
+def test_photos_without_a_pixel_that_counts_are_told(good):
+    for name in NAMES:
+        put_mask(good / "masks" / name, left=0)
+    lines = []
+    load_scene(good, log=lines.append)
+    assert any("no pixel of 3 photos" in line and "--invert-masks" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("mode", "low", "high"),
+    [("L", 0, 255), ("L", 0, 1), ("L", 0, 3), ("1", 0, 1), ("I;16", 0, 60000), ("L", 90, 170)],
+)
+def test_what_a_mask_says(mode, low, high):
+    values = np.array([[low, high]])
+    picture = Image.fromarray(values.astype({"1": bool, "I;16": np.uint16}.get(mode, np.uint8)))
+    np.testing.assert_array_equal(counts(picture), [[0, 255]])
+    np.testing.assert_array_equal(counts(picture, invert=True), [[255, 0]])
+
+
+def test_a_cut_out_picture_is_a_mask():
+    rgba = np.full((1, 2, 4), 200, np.uint8)
+    rgba[0, :, 3] = [0, 255]
+    np.testing.assert_array_equal(counts(Image.fromarray(rgba)), [[0, 255]])
+
+
+# ---- transparent photos ----
+
+
+def make_transparent(root):
+    rgba = np.full((30, 40, 4), [200, 100, 50, 255], np.uint8)
+    rgba[:, 20:, 3] = 0
+    rgba[:, 10:20, 3] = 128
+    Image.fromarray(rgba).save(root / "images/a.png")
+
+
+def test_the_alpha_of_a_photo_is_kept(good):
+    make_transparent(good)
+    a, b, _ = load_scene(good).views
+    assert b.pixels.alpha is None
+    np.testing.assert_array_equal(a.pixels.alpha[0, ::10], [255, 128, 0, 0])
+    np.testing.assert_array_equal(a.image[0, ::10], [[200, 100, 50], [100, 50, 25], [0, 0, 0], [0, 0, 0]])
+    white = over(a.pixels, (1.0, 1.0, 1.0))
+    np.testing.assert_allclose(white[0, 0] * 255, [200, 100, 50])
+    np.testing.assert_allclose(white[0, 10] * 255, [227, 177, 152], atol=1)
+    np.testing.assert_allclose(white[0, 30], 1)
+    np.testing.assert_array_equal(over(Photo(b.image), (1, 1, 1)), b.image / np.float32(255))
+
+
+def test_transparent_pixels_may_not_count(good):
+    make_transparent(good)
+    photo = load_scene(good, alpha_mode="ignore").views[0].pixels
+    assert photo.alpha is None
+    np.testing.assert_array_equal(photo.mask, LEFT)
+
+
+def test_alpha_is_reduced_undistorted_and_cached(good, tmp_path, monkeypatch):
+    monkeypatch.setenv("GS_CACHE", str(tmp_path / "cache"))
+    make_transparent(good)
+    files = binary_files([(1, "OPENCV", 40, 30, [50, 52, 19, 16, 0.2, 0, 0, 0])], IMAGES, POINTS)
+    (good / "sparse/0/cameras.bin").write_bytes(files["cameras.bin"])
+    first, again = (load_scene(good).views[0].pixels for _ in range(2))
+    assert first.alpha[0, 0] == 255 and first.alpha[0, 39] == 0
+    np.testing.assert_array_equal(first.alpha, again.alpha)
+    np.testing.assert_array_equal(first.image, again.image)
+    assert (first.image <= dim(np.full((30, 40, 3), 201, np.uint8), first.alpha) + 8).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"mask_mode": "some"}, {"alpha_mode": "off"}, {"fov": 5}, {"fov": 170}, {"max_size": -1}]
+)
+def test_options_are_checked(good, options):
+    with pytest.raises(UserError, match="must be"):
+        load_scene(good, **options)
+
+
+# ---- shapes ----
+
+
+@pytest.mark.parametrize(
+    ("size", "other", "same"),
+    [
+        ((4032, 3024), (504, 378), True),
+        ((4946, 3286), (1237, 822), True),
+        ((4000, 2667), (1600, 1067), True),
+        ((320, 240), (310, 240), False),
+        ((1920, 1080), (1920, 1088), False),
+        ((4000, 3000), (3000, 4000), False),
+    ],
+)
+def test_shapes_agree_to_rounding(size, other, same):
+    assert same_shape(*size, *other) == same and same_shape(*other, *size) == same
+
+
+def test_a_cropped_photo_is_refused(good):
+    Image.new("RGB", (36, 30)).save(good / "images/a.png")
+    with pytest.raises(
+        UserError, match=r"a.png is 36x30 but its camera is 40x30, another shape; it is cropped"
+    ):
+        load_scene(good)
+
+
+def test_a_photo_is_turned_where_its_camera_asks_for_it(good):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((40, 30, 3), np.uint8)
+    pixels[:8] = 255
+    Image.fromarray(pixels).save(good / "images/a.jpg", exif=exif, quality=100)
+    (good / "images/a.png").unlink()
+    lines = []
+    image = load_scene(good, log=lines.append).views[0].image
+    assert image[:, -7:].min() > 200 and image[:, :30].max() < 50  # what was above is on the right
+    assert any("1 turned as their EXIF tag says" in line for line in lines)
+
+
+# ---- photos that stay on disk ----
+
+
+def test_large_sets_stay_on_disk(good, monkeypatch):
+    for name in NAMES:
+        put_mask(good / "masks" / name)
+    kept = load_scene(good)
+    monkeypatch.setattr(images_module, "memory", lambda: Memory(1000, 1000, 1000, ""))
+    lines = []
+    scene = load_scene(good, log=lines.append)
+    assert any("left on disk and read when needed" in line for line in lines)
+    for view, other in zip(scene.views, kept.views, strict=True):
+        assert isinstance(view.photo, FilePhoto) and isinstance(other.photo, Photo)
+        photo = view.photo.decode()
+        assert view.photo.decode() is photo  # not made twice while somebody holds it
+        np.testing.assert_array_equal(photo.image, other.image)
+        np.testing.assert_array_equal(photo.mask, other.mask)
+    (good / "images/a.png").unlink()
+    del photo
+    with pytest.raises(UserError, match=r"a.png cannot be read"):
+        scene.views[0].photo.decode()
+
+
+def test_a_damaged_photo_is_found_at_once(good, monkeypatch):
+    monkeypatch.setattr(images_module, "memory", lambda: Memory(1000, 1000, 1000, ""))
+    data = (good / "images/a.png").read_bytes()
+    (good / "images/a.png").write_bytes(data[: len(data) - 30])
+    with pytest.raises(UserError, match=r"is damaged|is not a picture"):
+        load_scene(good)
