@@ -30,11 +30,17 @@ class Config:
     data_root: str = ""  # folder of the built-in scenes; empty: $GS_DATA, else ./data
     source: str = ""  # where a built-in scene can be had
     reader: str = choice("auto", table=registry.READERS)  # which to read where a folder holds several
-    images: str = ""  # folder of the photos inside the scene's; empty: `images`, else the only `images_*`
+    images: str = ""  # folder of the photos inside the scene's; empty: the one with the model's names
     max_size: int = number(1600, 0)  # pixels, longest side of a photo; 0 keeps its size [3DGS]
     trust: bool = False  # train on what the check of cameras, photos and points would refuse
     init: str = ""  # a PLY of points or splats to start from, in the scene's frame; empty: the scene's points
     undistort: bool = True  # resample distorted photos to a pinhole camera's; false ignores the distortion
+    fov: float = number(0.0, 0.0, 150.0)  # degrees of the longer side then, from 10; 0: as the lens allows
+    mask_mode: str = choice("ignore", "transparent", "off")  # pixels masked out: do not count, or see-through
+    invert_masks: bool = False  # in a mask black is what counts
+    alpha_mode: str = choice(
+        "transparent", "ignore"
+    )  # see-through pixels of photos: as such, or do not count
     eval: bool = True  # hold views out and measure on them; false trains on all
     test_every: int = number(8, 0)  # every n-th view from the first is held out, 0: none [LLFF]
 

@@ -52,6 +52,15 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Start from the points or splats of this PLY.", metavar="FILE.ply")
     ] = None,
+    fov: Annotated[
+        float | None, typer.Option(help="Degrees that undistorted photos span, 0 for what fits.")
+    ] = None,
+    mask_mode: Annotated[
+        Literal["ignore", "transparent", "off"] | None, typer.Option(help="What masked pixels are.")
+    ] = None,
+    invert_masks: Annotated[
+        bool | None, typer.Option("--invert-masks", help="Black is what counts in a mask.")
+    ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust", help="Train on what the check of the scene refuses.")
     ] = None,
@@ -111,6 +120,9 @@ def train(
         "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
         "eval": eval_,
         "init": None if init is None else str(init.expanduser().resolve()),
+        "fov": fov,
+        "mask_mode": mask_mode,
+        "invert_masks": invert_masks,
         "trust": trust,
     }
     if write is not None:
