@@ -29,7 +29,7 @@ HALF_BYTE = 0.5 / 255 + 1e-4
 SPZ = made.Distance(2e-6, 1 / 32 + 1e-3, HALF_BYTE, 5e-3, 0.5 / 255 / 0.15 + 1e-3, 4.5 / 128)
 PRECISION = {
     ".ply": made.Distance(0, 0, 0, 1e-3, 0, 0),
-    ".compressed.ply": made.Distance(8 / 1023, 8 / 1023, HALF_BYTE, 5e-3, 0.02, 1 / 64 + 1e-3),
+    ".compressed.ply": made.Distance(8 / 1023, 8 / 1023, HALF_BYTE, 5e-3, 0.02, 1 / 32 + 1e-3),
     ".splat": made.Distance(0, 1e-6, HALF_BYTE, 0.03, 0.5 / 255 / 0.28 + 1e-3, np.nan),
     ".spz": SPZ,
     ".glb": made.Distance(0, 1e-6, 1e-6, 1e-3, 0, 0),
