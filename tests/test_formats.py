@@ -26,7 +26,7 @@ from gsplat_train.model.splats import Splats
 
 # What may be lost: positions (of a box of 8 units), log scales, opacities, radians, f_dc, harmonics.
 HALF_BYTE = 0.5 / 255 + 1e-4
-SPZ = made.Distance(2e-6, 1 / 32 + 1e-3, HALF_BYTE, 5e-3, 0.5 / 255 / 0.15 + 1e-3, 4.5 / 128)
+SPZ = made.Distance(2e-6, 1 / 32 + 1e-3, HALF_BYTE, 5e-3, 0.5 / 255 / 0.15 + 1e-3, 2.5 / 128)
 PRECISION = {
     ".ply": made.Distance(0, 0, 0, 1e-3, 0, 0),
     ".compressed.ply": made.Distance(8 / 1023, 8 / 1023, HALF_BYTE, 5e-3, 0.02, 1 / 32 + 1e-3),
