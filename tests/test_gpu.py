@@ -13,13 +13,15 @@ from conftest import load_backend
 from plans import ABSGRADIENTS, plan, take
 from test_losses import masks, pictures
 from test_score import compare
+from tiny import settings
 
 from gsplat_train.backends.gpu import kernels as _kernels
 from gsplat_train.backends.gpu import text as _kernel_text
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, Photo, View
-from gsplat_train.training import rows
+from gsplat_train.training import rows, strategies
+from gsplat_train.training.rows import HostPopulation
 from gsplat_train.training.stepper import GenericStepper
 
 
@@ -221,3 +223,23 @@ def test_numbers_of_the_texts_and_of_the_table_are_the_same():
 def test_a_changed_text_changes_the_name_that_mlx_keeps():
     names = {_kernel_text.fingerprint(name) for name in _kernels.KERNELS}
     assert len(names) == len(_kernels.KERNELS)
+
+
+@pytest.mark.parametrize("changes", [{}, {"strategy": "adc", "reset_every": 10}])
+def test_a_refinement_between_steps_is_the_hosts(gpu, changes):
+    """Without unpacking; what follows trains the rows that were made."""
+    config = settings(max_splats=400, refine_start=0, refine_every=5, **changes)
+    gaussians, view = scene(300, 64, 48)
+    strategy = strategies.load(config)
+    steppers = [gpu.stepper(rows.start(copy(gaussians))) for _ in range(2)]
+    for number in range(1, 13):
+        for i, stepper in enumerate(steppers):
+            stepper.take(view, plan(number, rate=1e-3, statistics=strategy.statistics))
+            if strategy.due(number) and i:
+                strategy.refine(HostPopulation(stepper.look()), number)
+            elif strategy.due(number):
+                stepper.refine(lambda population, number=number: strategy.refine(population, number))
+    first, second = (stepper.look() for stepper in steppers)
+    assert first.n_splats == second.n_splats > 300 and first.step == second.step == 12
+    for a, b in zip(numbers(first), numbers(second), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b) + 1e-6

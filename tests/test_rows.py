@@ -8,7 +8,7 @@ import pytest
 from tiny import random_state
 
 from gsplat_train.training import rows
-from gsplat_train.training.rows import Edit, HostPopulation, TrainState
+from gsplat_train.training.rows import Edit, HostPopulation, Room, TrainState
 
 
 def row_numbers(state: TrainState) -> np.ndarray:
@@ -39,9 +39,39 @@ def test_rows_go_where_the_edit_says_with_their_moments(source: list[int]) -> No
 @pytest.mark.parametrize("source", [[0, 1, 2, 2, 2], [0, 1, 2, 3, 4, 1, 1]])
 def test_fresh_rows_have_zero_moments(source: list[int]) -> None:
     state = random_state(5)
-    fresh = np.arange(len(source)) >= 3
+    fresh = np.array([1, *range(3, len(source)), 1])
     rows.edit_rows(state, Edit(np.array(source), fresh))
-    assert row_numbers(state).tolist() == [0 if new else row for row, new in zip(source, fresh, strict=True)]
+    assert row_numbers(state).tolist() == [0 if i in fresh else row for i, row in enumerate(source)]
+
+
+def test_columns_of_fresh_rows_are_theirs_alone() -> None:
+    state = random_state(4)
+    before = snapshot(state)
+    columns = {"quats": np.array([[1, 0, 0, 0], [2, 0, 0, 0]], np.float32)}
+    rows.edit_rows(state, Edit(np.array([0, 1, 2, 3, 0]), np.array([4, 1]), columns))
+    after = snapshot(state)
+    assert after["quats"][[4, 1], 0].tolist() == [1, 2]
+    assert (after["quats"][[0, 2, 3]] == before["quats"][[0, 2, 3]]).all()
+
+
+def test_growth_in_spare_room_copies_nothing() -> None:
+    state, room = random_state(10), Room(spare=1.0, most=18)
+    rows.edit_rows(state, Edit(np.array([*range(10), 3])), room)
+    place = [leaf.ctypes.data for leaf in rows.rows(state.v).values()]
+    for source in ([*range(11), 4, 4], [0, 1, 12, 3], [*range(4), *range(4), *range(4), 0, 1, 2, 3, 0, 1]):
+        rows.edit_rows(state, Edit(np.array(source)), room)
+    assert [leaf.ctypes.data for leaf in rows.rows(state.v).values()] == place
+    numbers = np.array([0, 1, 4, 3])
+    assert row_numbers(state).tolist() == [*np.tile(numbers, 4), 0, 1] and state.n_splats == 18
+
+
+def test_arrays_put_in_the_place_of_those_with_room_are_kept() -> None:
+    state, other, room = random_state(4), random_state(4, seed=1), Room(spare=1.0, most=100)
+    rows.edit_rows(state, Edit(np.array([0, 1, 2, 3, 3])), room)
+    state.gaussians, state.m, state.v = other.gaussians, other.m, other.v
+    rows.edit_rows(state, Edit(np.array([0, 1, 2, 3, 2])), room)
+    assert row_numbers(state).tolist() == [0, 1, 2, 3, 2]
+    assert (np.asarray(state.gaussians.means)[:4] == snapshot(random_state(4, seed=1))["means"]).all()
 
 
 def test_columns_are_laid_over_and_moments_of_a_leaf_forgotten() -> None:
@@ -65,7 +95,7 @@ def test_without_room_nothing_has_moved(monkeypatch: pytest.MonkeyPatch) -> None
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(np, "empty", full)
-        edit = Edit(np.array([0, 1, 2, 3, 4, 5, 5]), np.ones(7, bool), {"quats": np.ones((7, 4), np.float32)})
+        edit = Edit(np.array([0, 1, 2, 3, 4, 5, 5]), np.arange(7), {"quats": np.ones((7, 4), np.float32)})
         HostPopulation(state).apply(edit)
     assert row_numbers(state).tolist() == [0, 1, 2, 3, 4, 5] and state.sums["count"].sum() == 6
     assert all((leaf == before[name]).all() for name, leaf in snapshot(state).items())

@@ -28,24 +28,24 @@ RUNS = {  # everything happens: refinement, noise, all bands, both sums
 # By the backend, its instruction set or the version of MLX, and how NumPy (or MLX) rounds here.
 KNOWN = {
     "cpp avx512 39b7978e": {
-        "mcmc": "970445183b82597417a78f246354709fe3c773293793229e1c6d911db54fe898",
-        "adc": "aec9d2a5f64fe750985e6afa176564705198e5b82a1aaa2f95fda91639f169a7",
-        "absgrad": "7139ec3c86d5131c0ac3e55a638b23941cb008953444d3426d2f6b2cbc169182",
+        "mcmc": "ec67f258ae985cebbc6b2a1a4fd61f1dbc52c54aba30dc42c0ebbe24b998b63c",
+        "adc": "2530bd02dd76ce9086fc2ef7fec7a212bea754d50d418ea7de324807ee4e0d9b",
+        "absgrad": "c82efb4a0fde12872c5cd100d10c65743cbbdab7734be71227bb0013fbc7bf2c",
     },
     "cpp avx2 39b7978e": {
-        "mcmc": "52c9ff6d00b753fc674d3beef616ae385a6c27172efd273697eae2a5de454391",
-        "adc": "7b61fff40eb03aca924fc6463780b7ab984eac67116ee188f9607562c53ada06",
-        "absgrad": "807b18499f31d29b63643c0b82c678a02bfa1b8d46c1ac7cb63de9ac75c8f01d",
+        "mcmc": "f60adefdf23f689acd715bc00ea6797be7da83b5c8e755488016d08353c61739",
+        "adc": "150f0b8718eb2eb29ede2000b0e6af2e3e6f59febcec372630c571fcfb8c957b",
+        "absgrad": "ec5dcc27ad8d0a00d750b0140bd744bd186e64d704854a29c857c9d352ad8725",
     },
     "cpp scalar 39b7978e": {
-        "mcmc": "e73f2e40bbe44835d3022882fa89a18720d11e0ed34b98fdc5e67e3827643ec9",
-        "adc": "4f9b4bc17ab89eb1f45da43d5e6d55211cb1b14090d11ee2453f72b41d634c8b",
-        "absgrad": "8abbfd243c2c951ea7ea824d4c9fa83caa95d3bbd5a08a73c1bf858ee00ad9b3",
+        "mcmc": "ddfe64854d0a1c631a85b29a067d3c1d62ff963f6a25717cebace2921fefb305",
+        "adc": "b63bf84561cb22bf0cd4dc7ad10e47d55d69f0f644c20c28e820b49964c42012",
+        "absgrad": "8e591925f81142f56e294931caab17bc805f136371f19326cf22753e63cd1e2c",
     },
     "python 0.32.4 d5e212c6": {
-        "mcmc": "bab780d92ad1af6d4bc4a23a7c2a1b50df81440aca5db1b2b63cc7a30bd259dc",
-        "adc": "6e71e7b0951ee3cd290421bb83ef64de35d44c4ed8719fe738559ab857e5fc66",
-        "absgrad": "62468d7c7319ca7f84fb6b30855e3106fbc867de1e009071f321d1b736bec8bc",
+        "mcmc": "858d7bc9d6630358fa90286daddfa7fadf75dca79c577693d04ecbfca5482f5a",
+        "adc": "c366c4b48f3be50ff0240c3599ee8ac0bf5f440fb18ce499e00b4cc66f61ced9",
+        "absgrad": "acc0b3dfabc5f79ea119e06b4c5153715f0b41394ded674a83da0a1c5af5a214",
     },
 }
 

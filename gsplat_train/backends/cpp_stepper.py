@@ -14,11 +14,12 @@ from ..model.gaussians import Gaussians
 from ..scene import View
 from ..training.plan import Statistics, StepPlan
 from ..training.protocol import StepResult, T
-from ..training.rows import SUMS, HostPopulation, Population, TrainState, zero_sums
+from ..training.rows import SUMS, HostPopulation, Population, Room, TrainState, zero_sums
 from .cpp_planes import mask_plane, photo_planes
 from .kept import Kept
 
 PHOTO_BYTES = 4 << 30
+SPARE, MOST = 0.5, 1 << 62  # rows, of those there are, when there is no room for more
 NAN = float("nan")
 
 
@@ -28,6 +29,7 @@ class CppStepper:
     def __init__(self, pipeline: Any, state: TrainState) -> None:
         self.pipeline, self.state = pipeline, state
         self.kept = Kept(PHOTO_BYTES)
+        self.room = Room(SPARE, MOST)
         self._trees: list[list[np.ndarray]] | None = None  # the state's arrays, for writing
         self.last = StepResult(NAN, NAN, NAN, True)
 
@@ -50,7 +52,7 @@ class CppStepper:
 
     def refine(self, change: Callable[[Population], T]) -> T:
         """See Stepper.refine."""
-        return change(HostPopulation(self.look()))
+        return change(HostPopulation(self.look(), self.room))
 
     def take(self, view: View, plan: StepPlan) -> StepResult:
         """See Stepper.take."""

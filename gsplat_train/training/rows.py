@@ -7,7 +7,7 @@ says which rows there shall be, a stepper moves them where they are, all or noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,29 +38,35 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Edit:
-    """New rows: row i is the old row `source[i]`, then `columns` are laid over whole leaves.
+    """New rows: row i is the old row `source[i]`; then the rows `fresh` get `columns`, and moments of zero.
 
-    source [n] int: None keeps all. fresh [n] bool: whose moments become zero in all leaves. columns: leaves
-    [n, ...] by name. forget: leaves whose moments become zero in all rows.
+    source [n] int: None keeps all. fresh [k] int: new rows; one that is there twice has the same values twice.
+    columns: leaves by name, [k, ...], or [n, ...] where `fresh` is None. forget: leaves whose moments become zero
+    in all rows. All arrays are of the Population's kind.
     """
 
-    source: np.ndarray | None = None
-    fresh: np.ndarray | None = None
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    source: Any = None
+    fresh: Any = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
     forget: tuple[str, ...] = ()
 
 
 class Population(Protocol):
-    """The Gaussians as a strategy sees them, between two steps."""
+    """The Gaussians as a strategy sees them, between two steps, where they are."""
+
+    @property
+    def xp(self) -> Any:
+        """The module whose arrays these are: numpy, or on a GPU mlx.core."""
+        ...
 
     @property
     def n(self) -> int: ...
 
-    def column(self, name: str) -> np.ndarray:
+    def column(self, name: str) -> Any:
         """A leaf of the parameters, [n, ...]; not to be written."""
         ...
 
-    def sums(self, name: str) -> np.ndarray:
+    def sums(self, name: str) -> Any:
         """One of SUMS, [n]."""
         ...
 
@@ -70,10 +76,12 @@ class Population(Protocol):
 
 
 class HostPopulation:
-    """The Population of a TrainState in the processor's memory."""
+    """The Population of a TrainState in the processor's memory. room: where its rows can grow."""
 
-    def __init__(self, state: TrainState) -> None:
-        self.state = state
+    xp: Any = np
+
+    def __init__(self, state: TrainState, room: Room | None = None) -> None:
+        self.state, self.room = state, room
 
     @property
     def n(self) -> int:
@@ -89,7 +97,7 @@ class HostPopulation:
 
     def apply(self, edit: Edit) -> None:
         """See Population.apply."""
-        edit_rows(self.state, edit)
+        edit_rows(self.state, edit, self.room)
         if self.state.sums and edit.source is not None:
             self.state.sums = zero_sums(self.n)
 
@@ -120,29 +128,73 @@ def is_finite(state: TrainState) -> bool:
     return all(np.isfinite(leaf).all() for tree in trees for leaf in rows(tree).values())
 
 
-def edit_rows(state: TrainState, edit: Edit) -> None:
-    """Applies an edit to a state: all of it, or MemoryError and nothing.
+class Room:
+    """The arrays behind the leaves of a state, with spare rows: growing does not copy what is there each time.
 
-    Everything new is made before anything old is touched. As many rows as before: in place.
+    most: rows that there will never be more of.
     """
+
+    def __init__(self, spare: float = 0.0, most: int = 0) -> None:
+        self.spare, self.most = spare, most
+        self._buffers: dict[tuple[str, str], mx.array] = {}
+
+    def reserve(self, state: TrainState, n: int) -> None:
+        """Makes room for `n` rows, leaf after leaf, so that one is there twice and not all. MemoryError where there
+        is none; the state is the same either way.
+        """
+        for tree in TREES:
+            for name in Gaussians._fields:
+                leaf = getattr(getattr(state, tree), name)
+                buffer = self._buffers.get((tree, name))
+                if buffer is not None and len(buffer) >= n and _address(buffer) == _address(leaf):
+                    continue
+                rows = max(n, min(int((1 + self.spare) * n), self.most))
+                make_sure_of(rows * max(leaf.nbytes // max(len(leaf), 1), 4))
+                buffer = self._buffers[tree, name] = mx.zeros((rows, *leaf.shape[1:]))
+                mx.eval(buffer)
+                np.asarray(buffer)[: len(leaf)] = np.asarray(leaf)
+                _put(state, tree, name, buffer[: len(leaf)])
+
+    def resize(self, state: TrainState, n: int) -> None:
+        """The state with `n` rows, after `reserve`: the first of those that it has, or what nobody has written."""
+        for tree in TREES:
+            for name, leaf in getattr(state, tree)._asdict().items():
+                _put(state, tree, name, (leaf if n <= len(leaf) else self._buffers[tree, name])[:n])
+
+
+TREES = ("gaussians", "m", "v")  # of a TrainState
+
+
+def _put(state: TrainState, tree: str, name: str, leaf: mx.array) -> None:
+    mx.eval(leaf)  # a view: rows of an array are not copied
+    setattr(state, tree, getattr(state, tree)._replace(**{name: leaf}))
+
+
+def _address(array: mx.array) -> int:
+    return int(np.asarray(array).ctypes.data)
+
+
+def edit_rows(state: TrainState, edit: Edit, room: Room | None = None) -> None:
+    """Applies an edit to a state in place: all of it, or MemoryError and nothing. Only rows that change are touched."""
     n = state.n_splats
-    trees = [rows(tree) for tree in (state.gaussians, state.m, state.v)]
-    source = np.arange(n) if edit.source is None else edit.source
-    if len(source) == n:
-        changed = np.flatnonzero(source != np.arange(n))
-        taken = [{name: leaf[source[changed]] for name, leaf in tree.items()} for tree in trees]
-        for tree, parts in zip(trees, taken, strict=True):
+    if edit.source is not None:
+        source, count = np.asarray(edit.source), len(edit.source)
+        kept = min(n, count)
+        changed = np.flatnonzero(source[:kept] != np.arange(kept, dtype=source.dtype))
+        changed = np.concatenate([changed, np.arange(kept, count)])
+        taken = [{name: leaf[source[changed]] for name, leaf in tree.items()} for tree in _views(state)]
+        if count > n:
+            room = room or Room()
+            room.reserve(state, count)
+        if count != n:
+            (room or Room()).resize(state, count)
+        for tree, parts in zip(_views(state), taken, strict=True):
             for name, leaf in tree.items():
                 leaf[changed] = parts[name]
-    else:
-        size = sum(leaf.nbytes for tree in trees for leaf in tree.values())
-        make_sure_of(size * (len(source) + n) // max(n, 1))
-        made = [Gaussians(*(_gathered(leaf, source) for leaf in tree.values())) for tree in trees]
-        trees = [rows(tree) for tree in made]
-        state.gaussians, state.m, state.v = made
+    parameters, *moments = _views(state)
     for name, column in edit.columns.items():
-        trees[0][name][...] = column
-    for tree in trees[1:]:
+        parameters[name][... if edit.fresh is None else edit.fresh] = column
+    for tree in moments:
         for name, leaf in tree.items():
             if name in edit.forget:
                 leaf[...] = 0
@@ -150,16 +202,8 @@ def edit_rows(state: TrainState, edit: Edit) -> None:
                 leaf[edit.fresh] = 0
 
 
-def _gathered(leaf: np.ndarray, source: np.ndarray) -> mx.array:
-    """leaf[source], in MLX's memory."""
-    made = mx.zeros((len(source), *leaf.shape[1:]))
-    mx.eval(made)
-    view, kept = np.asarray(made), min(len(source), len(leaf))
-    if np.array_equal(source[:kept], np.arange(kept)):  # rows were appended, or the last ones go
-        view[:kept], view[kept:] = leaf[:kept], leaf[source[kept:]]
-    else:
-        np.take(leaf, source, axis=0, out=view, mode="clip")  # "clip" writes without a copy between
-    return made
+def _views(state: TrainState) -> list[dict[str, np.ndarray]]:
+    return [rows(getattr(state, tree)) for tree in TREES]
 
 
 def make_sure_of(count: int) -> None:
@@ -167,6 +211,3 @@ def make_sure_of(count: int) -> None:
     where memory runs out, so the room is asked for, and given back, first.
     """
     np.empty(max(count, 1), np.uint8)
-
-
-Change = Callable[[Population], Any]

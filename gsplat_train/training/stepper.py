@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +19,7 @@ from ..model.gaussians import Gaussians
 from ..model.quaternions import rotate
 from ..renderer import render
 from ..scene import View
+from .draws import NOISE, Key, hashed
 from .objective import Objective, Seen
 from .plan import NAMES, Statistics, StepPlan
 from .protocol import Stepper, StepResult
@@ -141,20 +142,8 @@ def add_noise(state: TrainState, scale: float, seed: int) -> None:
 
 def normals(n: int, seed: int, step: int) -> np.ndarray:
     """[n, 3] float32 standard normals that depend on seed, step and index alone, so that resuming needs no
-    state.
-
-    Box and Muller's transform of two uniforms, each the counter (index, step, seed, j) through the integer
-    hash lowbias32.
+    state; the two uniforms of each in float64.
     """
     index = np.arange(3 * n, dtype=np.uint32).reshape(n, 3)
-    u1, u2 = (_uniforms(index, seed, step, j) for j in (0, 1))
+    u1, u2 = (((hashed(np, index, Key(seed, step, NOISE + j)) >> 8) + 0.5) / 2**24 for j in (0, 1))
     return (np.sqrt(-2 * np.log(u1)) * np.cos(2 * np.pi * u2)).astype(np.float32)
-
-
-def _uniforms(index: np.ndarray, seed: int, step: int, j: int) -> Any:
-    constant = (step * 0x85EBCA77 + seed * 0xC2B2AE3D + j * 0x27D4EB2F) & 0xFFFFFFFF
-    x: Any = index * np.uint32(0x9E3779B1) + np.uint32(constant)
-    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
-    x ^= x >> 16
-    return ((x >> 8) + 0.5) / 2**24

@@ -151,7 +151,7 @@ class Trainer:
         if not newest.is_finite:
             self._end_diverged(newest)
         if self.strategy.due(number):
-            self.stepper.refine(lambda population: self.strategy.refine(population, number, self.rng))
+            self.stepper.refine(lambda population: self.strategy.refine(population, number))
         for callback in self.callbacks:
             callback.step(self, newest)
         last = number == config.steps

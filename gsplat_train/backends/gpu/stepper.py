@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ...model.gaussians import Gaussians
 from ...scene import View
 from ...training.plan import Statistics, StepPlan
 from ...training.protocol import StepResult, T
@@ -37,6 +38,7 @@ from .engine import (
 )
 from .kernels import Sizes
 from .limits import device_memory, step_bytes
+from .population import GpuPopulation
 
 BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
 WINDOW = 16  # steps between two looks at the status; the host is at most twice as many ahead
@@ -57,6 +59,11 @@ class Ahead:
         trees = (state.gaussians, state.m, state.v)
         self.n, self.rest = state.gaussians.means.shape[0], state.gaussians.shN.shape[1]
         self.params, self.m, self.v = map(pack, trees)  # each a pair of flat arrays: all but shN, and shN
+        mx.eval(self.params, self.m, self.v)
+        empty = [Gaussians(*(mx.zeros((0, *leaf.shape[1:])) for leaf in tree)) for tree in trees]
+        del trees
+        mx.eval(empty)
+        state.gaussians, state.m, state.v = empty  # until `finish`: what they held is held packed
         self.first_step = state.step
         self.journal: list[tuple[View, StepPlan]] = []
         self.stats: mx.array | None = None
@@ -209,6 +216,18 @@ class Ahead:
         self.state.gaussians, self.state.m, self.state.v = trees
         return result
 
+    def refine(self, change: Callable[[Population], T]) -> T:
+        """Waits, and lets `change` edit the rows, which stay packed where they are."""
+        self.wait()
+        sums = {name: mx.array(array) for name, array in self.state.sums.items()}
+        population = GpuPopulation((self.params, self.m, self.v), self.n, self.rest, sums)
+        try:
+            return change(population)
+        finally:  # an edit that was made stays made, also where the next one found no room
+            (self.params, self.m, self.v), self.n = population.trees, population.n
+            self.state.sums = {name: np.array(array) for name, array in population.kept_sums.items()}
+            self._restart()
+
 
 def _kernels_of_a_step(
     engine: Engine,
@@ -265,11 +284,11 @@ class GpuStepper:
 
     @property
     def n_splats(self) -> int:
-        return self.state.n_splats  # steps under way do not change it
+        return self.state.n_splats if self._ahead is None else self._ahead.n
 
     def take(self, view: View, plan: StepPlan) -> StepResult:
         """See Stepper.take."""
-        if self.state.n_splats == 0:
+        if self.n_splats == 0:
             self.last = self._empty(view, plan)
             return self.last
         if self._ahead is None:
@@ -292,7 +311,11 @@ class GpuStepper:
 
     def refine(self, change: Callable[[Population], T]) -> T:
         """See Stepper.refine."""
-        return change(HostPopulation(self.look()))
+        if self._ahead is None and self.state.n_splats == 0:
+            return change(HostPopulation(self.state))
+        if self._ahead is None:
+            self._ahead = Ahead(self.engine, self.photos, self.cameras, self.state)
+        return self._ahead.refine(change)
 
     def _empty(self, view: View, plan: StepPlan) -> StepResult:
         """A step of no Gaussians: the background is all there is."""

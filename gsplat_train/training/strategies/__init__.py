@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-
 from ... import registry
 from ...config import Config
 from ..plan import Statistics
@@ -39,8 +37,10 @@ class Strategy(Protocol):
         """Whether `refine` has something to do after step `step`."""
         ...
 
-    def refine(self, population: Population, step: int, rng: np.random.Generator) -> dict[str, int]:
-        """Edits the rows; how many were duplicated, split, ..., for the log."""
+    def refine(self, population: Population, step: int) -> dict[str, int]:
+        """Edits the rows; how many were duplicated, split, ..., for the log. What is drawn depends on the seed and the
+        step alone.
+        """
         ...
 
 

@@ -10,16 +10,17 @@ pixels' absolute gradients is compared instead of the gradient, in which opposit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...config import Config
 from ...errors import TrainingDiverged
-from ...model.quaternions import logits, opacities, rotate
+from ...model.quaternions import rotate
 from ...settings import number
+from .. import draws
+from ..draws import Key
 from ..plan import EXTENT, Statistics
 from ..rows import Edit, Population
 from . import in_window
@@ -67,67 +68,98 @@ class Strategy:
     def _resets(self, step: int) -> bool:
         return step % self.own.reset_every == 0 and step < self.own.refine_stop * self.config.horizon
 
-    def refine(self, population: Population, step: int, rng: np.random.Generator) -> dict[str, int]:
+    def refine(self, population: Population, step: int) -> dict[str, int]:
         """Grows and prunes when the step is due; resets when that is due."""
         counts = {}
         if in_window(self.own, self.config, step):
-            counts = grow(population, self.mean_gradients(population), self.own, self.config.max_splats, rng)
+            key = Key(self.config.seed, step, draws.SPLIT)
+            counts = grow(population, self.mean_gradients(population), self.own, self.config.max_splats, key)
             counts |= prune(population, self.own, step)
         if self._resets(step):
             reset_opacities(population, self.own.reset_opacity)
         return counts
 
-    def mean_gradients(self, population: Population) -> np.ndarray:
+    def mean_gradients(self, population: Population) -> Any:
         """[N] the statistic over its threshold, as the mean over the steps that saw the Gaussian."""
-        seen = np.maximum(population.sums("count"), 1)
+        seen = population.xp.maximum(population.sums("count"), 1)
         if self.own.absgrad:
             return population.sums("absgrad_norm") / seen / max(self.own.grow_absgradient, 1e-30)
         return population.sums("means2d_norm") / seen / max(self.own.grow_gradient, 1e-30)
 
 
-def grow(
-    population: Population, pull: np.ndarray, own: Settings, cap: int, rng: np.random.Generator
-) -> dict[str, int]:
+def grow(population: Population, pull: Any, own: Settings, cap: int, key: Key) -> dict[str, int]:
     """Duplicates or splits where `pull` [N] exceeds 1, the strongest first where the cap leaves room for some
-    only. A split Gaussian makes room for its parts, whose means are drawn from it.
+    only. Copies are appended; of a split Gaussian's parts, whose means are drawn from it, one takes its row.
     """
-    chosen = np.flatnonzero(pull > 1)
-    room = max(cap - population.n, 0)
-    if len(chosen) > room:  # each adds one row
-        chosen = np.sort(chosen[np.argsort(-pull[chosen], kind="stable")[:room]])
-    log_scales = population.column("log_scales")
-    large = np.exp(log_scales[chosen].max(axis=1)) > own.split_scale * EXTENT
-    copied, parents = chosen[~large], np.repeat(chosen[large], PARTS)
-    kept = np.setdiff1d(np.arange(population.n), parents)
-    source = np.concatenate([kept, copied, parents])
-    means, scales = population.column("means")[source], log_scales[source]
-    parts = slice(len(source) - len(parents), None)
-    axes = rng.standard_normal((len(parents), 3)) * np.exp(scales[parts])
-    means[parts] += rotate(population.column("quats")[parents], axes)
-    scales[parts] -= np.log(own.split_shrink)
-    if len(chosen):
-        fresh = np.arange(len(source)) >= len(kept)
-        population.apply(Edit(source, fresh, {"means": means, "log_scales": scales}))
-    return {"duplicated": len(copied), "split": len(parents) // PARTS}
+    xp, n = population.xp, population.n
+    chosen = pull > 1
+    count, room = int(chosen.sum()), max(cap - n, 0)
+    if count > room:  # each adds one row
+        chosen, count = strongest(xp, pull, room), room
+    if not count:
+        return {"duplicated": 0, "split": 0}
+    index = draws.positions(xp, chosen, count)
+    large = largest(xp, population.column("log_scales")[index]) > log_of(own.split_scale * EXTENT)
+    split = int(large.sum())
+    copied = index[draws.positions(xp, ~large, count - split)]
+    parents = index[draws.positions(xp, large, split)]
+    rows = xp.arange(n + count).astype(xp.int32)
+    source = xp.concatenate([rows[:n], copied, parents])
+    fresh = xp.concatenate([rows[n : n + count - split], parents, rows[n + count - split :]])
+    origin = source[fresh]
+    means, log_scales = population.column("means")[origin], population.column("log_scales")[origin]
+    if split:
+        alone = count - split
+        axes = draws.normals(xp, PARTS * split, key) * xp.exp(log_scales[alone:])
+        parts = means[alone:] + rotate(population.column("quats")[origin[alone:]], axes, xp)
+        means = xp.concatenate([means[:alone], parts])
+        small = log_scales[alone:] - math.log(own.split_shrink)
+        log_scales = xp.concatenate([log_scales[:alone], small])
+    population.apply(Edit(source, fresh, {"means": means, "log_scales": log_scales}))
+    return {"duplicated": count - split, "split": split}
+
+
+def strongest(xp: Any, pull: Any, n: int) -> Any:
+    """[N] bool: the `n` largest of `pull`, none below 0; of equal ones those that come first."""
+    if n == 0:
+        return pull < 0
+    # The bits of floats that are not negative are in the order of their values.
+    high = pull.astype(xp.float32).view(xp.uint32).astype(xp.uint64) << 32
+    order = high | xp.arange(len(pull))[::-1].astype(xp.uint64)
+    return order >= xp.sort(order)[-n]
+
+
+def largest(xp: Any, log_scales: Any) -> Any:
+    """[N] the largest of each row of three."""
+    return xp.maximum(xp.maximum(log_scales[:, 0], log_scales[:, 1]), log_scales[:, 2])
+
+
+def log_of(scale: float) -> float:
+    """The logarithm, also of 0."""
+    return math.log(scale) if scale > 0 else -math.inf
 
 
 def prune(population: Population, own: Settings, step: int) -> dict[str, int]:
     """Removes transparent Gaussians, and after the first reset huge ones; TrainingDiverged if none would
-    stay.
+    stay. The last rows take the places of those that go.
     """
-    keep = opacities(population.column("logit_opacities")) >= own.min_opacity
+    xp, n = population.xp, population.n
+    keep = population.column("logit_opacities") >= draws.logit_of(own.min_opacity)
     if step > own.reset_every:
-        keep &= np.exp(population.column("log_scales").max(axis=1)) <= own.prune_scale * EXTENT
-    if not keep.any():
+        keep = keep & (largest(xp, population.column("log_scales")) <= log_of(own.prune_scale * EXTENT))
+    left = int(keep.sum())
+    if not left:
         raise TrainingDiverged(
             "every splat became transparent or huge; lower the learning rates or min_opacity"
         )
-    population.apply(Edit(np.flatnonzero(keep)))
-    return {"pruned": len(keep) - int(keep.sum())}
+    source = xp.arange(left).astype(xp.int32)
+    if holes := left - int(keep[:left].sum()):
+        source[draws.positions(xp, ~keep[:left], holes)] = left + draws.positions(xp, keep[left:], holes)
+    population.apply(Edit(source))
+    return {"pruned": n - left}
 
 
 def reset_opacities(population: Population, highest: float) -> None:
     """Lowers every opacity to at most `highest`, and forgets the opacities' moments."""
-    lowered = np.minimum(population.column("logit_opacities"), logits(np.array(highest)))
-    column = {"logit_opacities": lowered.astype(np.float32)}
-    population.apply(Edit(columns=column, forget=("logit_opacities",)))
+    lowered = population.xp.minimum(population.column("logit_opacities"), draws.logit_of(highest))
+    population.apply(Edit(columns={"logit_opacities": lowered}, forget=("logit_opacities",)))

@@ -6,8 +6,8 @@ Dead Gaussians move onto living ones, drawn by opacity, and the number grows by 
 Gaussian of opacity o becomes n in one place, each gets (equation 9 of the paper)
     o_new = 1 - (1 - o)^(1/n)                                    so that together they are as opaque as it was
     s_new = s * o / sum_{k=1..n} C(n, k) (-1)^(k-1) o_new^k / sqrt(k)     so that together they are as large
-(the paper's double sum over binomials, summed over its outer index). The third part, noise on the means, acts at
-every step: stepper.add_noise.
+(the paper's double sum over binomials, summed over its outer index; here an integral, see `divide`). The third
+part, noise on the means, acts at every step: stepper.add_noise.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from ...config import Config
-from ...model.quaternions import logits, opacities
 from ...settings import number
+from .. import draws
+from ..draws import Key
 from ..plan import Statistics
 from ..rows import Edit, Population
 from . import in_window
 
-MOST_COPIES = 51  # n never counts more (n_max of the paper's code): the sum's terms stay exact in float64
-NEARLY_OPAQUE = 1.0 - 1e-6  # an opacity of 1 has no logit
+FAINTEST, NEARLY_OPAQUE = 1e-6, 1.0 - 1e-6  # opacities of 0 and 1 have no logit
 BRINGS: Mapping[str, Any] = {}  # Config's defaults are MCMC's
 
 
@@ -59,74 +59,81 @@ class Strategy:
     def due(self, step: int) -> bool:
         return in_window(self.own, self.config, step)
 
-    def refine(self, population: Population, step: int, rng: np.random.Generator) -> dict[str, int]:
-        relocated = relocate(population, self.own.min_opacity, rng)
-        added = grow(population, self.own.grow_rate, self.config.max_splats, self.own.min_opacity, rng)
+    def refine(self, population: Population, step: int) -> dict[str, int]:
+        own, seed = self.own, self.config.seed
+        relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION))
+        key = Key(seed, step, draws.GROWTH)
+        added = grow(population, own.grow_rate, self.config.max_splats, own.min_opacity, key)
         return {"relocated": relocated, "added": added}
 
 
-def relocate(population: Population, min_opacity: float, rng: np.random.Generator) -> int:
+def relocate(population: Population, min_opacity: float, key: Key) -> int:
     """Moves each dead Gaussian onto a living one drawn by opacity; how many. Moments of both become zero."""
-    weights = opacities(population.column("logit_opacities"))
-    dead = np.flatnonzero(weights <= min_opacity)
-    weights[dead] = 0
-    if not len(dead) or not weights.any():
+    xp = population.xp
+    weights = draws.weights(xp, population.column("logit_opacities"), min_opacity)
+    n = int((weights == 0).sum())
+    if n in (0, population.n):
         return 0
-    source = np.arange(population.n)
-    source[dead] = drawn = sample(weights, len(dead), rng)
+    drawn = draws.multinomial(xp, weights, n, key)
+    dead = draws.positions(xp, weights == 0, n)
+    source = xp.arange(population.n).astype(xp.int32)
+    source[dead] = drawn
     population.apply(shared(population, source, drawn, dead, min_opacity))
-    return len(dead)
-
-
-def grow(population: Population, rate: float, cap: int, min_opacity: float, rng: np.random.Generator) -> int:
-    """Appends copies of Gaussians drawn by opacity, as many as the rate and the cap allow; how many."""
-    target = min(cap, population.n + math.ceil(rate * population.n))
-    n = target - population.n
-    if n <= 0:
-        return 0
-    weights = opacities(population.column("logit_opacities"))
-    if not weights.any():  # nothing to draw from
-        return 0
-    drawn = sample(weights, n, rng)
-    source = np.concatenate([np.arange(population.n), drawn])
-    population.apply(shared(population, source, drawn, np.arange(population.n, target), min_opacity))
     return n
 
 
-def sample(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """[n] indices drawn with replacement in proportion to `weights` [N]; one of weight 0 is never drawn."""
-    cumulative = np.cumsum(weights)
-    # Below the total, or rounding could point past the last positive weight.
-    draws = np.minimum(rng.random(n) * cumulative[-1], np.nextafter(cumulative[-1], 0))
-    return np.searchsorted(cumulative, draws, side="right")
+def grow(population: Population, rate: float, cap: int, min_opacity: float, key: Key) -> int:
+    """Appends copies of Gaussians drawn by opacity, as many as the rate and the cap allow; how many."""
+    xp, old = population.xp, population.n
+    n = min(cap, old + math.ceil(rate * old)) - old
+    if n <= 0:
+        return 0
+    weights = draws.weights(xp, population.column("logit_opacities"), min_opacity)
+    if not bool((weights > 0).any()):  # nothing to draw from
+        return 0
+    drawn = draws.multinomial(xp, weights, n, key)
+    rows = xp.arange(old + n).astype(xp.int32)
+    source = xp.concatenate([rows[:old], drawn])
+    population.apply(shared(population, source, drawn, rows[old:], min_opacity))
+    return n
 
 
-def shared(
-    population: Population, source: np.ndarray, drawn: np.ndarray, copies: np.ndarray, min_opacity: float
-) -> Edit:
-    """The edit that makes the rows `copies` of the rows `drawn`: opacity and scale are divided among the
-    copies of one and itself, and the moments of all become zero.
+def shared(population: Population, source: Any, drawn: Any, copies: Any, min_opacity: float) -> Edit:
+    """The edit that makes the rows `copies` of the rows `drawn`, which rise: opacity and scale are divided among
+    the copies of one and itself, and the moments of all become zero.
     """
-    index, mentions = np.unique(drawn, return_counts=True)
-    logit, log_scales = population.column("logit_opacities").copy(), population.column("log_scales").copy()
-    new, shrink = divide(opacities(logit[index]), mentions + 1)
-    logit[index] = logits(np.clip(new, min_opacity, NEARLY_OPAQUE))
-    log_scales[index] += np.log(shrink)[:, None]
-    fresh = np.zeros(len(source), bool)
-    fresh[index] = fresh[copies] = True
-    return Edit(source, fresh, {"logit_opacities": logit[source], "log_scales": log_scales[source]})
+    xp = population.xp
+    n = draws.mentions(xp, drawn) + 1
+    logits, shrink = divide(xp, population.column("logit_opacities")[drawn], n, min_opacity)
+    log_scales = population.column("log_scales")[drawn] + shrink[:, None]
+    columns = {"logit_opacities": logits, "log_scales": log_scales}
+    twice = {name: xp.concatenate([column, column]) for name, column in columns.items()}
+    return Edit(source, xp.concatenate([drawn, copies]), twice)
 
 
-def divide(opacity: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity [S] and factor of the scales [S] of each of `n` [S] Gaussians that replace one of `opacity`
-    [S].
+def divide(xp: Any, logits: Any, n: Any, min_opacity: float) -> tuple[Any, Any]:
+    """(logit [S], what is added to the log scales [S]) of each of `n` [S] Gaussians that replace one, float32.
+
+    Equation 9's sum over k without its alternating terms, and for any n: with 1/sqrt(k) = 2/sqrt(pi) integral of
+    exp(-k t^2) it is 2/sqrt(pi) times the integral over t >= 0 of 1 - (1 - o_new exp(-t^2))^n.
     """
-    n = np.minimum(n, MOST_COPIES)
-    opacity = np.minimum(opacity, NEARLY_OPAQUE)
-    new = -np.expm1(np.log1p(-opacity) / n)
-    total, binomial, power = np.zeros_like(new), np.ones_like(new), np.ones_like(new)
-    for k in range(1, int(n.max(initial=0)) + 1):
-        binomial *= (n - k + 1) / k  # C(n, k), which is 0 from k = n + 1 on
-        power *= new
-        total += (-1) ** (k - 1) * binomial * power / np.sqrt(k)
-    return new, opacity / total
+    n = n.astype(xp.float32)
+    thick = xp.logaddexp(xp.zeros_like(logits), logits)  # -log(1 - o)
+    new = -xp.expm1(-thick / n)
+    total = xp.zeros_like(logits)
+    for weight, fall in QUADRATURE:
+        total = total - weight * xp.expm1(n * xp.log1p(-new * fall))
+    new = xp.clip(new, max(min_opacity, FAINTEST), NEARLY_OPAQUE)
+    return xp.log(new) - xp.log1p(-new), logits - thick - xp.log(total)
+
+
+def _quadrature() -> list[tuple[float, float]]:
+    """(weight times 2/sqrt(pi), exp(-t^2)) at the nodes of Gauss and Legendre on [0, 4], beyond which exp(-t^2) is
+    below 2e-7.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    falls = np.exp(-((2 * nodes + 2) ** 2))
+    return [(4 / math.sqrt(math.pi) * float(w), float(fall)) for w, fall in zip(weights, falls, strict=True)]
+
+
+QUADRATURE = _quadrature()

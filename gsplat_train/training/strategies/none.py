@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...config import Config
 from ..plan import Statistics
 from ..rows import Population
@@ -36,5 +34,5 @@ class Strategy:
     def due(self, step: int) -> bool:
         return False
 
-    def refine(self, population: Population, step: int, rng: np.random.Generator) -> dict[str, int]:
+    def refine(self, population: Population, step: int) -> dict[str, int]:
         return {}

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What density control draws: the same rows on every machine, for the same logits, seed and step.
+
+Functions take `xp`, the module whose arrays they get and give: numpy or mlx.core. Random numbers are counters
+through a hash, weights and their sums are integers: neither knows an order of summation, and nothing is kept
+between two refinements.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NOISE, RELOCATION, GROWTH, SPLIT = 0, 2, 3, 4  # purposes; NOISE and SPLIT take two each
+CELLS = 2048  # of the table of weights, a unit of logit
+FARTHEST = 16  # logits beyond +-16 weigh as these
+BLOCK = 1024  # a sum over one long row would be one group of threads on a GPU
+
+
+class Key(NamedTuple):
+    """Tells the random numbers of one use from all others."""
+
+    seed: int
+    step: int
+    purpose: int
+
+
+def hashed(xp: Any, index: Any, key: Key) -> Any:
+    """uint32 of `index` (uint32) and key: a counter through lowbias32 (Chris Wellons' "hash prospector")."""
+    constant = (key.step * 0x85EBCA77 + key.seed * 0xC2B2AE3D + key.purpose * 0x27D4EB2F) & 0xFFFFFFFF
+
+    def word(value: int) -> Any:
+        return xp.array(value, dtype=xp.uint32)
+
+    x = index * word(0x9E3779B1) + word(constant)
+    x = (x ^ (x >> 16)) * word(0x7FEB352D)
+    x = (x ^ (x >> 15)) * word(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def normals(xp: Any, rows: int, key: Key) -> Any:
+    """[rows, 3] float32 standard normals: Box and Muller's transform of two uniforms each."""
+    index = xp.arange(3 * rows).astype(xp.uint32)
+    bits = (hashed(xp, index, key._replace(purpose=key.purpose + j)) >> 8 for j in (0, 1))
+    u1, u2 = ((x.astype(xp.float32) + 0.5) / 2**24 for x in bits)
+    return (xp.sqrt(-2 * xp.log(u1)) * xp.cos(2 * math.pi * u2)).reshape(rows, 3)
+
+
+def weights(xp: Any, logits: Any, min_opacity: float) -> Any:
+    """[N] uint32: 65,536 times the opacity, at least 1; 0 for the dead, whose opacity is at most `min_opacity`.
+
+    Out of a table, after one rounding, so that no machine's exponential decides who is drawn.
+    """
+    alive = logits > logit_of(min_opacity)  # NaN is dead
+    reach = CELLS * FARTHEST
+    place = xp.round(xp.clip(xp.where(alive, logits, 0) * CELLS, -reach, reach)).astype(xp.int32) + reach
+    return xp.where(alive, xp.array(_table())[place], xp.array(0, dtype=xp.uint32))
+
+
+@cache
+def _table() -> np.ndarray:
+    logits = np.arange(-CELLS * FARTHEST, CELLS * FARTHEST + 1) / CELLS
+    return np.maximum(1, np.round(65536 / (1 + np.exp(-logits)))).astype(np.uint32)
+
+
+def logit_of(opacity: float) -> float:
+    """The logit of an opacity, also of 0 and 1."""
+    if not 0 < opacity < 1:
+        return math.inf if opacity >= 1 else -math.inf
+    return math.log(opacity) - math.log1p(-opacity)
+
+
+def multinomial(xp: Any, weights: Any, n: int, key: Key) -> Any:
+    """[n] int32 rows in rising order, each drawn by itself in proportion to the weights [N], which are not all 0.
+
+    One comb of n teeth over the cumulative sum (systematic draws) was tried in its place: the built-in scene lost
+    0.15 dB by it (mean of three seeds).
+    """
+    total_to = cumulative(xp, weights)  # below 2^40 for 2^24 rows
+    total = total_to[-1:]
+    bits = hashed(xp, xp.arange(n).astype(xp.uint32), key).astype(xp.uint64)
+    low = total & xp.array(0xFFFFFFFF, dtype=xp.uint64)
+    points = bits * (total >> 32) + ((bits * low) >> 32)  # bits * total / 2^32
+    return xp.searchsorted(total_to, xp.sort(points), side="right").astype(xp.int32)
+
+
+def cumulative(xp: Any, counts: Any) -> Any:
+    """[N] uint64 inclusive sums of `counts`, by blocks where a GPU may do it."""
+    if xp is np:
+        return np.cumsum(counts, dtype=np.uint64)
+    n = counts.shape[0]
+    blocks = xp.pad(counts.astype(xp.uint64), (0, -n % BLOCK)).reshape(-1, BLOCK).cumsum(axis=1)
+    before = blocks[:, -1:].cumsum(axis=0) - blocks[:, -1:]
+    return (blocks + before).reshape(-1)[:n]
+
+
+def positions(xp: Any, mask: Any, n: int) -> Any:
+    """[n] int32: where `mask` [N], n times true, is."""
+    if xp is np:
+        return np.flatnonzero(mask).astype(np.int32)
+    ranks = xp.arange(1, n + 1).astype(xp.uint64)
+    return xp.searchsorted(cumulative(xp, mask), ranks, side="left").astype(xp.int32)
+
+
+def mentions(xp: Any, ordered: Any) -> Any:
+    """[n] int32: how often each of `ordered`, rows in rising order, is in it."""
+    ends = (xp.searchsorted(ordered, ordered, side=side).astype(xp.int32) for side in ("right", "left"))
+    return next(ends) - next(ends)
