@@ -42,10 +42,12 @@ ORDER = """
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks
     training.evaluation training.trainer training.report training.api
+    viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker
     prepare.process prepare.orient prepare.picture prepare.finish prepare.steps prepare.make
     cli cli.info cli.signals cli.progress cli.runs cli.check cli.train cli.render_views cli.render_path cli.render
+    cli.view
     cli.export cli.prepare
     cli.doctor __main__
 """.split()  # noqa: SIM905

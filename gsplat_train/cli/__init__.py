@@ -23,6 +23,7 @@ from .. import __version__, registry
 from .. import config as config_module
 from ..errors import OutOfMemory, UserError, is_out_of_memory
 
+AT_HELP = "HOST:PORT to listen on; 127.0.0.1 is this machine only. Opened to others, the address has a token."
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 

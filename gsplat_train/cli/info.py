@@ -24,7 +24,7 @@ BEGIN = """gs-train SCENE turns photos with known cameras into a 3D scene of Gau
   gs-train --backends            where it can compute on this machine
   gs-train --help                all options
 
-Then gs-render and gs-export take the folder that it names at its end."""
+Then gs-render, gs-export and gs-view take the folder that it names at its end."""
 
 _FIELD = re.compile(r"^    (\w+): [^#]*= [^#]*?(?:  # (.*))?$")
 

@@ -20,7 +20,7 @@ from ..evaluate.paths import PATHS, make_path, with_lens
 from ..evaluate.pictures import Writers, with_alpha, write_png
 from ..evaluate.video import Video
 from ..model.io import Model, committed, read_checkpoint, similarity_of
-from ..scene import Camera
+from ..scene import View
 from ..training.identity import cameras_of
 from ..training.run_folder import to_json
 from .progress import Progress, write_result
@@ -60,8 +60,9 @@ def render_path(
     """
     fps = asked.fps
     if asked.kind in PATHS:
-        cameras = _training_cameras(model, settings, scene_given, report)
-        made = make_path(asked.kind, cameras, _points(model), asked.frames or FRAMES)
+        views, held = views_of(model, settings, scene_given, report)
+        cameras = [view.camera for view in views if view.name not in held]
+        made = make_path(asked.kind, cameras, points_of(model), asked.frames or FRAMES)
     else:
         made, stored = read_path(Path(asked.kind).expanduser(), asked.frames, asked.width, asked.height)
         fps = fps or stored
@@ -113,27 +114,27 @@ def _write_rgba(path: Path, image: np.ndarray, alpha: np.ndarray) -> None:
     write_png(path, with_alpha(image, alpha))
 
 
-def _training_cameras(
+def views_of(
     model: Model, settings: Config | None, scene_given: bool, report: Progress
-) -> list[Camera]:
-    """Those that the run's checkpoint holds; where there is none, or a scene was named, those of the scene."""
-    if not scene_given and model.run is not None:
-        for path in committed(model.run / "checkpoints"):
-            try:
-                meta, tensors = read_checkpoint(path)
-                if found := cameras_of(tensors, similarity_of(meta)):
-                    return found
-            except (UserError, KeyError):
-                continue
+) -> tuple[list[View], set[str]]:
+    """The views that are known, and the names of those held out: the training views of the run's checkpoint,
+    without photos; all of the scene where one was named or there is no checkpoint; none without either.
+    """
+    for path in committed(model.run / "checkpoints") if model.run is not None and not scene_given else []:
+        try:
+            meta, tensors = read_checkpoint(path)
+            cameras = cameras_of(tensors, similarity_of(meta))
+            return [View(str(n), c) for n, c in zip(meta["names"], cameras, strict=True)], set()
+        except (UserError, KeyError, ValueError):
+            continue
     if settings is None:
-        raise UserError(
-            "a path needs the training cameras, and the model lies in no run; name them with --scene"
-        )
+        return [], set()
     data = read_scene(settings, report.message)
-    return [view.camera for view in data.split(settings.test_every if settings.eval else 0)[0]]
+    held = data.split(settings.test_every if settings.eval else 0)[1]
+    return list(data.views), {view.name for view in held}
 
 
-def _points(model: Model) -> np.ndarray:
+def points_of(model: Model) -> np.ndarray:
     """[P, 3] the middles of the splats that hide something."""
     opaque = np.asarray(model.gaussians.opacities) > 0.3
     return np.asarray(model.gaussians.means, np.float64)[opaque]

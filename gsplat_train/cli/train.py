@@ -14,7 +14,7 @@ import typer
 
 from ..config import Config
 from ..errors import Interrupted, UserError
-from . import SET_HELP, given_settings, known_backend, make_app, run, shows
+from . import AT_HELP, SET_HELP, given_settings, known_backend, make_app, run, shows
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
@@ -80,6 +80,12 @@ def train(
     progress: Annotated[
         Literal["bar", "plain", "jsonl"] | None,
         typer.Option(help="bar, plain lines, or the log as JSON lines."),
+    ] = None,
+    viewer: Annotated[
+        bool, typer.Option("--viewer", help="Show the growing model in the browser, on this machine only.")
+    ] = False,
+    viewer_at: Annotated[
+        str | None, typer.Option(help=f"--viewer, and where: {AT_HELP}", metavar="HOST:PORT")
     ] = None,
     write: Annotated[
         Path | None, typer.Option(help="Write the scene demo there as a COLMAP folder, and stop.")
@@ -159,18 +165,27 @@ def train(
         folder = new_run(settings, out, overwrite)
         settings = replace(settings, schedule_steps=settings.horizon)
     with folder.claimed(report.message):
-        _train(settings, folder, resume, report, started)
+        _train(settings, folder, resume, report, started, viewer_at or "" if viewer or viewer_at else None)
 
 
-def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, started: float) -> None:
+def _train(
+    settings: Config,
+    folder: RunFolder,
+    resume: bool,
+    report: Progress,
+    started: float,
+    viewer: str | None,
+) -> None:
     from .. import backends
     from ..config import is_builtin
     from ..datasets import read_scene, scene_folder
     from ..registry import MADE
     from ..training import checkpoint
     from ..training.api import run_training
+    from ..training.callbacks import Callback
     from ..training.report import Report
     from ..training.trainer import Trainer
+    from ..viewer.live import Live
     from .signals import stopping
 
     chosen = backends.choose(settings.backend, report.message)
@@ -180,9 +195,10 @@ def _train(settings: Config, folder: RunFolder, resume: bool, report: Progress, 
     if settings.reader not in MADE and is_builtin(settings.scene):
         settings = replace(settings, data_root=str(scene_folder(settings).parent.resolve()))
     found = checkpoint.newest(folder.checkpoints, report.message) if resume else None
-    trainer = Trainer(
-        settings, read_scene(settings, report.message), folder, [report, Report()], found, started
-    )
+    callbacks: list[Callback] = [report, Report()]
+    if viewer is not None:
+        callbacks.append(Live(viewer))
+    trainer = Trainer(settings, read_scene(settings, report.message), folder, callbacks, found, started)
     how = "new run" if not resume else f"resuming at step {trainer.step}"
     train, test = len(trainer.train_views), len(trainer.test_views)
     report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")

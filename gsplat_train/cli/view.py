@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gs-view: a model in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from . import AT_HELP, known_backend, make_app, run
+
+
+def view(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a file of splats.")
+    ],
+    scene: Annotated[
+        str | None, typer.Option(help="The scene, for its photos; else the run's cameras alone.")
+    ] = None,
+    at: Annotated[str, typer.Option(help=AT_HELP, metavar="HOST:PORT")] = "",
+    background: Annotated[
+        str | None, typer.Option(help="black, white, #rrggbb or R,G,B from 0 to 1; else the run's.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to compute; auto takes the first that runs here.",
+            callback=known_backend,
+            metavar="NAME",
+        ),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the browser, too.")] = False,
+) -> None:
+    """Show a model in the browser. Frames are rendered here; the model stays in the program. Ctrl-C ends it."""
+    from .. import backends
+
+    backends.check_mlx()
+    import webbrowser
+
+    import numpy as np
+
+    from ..evaluate.frames import Look, background_of
+    from ..model.io import open_model
+    from ..viewer.live import page_scene, photo_jpeg, without_cameras
+    from ..viewer.server import Server
+    from ..viewer.studio import Studio, Wish, picture_of
+    from .progress import Progress, say
+    from .render import run_settings
+    from .render_path import points_of, views_of
+
+    report = Progress()
+    found = open_model(model, report.message)
+    settings = None
+    if found.run or scene:
+        settings = run_settings(scene, found.run, {}, [], photos=scene is not None)
+    stages = backends.load(backends.choose(backend or "auto", report.message))
+    ground = background_of(background or (settings.background if settings else "black"))
+    look = Look(ground, found.antialiased)
+    views, held = views_of(found, settings, scene is not None, report)
+    gaussians, studio = found.gaussians, Studio()
+    n, name = gaussians.means.shape[0], model.expanduser().resolve().name
+    title = {"title": name, "training": False, "degree": gaussians.sh_degree}
+    shown = page_scene(views, points_of(found), held) if views else without_cameras(gaussians)
+
+    def state() -> dict[str, Any]:
+        return {"step": 0, "splats": n, "frame_ms": round(studio.milliseconds, 1)}
+
+    def render(wish: Wish) -> np.ndarray:
+        return picture_of(gaussians, wish.camera, wish, stages, look)
+
+    server = Server(studio, at, lambda: shown | title, state, lambda index: photo_jpeg(views, index))
+    report.release()
+    say(f"{server}; Ctrl-C ends it")
+    if open_:
+        webbrowser.open(server.url)
+    try:
+        while True:
+            studio.wait(1.0)
+            studio.fulfil(render)
+    finally:
+        server.close()
+
+
+def main() -> NoReturn:
+    run(make_app(view), "gs-view")
+
+
+if __name__ == "__main__":
+    main()
