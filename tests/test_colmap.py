@@ -212,7 +212,6 @@ BROKEN = {
     "no points file": (without("points3D.bin"), "has no points3D.bin or points3D.txt"),
     "no cameras": (replace(cameras=[]), "has no cameras"),
     "no images": (replace(images=[]), "empty model: it has no images"),
-    "no points": (replace(points=[]), "empty model: it has no points"),
     "model id 18": (
         change("cameras.bin", struct.pack("<iiQ", 1, 1, 40), struct.pack("<iiQ", 1, 18, 40)),
         "camera 1 has the model id 18; 0 to 17 are known",
@@ -253,6 +252,13 @@ BROKEN = {
         "camera 1 is given twice and differs",
     ),
 }
+
+
+def test_a_model_without_points_gets_drawn_ones(tmp_path):
+    lines = []
+    scene = load_scene(write_scene(tmp_path, replace(points=[])({})), log=lines.append)
+    assert len(scene.points) == 20_000
+    assert any("20,000 drawn" in line for line in lines)
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -7,6 +7,7 @@ import foreign_scenes as foreign
 import numpy as np
 import pytest
 from foreign_scenes import frames, lens, small_demo, write_json, write_photos, write_transforms
+from PIL import Image
 
 from gsplat_train.datasets import load_scene, transforms_file
 from gsplat_train.errors import UserError
@@ -207,6 +208,43 @@ def test_what_is_not_used_is_said(tmp_path):
     scene, said = load(root)
     assert len(scene.views) == 12
     assert "depth pictures are not used" in said and "12 photos more than once" in said
+
+
+def test_masks_that_the_file_names(tmp_path):
+    views = small_demo().views
+    write_photos(tmp_path / "images", views)
+    listed = frames(views)
+    for i, frame in enumerate(listed[:6]):
+        frame["mask_path"] = f"cut/{i}.png"
+        (tmp_path / "cut").mkdir(exist_ok=True)
+        white = np.full((72, 96), 255, np.uint8)
+        white[:10] = 0
+        if i:
+            Image.fromarray(white).save(tmp_path / "cut" / f"{i}.png")
+    root = write_json(tmp_path / "transforms.json", demo_lens(), listed)
+    scene, said = load(root)
+    assert [view.mask is not None for view in scene.views] == [False] + [True] * 5 + [False] * 6
+    assert not scene.views[2].mask[:10].any() and scene.views[2].mask[10:].all()
+    assert (
+        "5 have the mask that the file names" in said and "1 of 6 masks that the file names are not" in said
+    )
+    assert all(view.mask is None for view in load(root, mask_mode="off")[0].views)
+
+
+def test_a_panorama_is_cut_and_its_sides_are_held_out_together(tmp_path):
+    rng = np.random.default_rng(0)
+    listed = []
+    for i in range(3):
+        small = rng.integers(0, 255, (8, 16, 3), np.uint8)
+        Image.fromarray(small).resize((128, 64)).save(tmp_path / f"{i}.png")
+        matrix = np.eye(4)
+        matrix[0, 3] = i
+        listed.append({"file_path": f"{i}.png", "transform_matrix": matrix.tolist()})
+    top = {"camera_model": "EQUIRECTANGULAR", "w": 128, "h": 64, "test_filenames": ["1.png"]}
+    scene, _ = load(write_json(tmp_path / "transforms.json", top, listed), trust=True)
+    train, test = scene.split()
+    assert len(scene.views) == 3 * len(test) and all(view.name.startswith("1_") for view in test)
+    assert not any(view.name.startswith("1_") for view in train)
 
 
 def test_a_points_file_that_is_not_there(tmp_path):

