@@ -135,7 +135,7 @@ def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, to
     """Steps 2 to 4: features, matches, model; UserError where too few photos find their place."""
     cameras = _cameras(photos, options.camera)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    job = {
+    job: dict[str, Any] = {
         "images": str((out / "images").resolve()),
         "database": str((work / "database.db").resolve()),
         "out": str((work / "model").resolve()),
@@ -150,14 +150,14 @@ def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, to
     log = work / "colmap.log"
     n = len(photos)
     features = _stage(job | {"do": "features"}, log, told, "features", n)
-    mean = features["features"] / n
+    mean = job["mean"] = features["features"] / n
     if mean < FEWEST_FEATURES:
         raise NoScene(
             f"the photos show next to nothing to go by ({mean:.0f} features each); give sharper or better "
             "lit photos of things with texture"
         )
     told.message(f"features: {mean:,.0f} a photo")
-    matches = _stage(job | {"do": "matches", "mean": mean}, log, told, "matches", 1, "pairs")
+    matches = _stage(job | {"do": "matches"}, log, told, "matches", 1, "pairs")
     told.message(f"matches: {matches['verified']:,} of {matches['pairs']:,} pairs overlap")
     shutil.rmtree(work / "model", ignore_errors=True)
     model = _stage(job | {"do": "model"}, log, told, "cameras", n)

@@ -35,6 +35,7 @@ DEFAULT_FOCAL = 1.2  # of the longer side, where nothing is known
 GLOBAL_ABOVE = 500  # photos: there the global mapper comes first
 ENOUGH = 0.8  # of the photos registered: the other mapper is not tried
 MOST_MODELS = 10
+FEW_FEATURES = 2000  # a photo, in the mean: then points that two photos see are kept too, twice as many
 
 
 class Events:
@@ -232,6 +233,7 @@ def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> lis
     options.max_num_models = MOST_MODELS
     options.random_seed = 0
     options.num_threads = job["threads"]
+    options.triangulation.ignore_two_view_tracks = job["mean"] > FEW_FEATURES
     # COLMAP's 4 pixels are meant for photos of 1600 and more; smaller ones are also seen more exactly.
     longest = min(FEATURE_SIZE, max(max(p["width"], p["height"]) for p in job["photos"]))
     options.mapper.filter_max_reproj_error = max(1.5, longest / 400)
