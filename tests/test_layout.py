@@ -46,7 +46,8 @@ ORDER = """
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker
     prepare.process prepare.orient prepare.picture prepare.finish prepare.steps prepare.make
-    cli cli.info cli.signals cli.progress cli.runs cli.check cli.train cli.render_views cli.render_path cli.render
+    cli cli.info cli.signals cli.progress cli.runs cli.from_photos cli.check cli.train cli.render_views
+    cli.render_path cli.render
     cli.view
     cli.export cli.prepare
     cli.doctor __main__

@@ -312,8 +312,8 @@ def test_a_scene_above_or_below_is_named(tmp_path, good):
     [
         ([], "it is empty"),
         (["database.db", "images/a.png"], "features only: run its mapper"),
-        (["x/a.JPG", "b.png"], "it holds 2 photos but no poses: reconstruct them"),
-        (["clip.MP4"], "clip.MP4 is a video: extract photos"),
+        (["x/a.JPG", "b.png"], "it holds 2 photos but no poses: gs-prepare"),
+        (["clip.MP4"], "clip.MP4 is a video: give its name"),
         (["set.zip"], "set.zip is an archive: unpack it first"),
         (["a.HEIC"], "a.HEIC must be converted"),
     ],
@@ -332,7 +332,7 @@ def test_the_next_step_is_named(tmp_path, files, remedy):
 def test_a_file_that_is_no_folder(tmp_path):
     for name, remedy in {
         "a.zip": "unpack it",
-        "a.mov": "extract photos",
+        "a.mov": "gs-train VIDEO",
         "a.json": "the folder that it is in",
     }.items():
         (tmp_path / name).write_bytes(b"")

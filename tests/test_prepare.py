@@ -10,6 +10,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -245,3 +246,16 @@ def test_photos_of_two_sizes_have_two_cameras_or_a_line(tmp_path):
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert events[-1]["stage"] == "cameras" and {"done", "total", "seconds_left"} <= set(events[0])
     assert Path(tmp_path / "out" / "images" / "view_01.png").is_file()
+
+
+def test_training_on_photos_finds_their_cameras_first(made, photos, tmp_path):
+    """The scene lies in the run's folder; one that is there is not made again."""
+    run = tmp_path / "run"
+    shutil.copytree(made[0], run / "scene")
+    command = [sys.executable, "-P", "-m", "gsplat_train.cli.train", str(photos), "--out", str(run)]
+    for more in (["--steps", "2", "--no-eval"], ["--steps", "4", "--resume"]):
+        done = subprocess.run(
+            [*command, *more], capture_output=True, text=True, env=captures.environment(), timeout=100
+        )
+        assert done.returncode == 0, done.stderr
+    assert json.loads((run / "metrics.json").read_text("utf-8"))["steps"] == 4

@@ -107,7 +107,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train Gaussian splats from photos with known cameras."""
+    """Train Gaussian splats from a scene, or from photos or a video whose cameras are found first."""
     started = time.monotonic()
     if scene is None:
         if len(sys.argv) > 1:
@@ -143,9 +143,17 @@ def train(
         )
 
     from ..config import configure
+    from .from_photos import capture, made_scene, make_scene, named
 
     given = given_settings(scene, config, options, set_ or [])
-    settings = configure(scene, given.options, given.files)
+    source = capture(scene)
+    if source is None:
+        settings = configure(scene, given.options, given.files)
+    elif check:
+        raise UserError(f"{scene} has no camera poses yet; first: gs-prepare {scene} OUT, then --check OUT")
+    else:
+        place = str(source if source.is_dir() else source.parent)
+        settings = replace(configure(place, given.options, given.files), scene=named(source))
     if check:
         from .check import check as check_scene
 
@@ -156,15 +164,21 @@ def train(
     from .. import backends
 
     backends.check_mlx()
-    from .runs import new_run, resumed_run
+    from .runs import ROOT, new_run, resumed_run
 
     report = _progress(progress, quiet)
+    if resume and source is not None:
+        out = made_scene(source, out, ROOT / Path(settings.scene).name, report.message)
+        settings = replace(settings, scene=str((out / "scene").resolve()))
+        source = None
     if resume:
         folder, settings = resumed_run(settings, out, given.all, report.message, moved=out is not None)
     else:
         folder = new_run(settings, out, overwrite)
         settings = replace(settings, schedule_steps=settings.horizon)
     with folder.claimed(report.message):
+        if source is not None:
+            settings = replace(settings, scene=make_scene(source, folder, report))
         _train(settings, folder, resume, report, started, viewer_at or "" if viewer or viewer_at else None)
 
 

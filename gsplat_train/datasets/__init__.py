@@ -20,7 +20,7 @@ from .. import registry
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..scene import Scene
-from .advice import advice, file_advice
+from .advice import PHOTOS_ONLY, advice, file_advice
 from .check import Verdict, checked, judge
 from .options import LoadOptions
 from .point_ply import read_points
@@ -28,6 +28,7 @@ from .point_ply import read_points
 __all__ = [
     "LoadOptions",
     "examine_scene",
+    "holds_photos_only",
     "load_scene",
     "open_scene",
     "read_scene",
@@ -74,6 +75,16 @@ def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
     remedy = f"; {hint}" if (hint := advice(root, is_scene)) else ""
     looked = " and ".join(module.LOOKED_FOR for module in readers.values())
     raise UserError(f"{root} is no scene this program knows; looked for {looked}{remedy}")
+
+
+def holds_photos_only(root: Path) -> bool:
+    """Whether a folder holds photos and no scene, nor is a scene's part: its cameras are to be found first."""
+    modules = [registry.module(path) for name, path in registry.READERS.items() if name not in registry.MADE]
+
+    def is_scene(folder: Path) -> bool:
+        return any(module.recognise(folder) for module in modules)
+
+    return not is_scene(root) and advice(root, is_scene).endswith(PHOTOS_ONLY)
 
 
 def open_scene(scene: str | os.PathLike[str], **settings: Any) -> Scene:

@@ -13,6 +13,7 @@ ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".zst",
 SCENE_FILES = {".json", ".npy", ".bin", ".txt", ".db", ".xml", ".csv"}
 ABOVE, BELOW = 3, 2  # levels at which a scene is looked for round a folder that is none
 SHOWN = 3
+PHOTOS_ONLY = "photos but no poses: gs-prepare finds them (or COLMAP)"
 
 
 def advice(root: Path, is_scene: Callable[[Path], bool]) -> str:
@@ -29,9 +30,9 @@ def advice(root: Path, is_scene: Callable[[Path], bool]) -> str:
         return "database.db holds COLMAP's features only: run its mapper, which makes sparse/0"
     pictures = list_pictures(root)
     if pictures:
-        return f"it holds {len(pictures)} photos but no poses: reconstruct them with COLMAP first"
+        return f"it holds {len(pictures)} {PHOTOS_ONLY}"
     for suffixes, remedy in (
-        (VIDEO_SUFFIXES, "is a video: extract photos from it (ffmpeg), and reconstruct them with COLMAP"),
+        (VIDEO_SUFFIXES, "is a video: give its name to gs-train, or to gs-prepare"),
         (ARCHIVE_SUFFIXES, "is an archive: unpack it first"),
         (FOREIGN_SUFFIXES, "must be converted to JPEG or PNG, and reconstructed with COLMAP"),
     ):
@@ -48,7 +49,7 @@ def file_advice(path: Path, is_scene: Callable[[Path], bool]) -> str:
     if suffix in ARCHIVE_SUFFIXES:
         return "unpack it, and give the folder"
     if suffix in VIDEO_SUFFIXES:
-        return "extract photos from it (ffmpeg), reconstruct them with COLMAP, and give the folder of both"
+        return "it is a video: gs-train VIDEO or gs-prepare VIDEO OUT makes a scene of it"
     if above := scene_above(path, is_scene):
         return f"give the folder: {above}"
     return "give the folder that it is in" if suffix in SCENE_FILES else "a scene is a folder"

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gs-train of photos without poses, or of a video: the scene is made first, in the run's folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import is_builtin
+from ..datasets import holds_photos_only
+from ..errors import UserError
+from ..prepare.steps import read_json
+from ..prepare.video import is_video
+
+if TYPE_CHECKING:
+    from ..training.run_folder import RunFolder
+    from .progress import Progress
+
+SCENE = "scene"  # in the run's folder
+
+
+def capture(scene: str) -> Path | None:
+    """The video or the folder of photos that `scene` names; None where it is a scene, or nothing."""
+    path = Path(scene).expanduser()
+    if is_builtin(scene):
+        return None
+    found = is_video(path) if path.is_file() else path.is_dir() and holds_photos_only(path)
+    return path.resolve() if found else None
+
+
+def named(source: Path) -> str:
+    """What runs of it are filed under, as a path."""
+    return str(source.with_suffix("") if source.is_file() else source)
+
+
+def make_scene(source: Path, run: RunFolder, report: Progress) -> str:
+    """The scene made of `source` in the run's folder, or what is there of it gone on with."""
+    from ..prepare.make import prepare
+    from ..prepare.steps import Options
+    from ..prepare.told import Told
+
+    out = run.root / SCENE
+    report.message(f"{source} has no camera poses: they are found first, into {out} (as gs-prepare does)")
+    report.release()
+    told = Told(report.mode if report.mode != "jsonl" else "plain", report.quiet)
+    try:
+        prepare(source, out, Options(), told)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            again = shlex.join(["gs-train", str(source), "--out", str(run.root)])
+            told.message(f"stopped while finding cameras; this goes on with what is done: {again}")
+        raise
+    return str(out.resolve())
+
+
+def made_scene(source: Path, out: Path | None, runs: Path, log: Callable[[str], None]) -> Path:
+    """The run that `--resume` goes on with: `out`, or the newest whose scene was made of `source`."""
+    choices = [out.expanduser()] if out is not None else sorted(runs.glob("*"), reverse=True)
+    for run in choices:
+        told = read_json(run / SCENE / "prepare.json")
+        if isinstance(told, dict) and told.get("made_from", {}).get("input") == str(source):
+            log(f"the scene is {run / SCENE}")
+            return run
+    where = out if out is not None else runs
+    raise UserError(f"no run of {source} to resume in {where}; leave out --resume to start one")
