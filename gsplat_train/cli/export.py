@@ -99,19 +99,21 @@ def export(
 
     found = open_model(model, say)
     splats = to_splats(found.gaussians, found.antialiased, found.up)
-    settings, data = _scene(found.run, scene, data_root, say if measure or scene else None)
+    cameras_help = up == "auto" or max_splats is not None or out.suffix.lower() in (".html", ".splat")
+    asked = measure or scene is not None or cameras_help
+    settings, data = _scene(found.run, scene, data_root, say if asked else None)
     train, test = _views(settings, data)
     cameras = [view.camera for view in train]
     some = cameras[:: -(-len(cameras) // MOST_VIEWS)] if cameras else []
 
     counts = [splats.n]
-    for asked, name, keep in (
+    for wanted, name, keep in (
         (min_opacity > 0, f"--min-opacity {min_opacity:g}", lambda s: filters.more_opaque(s, min_opacity)),
         (max_scale is not None, f"--max-scale {max_scale}", lambda s: filters.smaller(s, max_scale or 1.0)),
         (bool(box), f"--crop {crop}", lambda s: filters.cropped(s, box)),
         (floaters, "--floaters", filters.without_floaters),
     ):
-        if asked:
+        if wanted:
             splats = keep(splats)
             say(f"{name}: {counts[-1] - splats.n:,} of {counts[-1]:,} splats left out")
             counts.append(splats.n)
