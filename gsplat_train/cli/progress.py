@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MODES = ("bar", "plain", "jsonl")
 PLAIN_SECONDS = 10.0  # at most so often a plain line
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"  # the time left is a forecast's
+BAR_AFTER = 0.5  # seconds; what takes less has no bar
 JSON_SECONDS = 0.5  # at most so often a line for programs on what is under way
 HOLD_SECONDS = (
     2.0  # so long messages wait, so that of a command that fails at once the error is the only line
@@ -76,18 +78,18 @@ class Progress(Callback):
         now, last = time.monotonic(), done >= total
         if done <= 1 or self.action_began == 0:
             self.action_began, self.action_told = now, now
+        if self.quiet:
+            return
         if self.mode == "jsonl":
             if last or now - self.action_told > JSON_SECONDS:
                 self.action_told = now
                 say(to_json({"action": what, "done": done, "total": total}))
-        elif self.quiet:
-            return
         elif self.mode == "plain":
             if now - self.action_told > PLAIN_SECONDS:
                 self.action_told = now
                 left = (now - self.action_began) / done * (total - done)
-                say(f"{what}: {done} of {total}, {left:.0f} s left")
-        else:
+                say(f"{what}: {done} of {total}, {duration(left)} left")
+        elif self.action is not None or now - self.action_began > BAR_AFTER:
             if self.action is None:
                 self.release()
                 self.action = tqdm(desc=what, total=total, dynamic_ncols=True, leave=False)
@@ -96,13 +98,22 @@ class Progress(Callback):
                 self.action.close()
                 self.action = None
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """See Callback.progress."""
+        self.at(what, done, total)
+
     def start(self, trainer: Trainer) -> None:
         """The loop begins."""
         self.release()
         self.total = trainer.config.steps
         if self.mode == "bar" and not self.quiet:
             self.bar = tqdm(
-                total=self.total, initial=trainer.step, unit="it", dynamic_ncols=True, smoothing=0.1
+                total=self.total,
+                initial=trainer.step,
+                unit="it",
+                dynamic_ncols=True,
+                smoothing=0.1,
+                bar_format=BAR,
             )
 
     def step(self, trainer: Trainer, newest: StepResult) -> None:
@@ -115,22 +126,32 @@ class Progress(Callback):
         if record.get("test"):
             self.test_psnr = record["test"]["psnr"]
         score = "" if self.test_psnr is None else f", test {self.test_psnr:.2f} dB"
-        state = f"{record['n_splats']:,} splats, loss {record['loss']:.4f}{score}"
+        left = record.get("seconds_left")
+        ahead = "" if left is None else f"{duration(left)} left, "
+        state = f"{ahead}{record['n_splats']:,} splats, loss {record['loss']:.4f}{score}"
         if self.mode == "jsonl":
             write_result(to_json(record))
         elif self.bar is not None:
             self.bar.set_postfix_str(state, refresh=False)
         elif not self.quiet and (time.monotonic() - self.spoken > PLAIN_SECONDS or "test" in record):
             self.spoken = time.monotonic()
-            rate = record["it_per_s"]
-            left = (self.total - record["step"]) / rate if rate else 0
-            say(f"step {record['step']}/{self.total}, {rate:.1f} it/s, {left:.0f} s left, {state}")
+            say(f"step {record['step']}/{self.total}, {record['it_per_s']:.1f} it/s, {state}")
 
     def end(self, trainer: Trainer) -> None:
         """The loop has ended."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 10 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def say(line: str) -> None:

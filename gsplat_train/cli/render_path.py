@@ -129,7 +129,7 @@ def views_of(
             continue
     if settings is None:
         return [], set()
-    data = read_scene(settings, report.message)
+    data = read_scene(settings, report.message, report.at)
     held = data.split(settings.test_every if settings.eval else 0)[1]
     return list(data.views), {view.name for view in held}
 

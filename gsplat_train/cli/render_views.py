@@ -43,7 +43,7 @@ def render_views(
 ) -> None:
     """Writes NAME.png of each view, NAME_depth.png and NAME_depth_color.png where asked, metrics.json, sheets."""
     keep_off_photos(folder, settings)
-    data = read_scene(settings, report.message)
+    data = read_scene(settings, report.message, report.at)
     views = chosen_views(data, settings, model.run, split)
     names = file_names(views)
     near, far = depth_range(model.gaussians, [view.camera for view in views]) if look.depth else (1.0, 2.0)

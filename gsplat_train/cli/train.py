@@ -212,7 +212,9 @@ def _train(
     callbacks: list[Callback] = [report, Report()]
     if viewer is not None:
         callbacks.append(Live(viewer))
-    trainer = Trainer(settings, read_scene(settings, report.message), folder, callbacks, found, started)
+    trainer = Trainer(
+        settings, read_scene(settings, report.message, report.at), folder, callbacks, found, started
+    )
     how = "new run" if not resume else f"resuming at step {trainer.step}"
     train, test = len(trainer.train_views), len(trainer.test_views)
     report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")

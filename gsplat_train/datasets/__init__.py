@@ -95,17 +95,24 @@ def open_scene(scene: str | os.PathLike[str], **settings: Any) -> Scene:
     return read_scene(configure(os.fspath(scene), settings))
 
 
-def read_scene(config: Config, log: Callable[[str], None] = lambda line: None) -> Scene:
-    """Loads or makes the scene that `config` names; UserError where the check refuses it."""
-    return checked(_read(config, log), trust=config.trust, log=log)
+def read_scene(
+    config: Config,
+    log: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Scene:
+    """Loads or makes the scene that `config` names; UserError where the check refuses it.
+
+    log gets messages; progress what is under way, how much of it is done, and of how much.
+    """
+    return checked(_read(config, log, progress), trust=config.trust, log=log)
 
 
 def examine_scene(config: Config, log: Callable[[str], None] = lambda line: None) -> Verdict:
     """The scene that `config` names with what the check says of it, refused or not."""
-    return judge(_read(config, log), trust=config.trust)
+    return judge(_read(config, log, lambda what, done, total: None), trust=config.trust)
 
 
-def _read(config: Config, log: Callable[[str], None]) -> Scene:
+def _read(config: Config, log: Callable[[str], None], progress: Callable[[str, int, int], None]) -> Scene:
     options = LoadOptions(
         images=config.images or None,
         max_size=config.max_size,
@@ -117,6 +124,7 @@ def _read(config: Config, log: Callable[[str], None]) -> Scene:
         trust=config.trust,
         init=config.init or None,
         log=log,
+        progress=progress,
     )
     if config.reader in registry.MADE:
         return _with_init(registry.module(registry.READERS[config.reader]).load(Path(), options), options)

@@ -102,6 +102,7 @@ def load_photos(
         loaded = []
         for item in pool.map(lambda plan: _loaded(plan, lazy), plans):
             loaded.append(item)
+            options.progress("loading photos", len(loaded), len(photos))
             if len(loaded) % TOLD_EVERY == 0:
                 options.log(f"photos: {len(loaded)} of {len(photos)} loaded")
     if lazy:

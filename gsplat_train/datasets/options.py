@@ -13,6 +13,10 @@ def _silent(line: str) -> None:
     pass
 
 
+def _unseen(what: str, done: int, total: int) -> None:
+    pass
+
+
 MASK_MODES = ("ignore", "transparent", "off")
 ALPHA_MODES = ("transparent", "ignore")
 FOV_RANGE = (10.0, 150.0)  # degrees
@@ -31,6 +35,9 @@ class LoadOptions:
     trust: bool = False  # train on what the check of cameras, photos and points would refuse
     init: str | None = None  # a PLY of points or splats to start from, in place of the scene's points
     log: Callable[[str], None] = _silent  # gets a line for each thing worth knowing; warnings begin so
+    progress: Callable[[str, int, int], None] = (
+        _unseen  # gets what is under way, how much is done, of how much
+    )
 
     def check(self) -> None:
         """UserError where an option is none."""

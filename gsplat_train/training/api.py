@@ -54,7 +54,11 @@ def train(
             for callback in callbacks:
                 callback.message(line)
 
-        scene = read_scene(chosen, say)
+        def tell(what: str, done: int, total: int) -> None:
+            for callback in callbacks:
+                callback.progress(what, done, total)
+
+        scene = read_scene(chosen, say, tell)
     chosen = replace(chosen, backend=backends.choose(chosen.backend), schedule_steps=chosen.horizon)
     if out is None:
         return run_training(Trainer(chosen, scene, None, callbacks))

@@ -28,6 +28,9 @@ class Callback:
     def record(self, trainer: Trainer, record: dict[str, Any]) -> None:
         """A record of the log: step, loss, splats, speed, scores where they were measured."""
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Of a long action between steps, as `evaluating`, `done` of `total` parts are done."""
+
     def pictured(self, trainer: Trainer, view: View, picture: np.ndarray) -> None:
         """During an evaluation: the render [H, W, 3] uint8 of a view that is measured."""
 

@@ -14,7 +14,7 @@ class Clock:
     """Adds up seconds over the blocks `going`, without the blocks `stopped` inside them."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self._sum = seconds
+        self._sum = self.before = seconds  # before: of earlier parts of the run
         self._since: float | None = None  # when it went on; None while it stands
 
     @property

@@ -30,6 +30,7 @@ class Evaluation:
         self.trainer = trainer
         defaults = {"best_test": 0.0, "train_at_best": 0.0, "warned": False}
         trainer.counts = defaults | trainer.counts
+        self.done, self.total = 0, 0  # views of the evaluation under way
 
     def run(self) -> None:
         """Measures held-out and some training views, pictures a few, writes metrics.json; warns of
@@ -37,7 +38,8 @@ class Evaluation:
         """
         trainer = self.trainer
         with trainer.clock.stopped():
-            gaussians = trainer.gaussians()
+            gaussians, some = trainer.gaussians(), self._some_training_views()
+            self.done, self.total = 0, len(trainer.test_views) + len(some)
             test, train = (
                 measure(
                     gaussians,
@@ -47,7 +49,7 @@ class Evaluation:
                     antialiased=trainer.config.antialiased,
                     each=self._pictured,
                 )
-                for views in (trainer.test_views, self._some_training_views())
+                for views in (trainer.test_views, some)
             )
             scores = {"test": test if trainer.test_views else None, "train": train}
             trainer.metrics = self._summary() | scores | {"warnings": trainer.warnings} | origin()
@@ -64,7 +66,9 @@ class Evaluation:
         return [views[i] for i in np.linspace(0, len(views) - 1, n).round().astype(int)]
 
     def _pictured(self, view: View, picture: np.ndarray) -> None:
+        self.done += 1
         for callback in self.trainer.callbacks:
+            callback.progress("evaluating", self.done, self.total)
             callback.pictured(self.trainer, view, picture)
         self._preview(view, picture)
 

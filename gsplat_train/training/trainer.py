@@ -29,6 +29,7 @@ from . import identity, strategies
 from .callbacks import Callback
 from .clock import Clock
 from .evaluation import Evaluation
+from .forecast import Forecast
 from .objective import Objective
 from .photos import ViewSampler
 from .plan import Schedule
@@ -81,6 +82,8 @@ class Trainer:
         self.strategy = strategies.load(config)
         self.schedule = Schedule(config, self.strategy)
         self.stepper = make_stepper(self.backend, state, self.objective)
+        sizes = [view.camera.width * view.camera.height for view in self.views]
+        self.forecast = Forecast(config, self.strategy, float(np.mean(sizes)))
         self.evaluation = Evaluation(self)
         self.saved = -1 if resume is None else state.step
         self.whole = True  # whether the state is one between two whole steps
@@ -88,6 +91,7 @@ class Trainer:
         self.metrics: dict[str, Any] = {}
         self.warnings: list[str] = []
         self.began = (time.monotonic() if started is None else started) - self.counts["wall_seconds"]
+        self.began_steps = time.monotonic()
         self.clock = Clock(self.counts["seconds"])
 
     @property
@@ -122,6 +126,7 @@ class Trainer:
         """
         for callback in self.callbacks:
             callback.start(self)
+        self.began_steps = time.monotonic()
         try:
             with self.clock.going():
                 while self.step < self.config.steps:
@@ -185,7 +190,12 @@ class Trainer:
             "seconds": round(seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
         }
-        if self.metrics.get("steps") == step:
+        measured = self.metrics.get("steps") == step
+        going = time.monotonic() - self.began_steps
+        self.forecast.add(step, seconds, self.n_splats, going + self.clock.before, measured)
+        left = self.forecast.left()
+        record["seconds_left"] = None if left is None else round(left, 1)
+        if measured:
             for split in ("test", "train"):
                 scores = self.metrics[split]
                 record[split] = scores and {name: scores[name] for name in ("psnr", "ssim")}
