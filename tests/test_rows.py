@@ -8,7 +8,9 @@ import pytest
 from tiny import random_state
 
 from gsplat_train.training import rows
+from gsplat_train.training.draws import Key
 from gsplat_train.training.rows import Edit, HostPopulation, Room, TrainState
+from gsplat_train.training.strategies import adc, mcmc
 
 
 def row_numbers(state: TrainState) -> np.ndarray:
@@ -63,6 +65,17 @@ def test_growth_in_spare_room_copies_nothing() -> None:
     assert [leaf.ctypes.data for leaf in rows.rows(state.v).values()] == place
     numbers = np.array([0, 1, 4, 3])
     assert row_numbers(state).tolist() == [*np.tile(numbers, 4), 0, 1] and state.n_splats == 18
+
+
+def test_no_room_is_made_beyond_the_cap() -> None:
+    for strategy in (mcmc, adc):
+        state, room = random_state(10), Room(spare=1.0, most=1 << 62)
+        population, key = HostPopulation(state, room), Key(0, 5, 3)
+        if strategy is mcmc:
+            mcmc.grow(population, 0.3, 14, 0.005, key)
+        else:
+            adc.grow(population, np.full(10, 2.0, np.float32) * (np.arange(10) < 3), adc.Settings(), 14, key)
+        assert state.n_splats == 13 and {len(buffer) for buffer in room._buffers.values()} == {14}
 
 
 def test_arrays_put_in_the_place_of_those_with_room_are_kept() -> None:

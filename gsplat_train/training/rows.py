@@ -49,6 +49,7 @@ class Edit:
     fresh: Any = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     forget: tuple[str, ...] = ()
+    most: int = 0  # rows that there will never be more of: no room is made beyond
 
 
 class Population(Protocol):
@@ -185,6 +186,7 @@ def edit_rows(state: TrainState, edit: Edit, room: Room | None = None) -> None:
         taken = [{name: leaf[source[changed]] for name, leaf in tree.items()} for tree in _views(state)]
         if count > n:
             room = room or Room()
+            room.most = edit.most or room.most
             room.reserve(state, count)
         if count != n:
             (room or Room()).resize(state, count)

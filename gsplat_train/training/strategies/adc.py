@@ -115,7 +115,7 @@ def grow(population: Population, pull: Any, own: Settings, cap: int, key: Key) -
         means = xp.concatenate([means[:alone], parts])
         small = log_scales[alone:] - math.log(own.split_shrink)
         log_scales = xp.concatenate([log_scales[:alone], small])
-    population.apply(Edit(source, fresh, {"means": means, "log_scales": log_scales}))
+    population.apply(Edit(source, fresh, {"means": means, "log_scales": log_scales}, most=cap))
     return {"duplicated": count - split, "split": split}
 
 

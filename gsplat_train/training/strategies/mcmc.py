@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ def grow(population: Population, rate: float, cap: int, min_opacity: float, key:
     drawn = draws.multinomial(xp, weights, n, key)
     rows = xp.arange(old + n).astype(xp.int32)
     source = xp.concatenate([rows[:old], drawn])
-    population.apply(shared(population, source, drawn, rows[old:], min_opacity))
+    edit = shared(population, source, drawn, rows[old:], min_opacity)
+    population.apply(replace(edit, most=cap))
     return n
 
 
