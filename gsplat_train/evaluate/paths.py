@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..model.frame import matrix, quaternion
+from ..model.opening import upright
 from ..scene import Camera
 
 AROUND = 0.9  # the mean of unit directions is shorter than this where cameras look at something from around
@@ -60,18 +61,6 @@ def with_lens(camera: Camera, width: int | None, height: int | None, fov: float 
     return Camera(camera.viewmat, K, width, height)
 
 
-def upright(cameras: Sequence[Camera]) -> np.ndarray:
-    """[3] unit: which way is up. Across the right-hand sides of all cameras where these differ; else their
-    mean.
-    """
-    rights = np.array([camera.viewmat[0, :3] for camera in cameras])
-    up = -np.array([camera.viewmat[1, :3] for camera in cameras]).mean(axis=0)
-    values, vectors = np.linalg.eigh(rights.T @ rights / len(rights))
-    if values[1] > 0.05 and values[0] < 0.2 * values[1]:
-        up = vectors[:, 0] * (np.sign(vectors[:, 0] @ up) or 1)
-    return _unit(up)
-
-
 def subject(cameras: Sequence[Camera], points: np.ndarray) -> np.ndarray:
     """[3] what the cameras look at: where their axes meet; where these are nearly parallel, the middle of the
     points before them.
@@ -106,7 +95,7 @@ def _spiral(cameras: Sequence[Camera], points: np.ndarray, frames: int) -> list[
     about one of them, and as wide as its neighbours are near.
     """
     positions, forwards = _rays(cameras)
-    target, up = subject(cameras, points), upright(cameras)
+    target, up = subject(cameras, points), np.array(upright(cameras))
     if np.linalg.norm(forwards.mean(axis=0)) < AROUND:
         facing = (forwards * _units(target - positions)).sum(axis=1)
         first = int(np.argmax(facing))
@@ -160,7 +149,7 @@ class _Ring:
     def __init__(self, cameras: Sequence[Camera], points: np.ndarray) -> None:
         self.cameras = cameras
         self.positions, _ = _rays(cameras)
-        self.target, up = subject(cameras, points), upright(cameras)
+        self.target, up = subject(cameras, points), np.array(upright(cameras))
         east = _unit(np.cross(up, np.eye(3)[np.argmin(np.abs(up))]))
         self.axes = np.array([east, np.cross(up, east), up])
         local = (self.positions - self.target) @ self.axes.T

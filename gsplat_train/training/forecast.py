@@ -88,7 +88,9 @@ class Forecast:
     def _work(self, steps: np.ndarray, n: np.ndarray, ratio: float) -> np.ndarray:
         """What steps cost, in pixels."""
         level = np.maximum(self.config.downscales - steps // self.config.downscale_every, 0)
-        return self.pixels * 0.25**level + ratio * n
+        return (
+            self.pixels * 0.25**level + ratio * n * 0.5**level
+        )  # a splat covers fewer tiles of a small photo
 
     def _parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(first step, steps, seconds, splats) between records; the first, which compiles, is left out."""

@@ -24,9 +24,9 @@ from PIL import Image
 from .. import config as config_module
 from ..config import Config, configure
 from ..errors import UserError
-from ..evaluate.paths import upright
 from ..evaluate.pictures import reduced
 from ..machine import processor
+from ..model.opening import upright
 from ..scene import Camera, Scene, View
 from ..storage import atomic_write
 from .callbacks import Callback
@@ -184,7 +184,7 @@ def world(scene: Scene, held_out: set[str]) -> dict[str, Any]:
     """
     cameras = [view.camera for view in scene.views]
     positions = np.array([camera.position for camera in cameras])
-    up = upright(cameras)
+    up = np.array(upright(cameras))
     spread = positions - positions.mean(axis=0)
     level = spread - np.outer(spread @ up, up)
     east = np.linalg.svd(np.vstack([level, 1e-9 * np.eye(3)]))[2][0]

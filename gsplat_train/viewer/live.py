@@ -15,9 +15,10 @@ from PIL import Image
 
 from ..evaluate.frames import Look
 from ..evaluate.measure import BACKGROUNDS
-from ..evaluate.paths import subject, typical, upright
+from ..evaluate.paths import subject, typical
 from ..evaluate.pictures import reduced
 from ..model.gaussians import Gaussians
+from ..model.opening import upright
 from ..scene import Camera, View
 from ..training.callbacks import Callback
 from .server import Server
@@ -149,7 +150,7 @@ def page_scene(views: Sequence[View], points: np.ndarray, held_out: set[str]) ->
             }
             for view in views
         ],
-        "up": up.tolist(),
+        "up": list(up),
         "target": target.tolist(),
         "first": int(np.argmax(facing)),
         "fov": _fov(first),
