@@ -130,6 +130,24 @@ def test_growth_shares_the_opacity_and_starts_without_moments() -> None:
         assert (numbers[copies] == (0 if len(copies) > 1 else source)).all()
 
 
+def test_decay_makes_all_fainter_and_smaller_and_keeps_the_moments() -> None:
+    state = random_state(20)
+    make_dead(state, [3])
+    before, moments = opacities(state), [np.array(leaf) for leaf in state.m]
+    scales = np.asarray(state.gaussians.log_scales).copy()
+    mcmc.decay(HostPopulation(state), 0.002, 0.001)
+    expected = np.maximum(before - 0.002, mcmc.FAINTEST)
+    assert opacities(state) == pytest.approx(expected, rel=1e-4)
+    assert np.asarray(state.gaussians.log_scales) == pytest.approx(scales - 0.001, abs=1e-6)
+    assert all(np.array_equal(a, b) for a, b in zip(moments, state.m, strict=True))
+
+
+def test_the_cap_is_lower_while_photos_are_small() -> None:
+    config = settings(max_splats=1000, downscales=2, downscale_every=100, **{"mcmc.stage_cap": 0.5})
+    caps = [strategies.load(config).cap(step) for step in (0, 99, 100, 200, 1000)]
+    assert caps == [250, 250, 500, 1000, 1000]
+
+
 def test_nothing_grows_out_of_nothing() -> None:
     state = random_state(5)
     rows.rows(state.gaussians)["logit_opacities"][:] = -1e4

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..scene import Photo, PhotoSource, View
+from .plan import halvings_at
 
 
 class ViewSampler:
@@ -36,7 +37,7 @@ class ViewSampler:
                 epoch,
                 np.random.default_rng((self.seed, epoch)).permutation(len(self.views)),
             )
-        level = max(self.downscales - step // self.downscale_every, 0)
+        level = halvings_at(step, self.downscales, self.downscale_every)
         if level != self.level:
             self.level, self.reduced = level, [reduce(view, level) for view in self.views]
         return self.reduced[self.order[position]]

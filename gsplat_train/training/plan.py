@@ -114,3 +114,8 @@ def learning_rates(config: Config, step: int) -> dict[str, float]:
 def sh_degree_at(config: Config, step: int) -> int:
     """The degree in use in the step after `step` steps: it rises by one each `sh_interval` (3DGS)."""
     return min(config.sh_degree, step // config.sh_interval) if config.sh_interval else config.sh_degree
+
+
+def halvings_at(step: int, downscales: int, downscale_every: int) -> int:
+    """How often photos are halved in the step after `step` steps: once less each `downscale_every` (splatfacto)."""
+    return max(downscales - step // downscale_every, 0)

@@ -23,7 +23,7 @@ from ...config import Config
 from ...settings import number
 from .. import draws
 from ..draws import Key
-from ..plan import Statistics
+from ..plan import Statistics, halvings_at
 from ..rows import Edit, Population
 from . import in_window
 
@@ -41,6 +41,13 @@ class Settings:
     refine_stop: float = number(0.8333, 0.0, 1.0)  # of the schedule's horizon: 25,000 of 30,000 [MCMC]
     min_opacity: float = number(0.005, 0.0, 0.5)  # below: dead, relocated [MCMC]
     grow_rate: float = number(0.05, 0.0)  # new Gaussians a refinement, of those there are [MCMC]
+    stage_cap: float = number(
+        1.0, 0.01, 1.0
+    )  # of max_splats, for each halving that photos still have [Spirula]
+    # In place of the regularisers: taken from the opacities (and their logarithm from the scales) at each
+    # refinement, less and less towards the end of the schedule [Brush: 0.002 for every 100 steps]
+    opacity_decay: float = number(0.0, 0.0, 0.1)
+    scale_decay: float = number(0.0, 0.0, 0.1)
 
 
 class Strategy:
@@ -61,10 +68,29 @@ class Strategy:
 
     def refine(self, population: Population, step: int) -> dict[str, int]:
         own, seed = self.own, self.config.seed
+        if own.opacity_decay or own.scale_decay:
+            left = 1 - min(step / self.config.horizon, 1.0)
+            decay(population, left * own.opacity_decay, left * own.scale_decay)
         relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION))
         key = Key(seed, step, draws.GROWTH)
-        added = grow(population, own.grow_rate, self.config.max_splats, own.min_opacity, key)
+        added = grow(population, own.grow_rate, self.cap(step), own.min_opacity, key)
         return {"relocated": relocated, "added": added}
+
+    def cap(self, step: int) -> int:
+        """Splats that there may be after step `step`: small photos do not tell enough for all (Spirula's notes)."""
+        config = self.config
+        halvings = halvings_at(step, config.downscales, config.downscale_every)
+        return math.ceil(config.max_splats * self.own.stage_cap**halvings)
+
+
+def decay(population: Population, opacity: float, log_scale: float) -> None:
+    """Makes all Gaussians fainter and smaller by these; what the photos need grows again."""
+    xp, logits = population.xp, population.column("logit_opacities")
+    faint = xp.clip(1 / (1 + xp.exp(-logits)) - opacity, FAINTEST, NEARLY_OPAQUE)
+    lowered = xp.minimum(xp.log(faint) - xp.log1p(-faint), logits)
+    population.apply(
+        Edit(columns={"logit_opacities": lowered, "log_scales": population.column("log_scales") - log_scale})
+    )
 
 
 def relocate(population: Population, min_opacity: float, key: Key) -> int:
