@@ -107,7 +107,7 @@ def test_the_fused_step_is_the_generic_step(gpu, n, changes, masked):
     for name in ("means2d_norm", "count") + (("absgrad_norm",) if "statistics" in changes else ()):
         if n:
             a, b = ours.sums[name], theirs.sums[name]
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * b.max())
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * b.max())
 
 
 def test_any_first_capacity_gives_the_same_bytes(gpu):

@@ -111,10 +111,10 @@ def _ellipses(
     # cov2d = J W R S S R^T W^T J^T = rows rows^T, with rows = J W R S
     rows = jacobian @ (rotation @ (_rotations(gaussians.quats) * gaussians.scales[:, None, :]))  # [N, 2, 3]
     xx, xy, yy = (rows[:, 0] ** 2).sum(1), (rows[:, 0] * rows[:, 1]).sum(1), (rows[:, 1] ** 2).sum(1)
-    cross = mx.linalg.cross(rows[:, 0], rows[:, 1])
-    det_sharp = (cross * cross).sum(
-        1
-    )  # xx yy - xy^2 by Lagrange's identity: without cancellation, never negative
+    # xx yy - xy^2 by Lagrange's identity: without cancellation, never negative. The cross product is written out:
+    # mx.linalg.cross of a single row gives NaN now and then on MLX's CUDA device (0.32.4).
+    (ax, ay, az), (bx, by, bz) = ([rows[:, i, j] for j in range(3)] for i in range(2))
+    det_sharp = (ay * bz - az * by) ** 2 + (az * bx - ax * bz) ** 2 + (ax * by - ay * bx) ** 2
     det = det_sharp + LOW_PASS * (xx + yy) + LOW_PASS**2  # of cov2d + 0.3 I
     xx, yy = xx + LOW_PASS, yy + LOW_PASS
     conics = mx.stack([yy / det, -xy / det, xx / det], axis=1)
