@@ -120,8 +120,9 @@ class _Chunk(NamedTuple):
 
 def _records(means2d: mx.array, conics: mx.array, colors: mx.array, opacities: mx.array) -> mx.array:
     """[N + 1, 9] means2d, conics, colors, log2(opacity); the last row is a splat of opacity 0."""
-    records = mx.concatenate([means2d, conics, colors, mx.log2(opacities)[:, None]], axis=1)
-    return mx.concatenate([records, mx.array([[0.0] * 8 + [-mx.inf]])])
+    rows = mx.concatenate([means2d, conics, colors, opacities[:, None]], axis=1)
+    rows = mx.concatenate([rows, mx.zeros((1, 9))])
+    return mx.concatenate([rows[:, :8], mx.log2(rows[:, 8:])], axis=1)
 
 
 def _batches(tiles: Tiles, width: int) -> Iterator[_Batch]:
