@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from . import registry
 from .errors import UserError
 from .settings import checked, choice, names, number
+from .storage import home_expanded
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ FREE_ON_RESUME = frozenset(
         "data_root",
     }
 )
+FILE_URL = "file://"
 GENERAL = [name for name in names(Config) if name != "sections"]
 
 
@@ -149,11 +153,21 @@ def load(
 def read(path: Path) -> dict[str, Any]:
     """The checked settings in a TOML file."""
     try:
-        return check(tomllib.loads(path.read_text("utf-8-sig")), str(path))
+        return _with_paths(check(tomllib.loads(path.read_text("utf-8-sig")), str(path)))
     except OSError as error:
         raise UserError(f"cannot read the settings in {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a TOML file: {error}") from None
+
+
+def _with_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with paths as they are, where they stood as URLs because TOML cannot hold their bytes."""
+    return {
+        key: os.fsdecode(unquote_to_bytes(value.removeprefix(FILE_URL)))
+        if isinstance(value, str) and value.startswith(FILE_URL)
+        else value
+        for key, value in settings.items()
+    }
 
 
 def check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -201,8 +215,7 @@ def to_toml(config: Config) -> str:
     for owner, section in config.sections.items():
         if own := names(type(section)):
             lines += ["", f"[{owner}]", *(_line(key, getattr(section, key)) for key in own)]
-    text = "".join(f"{line}\n" for line in lines)
-    return text.encode("utf-8", "backslashreplace").decode()  # a path may hold bytes that are no UTF-8
+    return "".join(f"{line}\n" for line in lines)
 
 
 def find(name: str) -> Path | None:
@@ -241,7 +254,7 @@ def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Mappin
         assert layer is not None
         chosen = [layer]
     else:
-        folder = Path(scene).expanduser()
+        folder = home_expanded(scene)
         if not folder.is_dir():
             wrong = "is not a folder" if folder.exists() else "is not there"
             raise UserError(f"scene {scene} {wrong}; give a folder or one of {', '.join(builtin_scenes())}")
@@ -325,5 +338,7 @@ def _hint(key: str) -> str:
 
 
 def _line(key: str, value: Any) -> str:
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        value = FILE_URL + quote_from_bytes(os.fsencode(value))  # a path with bytes that are no UTF-8
     # Not in ASCII, where JSON writes what lies beyond 16 bits as two halves: TOML forbids these, and DEL.
     return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import StorageError
+from .errors import StorageError, UserError
 
+_LEFT = re.compile(r"\..+\.\d+\.tmp")  # names that `atomic_write` gives
 NAME_BYTES = 235  # of a file's name: file systems take 255, `atomic_write` adds up to 20 while it writes
 
 
@@ -51,7 +53,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(path.parent, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -59,9 +61,44 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # of a read-only file system; the first error is the one to tell
+                temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file; a crash may cut it short. StorageError where that fails."""
+    with storage(path), open(path, "ab") as file:
+        file.write(line.encode() + b"\n")
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if it is there; StorageError where that is not allowed."""
+    with storage(path), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Removes what killed writers left of `atomic_write` in a folder where nobody writes now; how many files."""
+    count = 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _LEFT.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
+                    count += 1
+    return count
+
+
+def home_expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ~ and ~user replaced; UserError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{os.fspath(path)}: there is no user of that name here; write ./~ for a file called so"
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

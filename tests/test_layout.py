@@ -61,6 +61,7 @@ LONG = {  # longer, each with its reason
     "csrc/bindings.cpp": "every array is checked by name, one function a stage",
     "csrc/cpu/pipeline.cpp": "the stages of a step in their order, and sorting into tiles",
     "csrc/cpu/simd.h": "all intrinsics of four instruction sets, nowhere else",
+    "gsplat_train/training/trainer.py": "the loop, and everything that can end it",
     "gsplat_train/backends/cpp.py": "every stage of a backend, and the fused step",
     "gsplat_train/backends/gpu/engine.py": "every stage of both GPUs",
     "gsplat_train/backends/gpu/stepper.py": "running ahead of the host, and its return",

@@ -22,6 +22,7 @@ import typer
 from .. import __version__, registry
 from .. import config as config_module
 from ..errors import OutOfMemory, UserError, is_out_of_memory
+from ..storage import home_expanded
 
 AT_HELP = "HOST:PORT to listen on; 127.0.0.1 is this machine only. Opened to others, the address has a token."
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
@@ -132,6 +133,9 @@ def _stop(number: int, frame: Any) -> NoReturn:
 
 
 def _exit(program: str, message: str, code: int) -> NoReturn:
+    # All is done: a second Ctrl-C shall not change the exit code.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -174,7 +178,7 @@ def given_settings(scene: str, name: str | None, options: Mapping[str, Any], ass
 
 
 def _find_config(scene: str, name: str) -> Path:
-    candidates = (config_module.find(f"{scene}_{name}"), config_module.find(name), Path(name).expanduser())
+    candidates = (config_module.find(f"{scene}_{name}"), config_module.find(name), home_expanded(name))
     for path in candidates:
         if path is not None and path.is_file():
             return path

@@ -11,6 +11,7 @@ from ..config import Config
 from ..datasets import check_picture, examine_scene, survey
 from ..datasets.check import Finding
 from ..errors import UserError
+from ..storage import home_expanded
 
 PICTURE = "check.png"
 
@@ -38,7 +39,7 @@ def check(config: Config, out: Path | None, as_json: bool) -> bool:
         json.dumps(survey.as_json(numbers, findings), indent=1) if as_json else survey.text(numbers, findings)
     )
     sys.stdout.flush()
-    path = (out or Path()).expanduser() / PICTURE
+    path = home_expanded(out or Path()) / PICTURE
     check_picture.write(path, verdict.scene)
     log(f"cameras, points and photos: {path}")
     return config.trust or not any(finding.level == "error" for finding in findings)

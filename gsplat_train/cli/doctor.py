@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ..storage import home_expanded
 from . import known_backend, make_app, run
 
 MARKS = {True: "ok  ", False: "BAD ", None: "    "}
@@ -49,7 +50,7 @@ def doctor(
             bad.append(f"{subject}, {finding.name}")
     tell(f"{'all is well' if not bad else 'wrong: ' + '; '.join(bad)} ({time.monotonic() - began:.0f} s)")
     if report is not None:
-        with atomic_write(report.expanduser()) as file:
+        with atomic_write(home_expanded(report)) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
     if bad:
         raise SystemExit(1)

@@ -12,6 +12,7 @@ import typer
 
 from .. import registry
 from ..errors import UserError
+from ..storage import home_expanded
 from . import make_app, run
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def export(
     """Write a model as a file for other programs; in the scene's own frame, unless told otherwise."""
     from ..model import formats
 
-    out = out.expanduser()
+    out = home_expanded(out)
     writer = formats.format_of(out)
     if out.is_dir():
         raise UserError(f"cannot write {out}: it is a folder")
@@ -192,7 +193,7 @@ def _scene(
     from .. import config as config_module
     from ..datasets import read_scene
 
-    given = {} if data_root is None else {"data_root": str(data_root.expanduser().resolve())}
+    given = {} if data_root is None else {"data_root": str(home_expanded(data_root).resolve())}
     try:
         if run_folder is None:
             settings = config_module.configure(scene or "", given)

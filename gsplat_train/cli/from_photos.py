@@ -13,6 +13,7 @@ from ..datasets import holds_photos_only
 from ..errors import UserError
 from ..prepare.steps import read_json
 from ..prepare.video import is_video
+from ..storage import home_expanded
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
@@ -23,7 +24,7 @@ SCENE = "scene"  # in the run's folder
 
 def capture(scene: str) -> Path | None:
     """The video or the folder of photos that `scene` names; None where it is a scene, or nothing."""
-    path = Path(scene).expanduser()
+    path = home_expanded(scene)
     if is_builtin(scene):
         return None
     found = is_video(path) if path.is_file() else path.is_dir() and holds_photos_only(path)
@@ -57,7 +58,7 @@ def make_scene(source: Path, run: RunFolder, report: Progress) -> str:
 
 def made_scene(source: Path, out: Path | None, runs: Path, log: Callable[[str], None]) -> Path:
     """The run that `--resume` goes on with: `out`, or the newest whose scene was made of `source`."""
-    choices = [out.expanduser()] if out is not None else sorted(runs.glob("*"), reverse=True)
+    choices = [home_expanded(out)] if out is not None else sorted(runs.glob("*"), reverse=True)
     for run in choices:
         told = read_json(run / SCENE / "prepare.json")
         if isinstance(told, dict) and told.get("made_from", {}).get("input") == str(source):

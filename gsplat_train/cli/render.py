@@ -12,6 +12,7 @@ from .. import config as config_module
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..registry import MADE
+from ..storage import home_expanded
 from . import SET_HELP, given_settings, known_backend, make_app, run
 
 KINDS = ("spiral", "orbit", "ellipse", "interpolate")
@@ -87,13 +88,13 @@ def render(
     from .render_views import render_views
 
     if film and out is not None:
-        check_video(out.expanduser())
+        check_video(home_expanded(out))
     report = Progress(progress, quiet)
     found = open_model(model, report.message)
     options = {
         "backend": backend,
         "images": images,
-        "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
+        "data_root": None if data_root is None else str(home_expanded(data_root).resolve()),
     }
     needed = path in KINDS and not (found.run and scene is None)
     settings = None
@@ -106,7 +107,7 @@ def render(
     report.message(f"backend: {chosen}")
     ground = background_of(background or (settings.background if settings else "black"))
     look = Look((0.0, 0.0, 0.0) if alpha else ground, found.antialiased, supersample, depth or sheet)
-    folder = out.expanduser() if out else (found.run or model.expanduser().parent) / "renders"
+    folder = home_expanded(out) if out else (found.run or home_expanded(model).parent) / "renders"
     if path is None:
         assert settings is not None
         render_views(

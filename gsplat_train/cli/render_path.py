@@ -21,6 +21,7 @@ from ..evaluate.pictures import Writers, with_alpha, write_png
 from ..evaluate.video import Video
 from ..model.io import Model, committed, read_checkpoint, similarity_of
 from ..scene import View
+from ..storage import home_expanded
 from ..training.identity import cameras_of
 from ..training.run_folder import to_json
 from .progress import Progress, write_result
@@ -64,7 +65,7 @@ def render_path(
         cameras = [view.camera for view in views if view.name not in held]
         made = make_path(asked.kind, cameras, points_of(model), asked.frames or FRAMES)
     else:
-        made, stored = read_path(Path(asked.kind).expanduser(), asked.frames, asked.width, asked.height)
+        made, stored = read_path(home_expanded(asked.kind), asked.frames, asked.width, asked.height)
         fps = fps or stored
     made = [with_lens(camera, asked.width, asked.height, asked.fov) for camera in made]
     fps = fps or FPS

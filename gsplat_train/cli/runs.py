@@ -14,6 +14,7 @@ from .. import config as config_module
 from ..config import FREE_ON_RESUME, Config, is_builtin
 from ..datasets import scene_name
 from ..errors import UserError
+from ..storage import home_expanded
 from ..training.run_folder import RunFolder
 
 ROOT = Path("runs")
@@ -33,7 +34,7 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
         raise UserError(f"{parent} has a thousand runs of this second; name a folder with --out")
     if str(out) in ("", "."):
         raise UserError("--out is empty; give a folder for the run, or leave it out")
-    run = RunFolder(out.expanduser())
+    run = RunFolder(home_expanded(out))
     if run.root.exists() and not run.root.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
     if run.holds_run() and not overwrite:
@@ -51,7 +52,10 @@ def resumed_run(
 
     UserError if there is none, if it is of another scene, or if `given` would change what is trained.
     """
-    run = RunFolder(out.expanduser()) if out is not None else _newest(config, log)
+    run = RunFolder(home_expanded(out)) if out is not None else _newest(config, log)
+    if not run.config.is_file() and run.lock.is_file():
+        log(f"{run.root}: its process was ended before the first step; starting anew")
+        return run, replace(config, schedule_steps=config.horizon)
     if not run.config.is_file():
         raise UserError(
             f"{run.root} holds no run to resume: it has no config.toml; leave out --resume to start one"

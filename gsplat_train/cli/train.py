@@ -14,6 +14,7 @@ import typer
 
 from ..config import Config
 from ..errors import Interrupted, UserError
+from ..storage import home_expanded
 from . import AT_HELP, SET_HELP, given_settings, known_backend, make_app, run, shows
 
 if TYPE_CHECKING:
@@ -123,9 +124,9 @@ def train(
         "max_size": max_size,
         "seed": seed,
         "images": images,
-        "data_root": None if data_root is None else str(data_root.expanduser().resolve()),
+        "data_root": None if data_root is None else str(home_expanded(data_root).resolve()),
         "eval": eval_,
-        "init": None if init is None else str(init.expanduser().resolve()),
+        "init": None if init is None else str(home_expanded(init).resolve()),
         "fov": fov,
         "mask_mode": mask_mode,
         "invert_masks": invert_masks,

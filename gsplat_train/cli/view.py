@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ..storage import home_expanded
 from . import AT_HELP, known_backend, make_app, run
 
 
@@ -59,7 +60,7 @@ def view(
     look = Look(ground, found.antialiased)
     views, held = views_of(found, settings, scene is not None, report)
     gaussians, studio = found.gaussians, Studio()
-    n, name = gaussians.means.shape[0], model.expanduser().resolve().name
+    n, name = gaussians.means.shape[0], home_expanded(model).resolve().name
     title = {"title": name, "training": False, "degree": gaussians.sh_degree}
     shown = page_scene(views, points_of(found), held) if views else without_cameras(gaussians)
 

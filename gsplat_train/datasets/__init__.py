@@ -20,6 +20,7 @@ from .. import registry
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..scene import Scene
+from ..storage import home_expanded
 from .advice import PHOTOS_ONLY, advice, file_advice
 from .check import Verdict, checked, judge
 from .options import LoadOptions
@@ -43,7 +44,7 @@ def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options:
     options: those of LoadOptions. UserError where nothing usable is there.
     """
     chosen = LoadOptions(**options)
-    return checked(_load(Path(path).expanduser(), reader, chosen), trust=chosen.trust, log=chosen.log)
+    return checked(_load(home_expanded(path), reader, chosen), trust=chosen.trust, log=chosen.log)
 
 
 def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
@@ -135,7 +136,7 @@ def _with_init(scene: Scene, options: LoadOptions) -> Scene:
     """The scene with the points of the file that `init` names."""
     if options.init is None:
         return scene
-    path = Path(options.init).expanduser()
+    path = home_expanded(options.init)
     points, colors = read_points(path, options.log)
     options.log(f"points: {len(points):,} from {path} (--init)")
     return replace(scene, points=points, colors=colors)
@@ -150,7 +151,7 @@ def scene_folder(config: Config) -> Path:
     """Where the scene's data is; UserError, with where it can be had, if a built-in's is not there."""
     if not is_builtin(config.scene):
         return Path(config.scene)
-    root = Path(config.data_root or os.environ.get("GS_DATA") or "data").expanduser()
+    root = home_expanded(config.data_root or os.environ.get("GS_DATA") or "data")
     folder = root / config.scene
     if not folder.is_dir():
         raise UserError(

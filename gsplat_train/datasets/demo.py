@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import StorageError, UserError
 from ..scene import Camera, Photo, Scene, View
+from ..storage import home_expanded
 from . import demo_world
 from .colmap_binary import write_model
 from .colmap_records import CameraRecord, ImageRecord, Points, quaternion
@@ -155,7 +156,7 @@ def write_demo(directory: str | Path, scene: Scene) -> None:
 
     UserError where the directory holds something, StorageError where it cannot be written; all or nothing.
     """
-    directory = Path(directory).expanduser()
+    directory = home_expanded(directory)
     is_new = not directory.exists()
     if not is_new and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists and is not an empty folder; choose another")

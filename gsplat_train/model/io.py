@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from .. import registry
 from ..errors import UserError
 from ..scene import Similarity
+from ..storage import home_expanded
 from . import formats
 from .gaussians import Gaussians, scene_frame
 from .splats import Splats
@@ -45,7 +47,7 @@ def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Mo
 
     Of a run folder the newest checkpoint that can be read, otherwise point_cloud.ply.
     """
-    path = path.expanduser()
+    path = home_expanded(path)
     if path.is_dir():
         return _of_run(path, log)
     if not path.exists():
@@ -75,9 +77,22 @@ def to_splats(
     return Splats({name: np.asarray(leaf) for name, leaf in gaussians._asdict().items()}, antialiased, up)
 
 
+def check_of(meta: Mapping[str, Any]) -> int:
+    """The checksum of what a checkpoint's JSON says."""
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
 def committed(folder: Path) -> list[Path]:
-    """The JSONs of a folder of checkpoints, newest first."""
-    return sorted(folder.glob("step_*.json"), key=lambda path: (len(path.name), path.name), reverse=True)
+    """The JSONs of a folder of checkpoints, newest first; none where there is no folder. UserError where it cannot be
+    read.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith("step_") and name.endswith(".json")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoints in {folder}: {error.strerror}") from None
+    return [folder / name for name in sorted(names, key=lambda name: (len(name), name), reverse=True)]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -92,6 +107,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             raise UserError(
                 f"checkpoint {path} has format {meta['format']}, this version reads {FORMATS_READ}"
             )
+        if meta["format"] > 1 and meta.pop("check") != check_of(meta):
+            raise ValueError("its checksum does not fit")
         return meta, read_tensors(path.with_suffix(".safetensors"), meta["tensors"])
     except OSError as error:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror}") from None

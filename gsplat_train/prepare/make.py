@@ -14,7 +14,7 @@ from typing import Any
 
 from ..datasets.files import PICTURE_SUFFIXES
 from ..errors import StorageError, UserError
-from ..storage import atomic_write, storage
+from ..storage import atomic_write, home_expanded, storage
 from .finish import orient_model, write_report
 from .photos import NoScene
 from .process import require_pycolmap
@@ -34,7 +34,7 @@ def prepare(source: Path, out: Path, options: Options, told: Told) -> dict[str, 
     UserError where the input cannot become a scene, StorageError where `out` cannot be written, and what
     `process.run_job` raises.
     """
-    source, out = source.expanduser(), out.expanduser()
+    source, out = home_expanded(source), home_expanded(out)
     if not source.exists():
         raise UserError(f"{source} is not there; give a folder of photos or a video")
     if source.is_file() and not is_video(source):

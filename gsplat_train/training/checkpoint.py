@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..model.io import committed, read_checkpoint, similarity_of, tree_of
+from ..model.io import check_of, committed, read_checkpoint, similarity_of, tree_of
 from ..model.tensors import write_tensors
 from ..scene import Similarity
-from ..storage import atomic_write, storage
+from ..storage import atomic_write, remove
 from .rows import TrainState, rows
 
 FORMAT = 2  # of the JSON; 1 is version 0.1's
@@ -53,7 +53,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     tensors |= {f"sums.{name}": array for name, array in state.sums.items()}
     tensors |= checkpoint.extra
     path = folder / f"step_{state.step:07d}.json"
-    path.unlink(missing_ok=True)
+    remove(path)
     meta = {
         "format": FORMAT,
         "step": state.step,
@@ -65,7 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "tensors": write_tensors(path.with_suffix(".safetensors"), tensors),
     }
     with atomic_write(path) as file:
-        file.write(json.dumps(meta, indent=1).encode())
+        file.write(json.dumps(meta | {"check": check_of(meta)}, indent=1).encode())
     _prune(folder, path, keep)
     return path
 
@@ -133,10 +133,9 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
     paths = committed(folder)
     now = paths[paths.index(written) :]
     kept = now[:keep]
-    with storage(folder):
-        for path in paths:
-            if path not in kept:
-                path.unlink(missing_ok=True)
-        for path in (*folder.glob("step_*.safetensors"), *folder.glob(".step_*.tmp")):
-            if path.with_suffix(".json") not in kept:
-                path.unlink(missing_ok=True)
+    for path in paths:
+        if path not in kept:
+            remove(path)
+    for path in (*sorted(folder.glob("step_*.safetensors")), *sorted(folder.glob(".step_*.tmp"))):
+        if path.with_suffix(".json") not in kept:
+            remove(path)

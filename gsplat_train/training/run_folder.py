@@ -25,7 +25,7 @@ from .. import config as config_module
 from ..config import Config
 from ..errors import StorageError, UserError
 from ..machine import peak_bytes
-from ..storage import atomic_write, storage
+from ..storage import append_line, atomic_write, remove, remove_leftovers, storage
 
 
 class RunFolder:
@@ -72,14 +72,12 @@ class RunFolder:
         self.make()
         with storage(self.root):
             descriptor = self._locked(log)
+        for folder in (self.root, self.checkpoints, self.previews):
+            remove_leftovers(folder)
         try:
             yield
         finally:
-            self.lock.unlink(missing_ok=True)
-            os.close(descriptor)
-            with suppress(OSError):
-                for path in self._made:
-                    path.rmdir()
+            self._release(descriptor)
 
     def _locked(self, log: Callable[[str], None]) -> int:
         """The lock file, open and locked."""
@@ -100,18 +98,30 @@ class RunFolder:
                 continue
             if owner:
                 log(f"warning: {owner} left its lock in {self.root} when it ended; taken over")
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            except OSError:  # of a full disk
+                self._release(descriptor)
+                raise
             return descriptor
+
+    def _release(self, descriptor: int) -> None:
+        """Gives the folder back; what was made for it goes, if it is still empty."""
+        with suppress(OSError):
+            self.lock.unlink(missing_ok=True)
+        os.close(descriptor)
+        with suppress(OSError):
+            for path in self._made:
+                path.rmdir()
 
     def clear(self) -> None:
         """Removes the files of a run, and no others."""
-        with storage(self.root):
-            for path in (self.config, self.metrics, self.log, self.ply, self.report):
-                path.unlink(missing_ok=True)
-            for folder, pattern in ((self.checkpoints, "step_*"), (self.previews, "*.png")):
-                for path in folder.glob(pattern):
-                    path.unlink(missing_ok=True)
+        for path in (self.config, self.metrics, self.log, self.ply, self.report):
+            remove(path)
+        for folder, pattern in ((self.checkpoints, "step_*"), (self.previews, "*.png")):
+            for path in sorted(folder.glob(pattern)):
+                remove(path)
 
     def write_config(self, config: Config) -> None:
         with atomic_write(self.config) as file:
@@ -122,8 +132,7 @@ class RunFolder:
             file.write(to_json(metrics, indent=1).encode() + b"\n")
 
     def append_log(self, line: str) -> None:
-        with storage(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.log, line)
 
     def truncate_log(self, step: int) -> None:
         """Drops the lines after `step`, and one that was cut off while written."""

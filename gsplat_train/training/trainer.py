@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,24 @@ from .objective import Objective
 from .photos import ViewSampler
 from .plan import Schedule
 from .protocol import StepResult
-from .rows import is_finite, start
+from .rows import Edit, Population, is_finite, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .stepper import make_stepper
+
+
+class _Watched:
+    """A Population that notes when it is edited."""
+
+    def __init__(self, population: Population, edited: list[bool]) -> None:
+        self._population, self._edited = population, edited
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._population, name)
+
+    def apply(self, edit: Edit) -> None:
+        """See Population.apply."""
+        self._population.apply(edit)
+        self._edited.append(True)
 
 
 class Trainer:
@@ -129,14 +145,13 @@ class Trainer:
         self.began_steps = time.monotonic()
         try:
             with self.clock.going():
+                if self.counts.pop("refinement_due", False):
+                    self._refine(self.step)
                 while self.step < self.config.steps:
                     self._one_step()
                 if not self.metrics:  # resumed after the last step
                     self.evaluation.run()
-                if self.run is not None:
-                    gaussians, antialiased = self.gaussians(), self.config.antialiased
-                    up = upright([view.camera for view in self.train_views])
-                    ply.write(self.run.ply, to_splats(gaussians, antialiased, up))
+                self._write_model()
         except Interrupted:
             raise
         except BaseException as error:
@@ -156,7 +171,7 @@ class Trainer:
         if not newest.is_finite:
             self._end_diverged(newest)
         if self.strategy.due(number):
-            self.stepper.refine(lambda population: self.strategy.refine(population, number))
+            self._refine(number)
         for callback in self.callbacks:
             callback.step(self, newest)
         last = number == config.steps
@@ -171,6 +186,16 @@ class Trainer:
         if interrupted:
             where = f", state saved in {self.run.root}" if self.run else ""
             raise Interrupted(f"interrupted at step {self.step}{where}")
+
+    def _refine(self, number: int) -> None:
+        """The refinement after a step. Where it fails before it has edited anything, a resumed run does it again."""
+        edited: list[bool] = []
+        try:
+            self.stepper.refine(lambda population: self.strategy.refine(_Watched(population, edited), number))
+        except BaseException:
+            if not edited:
+                self.counts["refinement_due"] = True
+            raise
 
     def _evaluate(self) -> None:
         """Measures; a picture or a file of scores that cannot be written costs no training."""
@@ -235,15 +260,30 @@ class Trainer:
                     self.save()
             except Exception as second:  # the first error is the one to tell
                 error.add_note(f"the state could not be saved: {second}")
-            good = committed(self.run.checkpoints)
-            kept = f"; the last good state is {good[0]}, go on with it by --resume" if good else ""
+                kept = self._rescue_model()
+            with suppress(UserError):
+                good = committed(self.run.checkpoints)
+                kept += f"; the last good state is {good[0]}, go on with it by --resume" if good else ""
         if is_out_of_memory(error):
             raise OutOfMemory(
                 f"out of memory at step {self.step} with {self.n_splats:,} splats{kept}; take fewer splats or "
                 "smaller photos (--max-splats, --max-size)"
             ) from error
-        if isinstance(error, StorageError | OutOfMemory) and kept:
+        if isinstance(error, UserError) and not isinstance(error, TrainingDiverged) and kept:
             error.args = (f"{error}{kept}",)
+
+    def _rescue_model(self) -> str:
+        """Writes the model where the whole state could not be: it takes a quarter of the room. What to say of it."""
+        try:
+            self._write_model()
+        except Exception:  # then there is nothing more to be done
+            return ""
+        return f"; the model of step {self.step} is in {self.run.ply}" if self.run is not None else ""
+
+    def _write_model(self) -> None:
+        if self.run is not None:
+            up = upright([view.camera for view in self.train_views])
+            ply.write(self.run.ply, to_splats(self.gaussians(), self.config.antialiased, up))
 
     def _initial_gaussians(self, scene: Scene) -> Gaussians:
         config, n = self.config, len(scene.points)
