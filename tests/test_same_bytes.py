@@ -44,8 +44,8 @@ KNOWN = {
     },
     "python 0.32.4 d5e212c6": {
         "mcmc": "858d7bc9d6630358fa90286daddfa7fadf75dca79c577693d04ecbfca5482f5a",
-        "adc": "aec23273838a460addda5d08b66ab252babb143dfd4d649e7b1e53d4be3ffc27",
-        "absgrad": "7e43eeafb86c5c75491a4594c0a6cf03dd2d7606cb15cd925629ebe1ef4fe5d1",
+        "adc": "c366c4b48f3be50ff0240c3599ee8ac0bf5f440fb18ce499e00b4cc66f61ced9",
+        "absgrad": "acc0b3dfabc5f79ea119e06b4c5153715f0b41394ded674a83da0a1c5af5a214",
     },
 }
 

@@ -18,7 +18,7 @@ from ..losses import photometric_loss
 from ..model import sh
 from ..model.gaussians import Gaussians
 from . import Projected, Tiles
-from .python_rasterize import ALPHA_MIN, TILE, rasterize
+from .python_rasterize import ALPHA_MIN, TILE, rasterize, scan
 
 __all__ = [
     "adam",
@@ -39,10 +39,6 @@ NEAR_PLANE = 0.01
 LOW_PASS = 0.3  # px^2
 MAX_EXTENT = 3.33  # standard deviations
 JACOBIAN_MARGIN = 0.3
-# MLX (0.32.4) on CUDA keeps arrays of up to 8 bytes in a pool of the host's. What a kernel still has to read there may
-# be overwritten by the next small constant: a single Gaussian's columns became NaN in 1 of 20 calls, after memory full
-# of NaN had been given back; those of two and of six never.
-FEWEST = 3
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-15
 
 
@@ -62,14 +58,8 @@ def project(
     """Gaussians -> ellipses on the screen with depth, colour and opacity; differentiable by MLX itself.
 
     Two passes: the first only finds what is culled. The second, the differentiable one, sees harmless values
-    in those rows, so that no gradient of theirs can be NaN. One or two Gaussians get company: see FEWEST.
+    in those rows, so that no gradient of theirs can be NaN.
     """
-    n = gaussians.means.shape[0]
-    if 0 < n < FEWEST:
-        company = Gaussians(*(mx.zeros((FEWEST - n, *leaf.shape[1:])) for leaf in gaussians))
-        together = Gaussians(*(mx.concatenate(pair) for pair in zip(gaussians, company, strict=True)))
-        found = project(together, viewmat, K, width, height, sh_degree=sh_degree, antialiased=antialiased)
-        return Projected(*(leaf[:n] for leaf in found))
     radii = mx.stop_gradient(_ellipses(gaussians, viewmat, K, width, height, antialiased)[4])
     visible = radii[:, 0] > 0
     camtoworld = np.linalg.inv(viewmat)
@@ -121,9 +111,10 @@ def _ellipses(
     # cov2d = J W R S S R^T W^T J^T = rows rows^T, with rows = J W R S
     rows = jacobian @ (rotation @ (_rotations(gaussians.quats) * gaussians.scales[:, None, :]))  # [N, 2, 3]
     xx, xy, yy = (rows[:, 0] ** 2).sum(1), (rows[:, 0] * rows[:, 1]).sum(1), (rows[:, 1] ** 2).sum(1)
-    # xx yy - xy^2 by Lagrange's identity: without cancellation, never negative. The cross product is written out.
-    (ax, ay, az), (bx, by, bz) = ([rows[:, i, j] for j in range(3)] for i in range(2))
-    det_sharp = (ay * bz - az * by) ** 2 + (az * bx - ax * bz) ** 2 + (ax * by - ay * bx) ** 2
+    cross = mx.linalg.cross(rows[:, 0], rows[:, 1])
+    det_sharp = (cross * cross).sum(
+        1
+    )  # xx yy - xy^2 by Lagrange's identity: without cancellation, never negative
     det = det_sharp + LOW_PASS * (xx + yy) + LOW_PASS**2  # of cov2d + 0.3 I
     xx, yy = xx + LOW_PASS, yy + LOW_PASS
     conics = mx.stack([yy / det, -xy / det, xx / det], axis=1)
@@ -171,7 +162,7 @@ def isect_tiles(projected: Projected, width: int, height: int) -> Tiles:
     last = mx.clip(mx.ceil((means2d + radii) / TILE), 0, limits).astype(mx.int32)
     sides = mx.where(radii > 0, last - first, 0)
     counts = sides[:, 0] * sides[:, 1]
-    ends = mx.cumsum(counts)
+    ends = scan(mx.cumsum, counts)
     total = int(ends[-1]) if n else 0
     if total == 0:
         return Tiles(mx.zeros(0, dtype=mx.int32), mx.zeros(columns * rows + 1, dtype=mx.int32))

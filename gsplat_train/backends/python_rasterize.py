@@ -9,9 +9,9 @@ of (1 - alpha_j), w_i = alpha_i T_i, image = sum of w_i c_i + T background (Kerb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import e, log2
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import numpy as np
@@ -78,7 +78,7 @@ def rasterize(
             for chunk, alphas, before in reversed(replay):
                 weights = alphas * before
                 parts = weights * (chunk.colors @ v_color.swapaxes(1, 2))
-                behinds = behind + mx.cumsum(parts, axis=1, reverse=True, inclusive=False)
+                behinds = behind + scan(mx.cumsum, parts, axis=1, reverse=True, inclusive=False)
                 behind = _settled(behinds[:, :1] + parts[:, :1])
                 # dL / d ln alpha: its own light, less what it takes from all behind it; none through the cap
                 v_log = (parts - behinds * alphas / (1 - alphas)) * (alphas < ALPHA_MAX)
@@ -92,6 +92,17 @@ def rasterize(
 
     means2d, conics, _, _, colors, opacities = projected
     return cast(tuple[mx.array, mx.array], blend(means2d, conics, colors, opacities, background, probe))
+
+
+def scan(function: Callable[..., mx.array], values: mx.array, axis: int = 0, **options: Any) -> mx.array:
+    """mx.cumsum or mx.cumprod. Not of an axis that is one long: MLX 0.32.4 on CUDA takes the stride of such an axis,
+    which may be anything, and writes beyond the array's end.
+    """
+    if values.shape[axis] > 1:
+        return function(values, axis=axis, **options)
+    if options.get("inclusive", True):
+        return values
+    return mx.zeros_like(values) if function is mx.cumsum else mx.ones_like(values)
 
 
 def _settled(values: mx.array) -> mx.array:
@@ -120,9 +131,8 @@ class _Chunk(NamedTuple):
 
 def _records(means2d: mx.array, conics: mx.array, colors: mx.array, opacities: mx.array) -> mx.array:
     """[N + 1, 9] means2d, conics, colors, log2(opacity); the last row is a splat of opacity 0."""
-    rows = mx.concatenate([means2d, conics, colors, opacities[:, None]], axis=1)
-    rows = mx.concatenate([rows, mx.zeros((1, 9))])
-    return mx.concatenate([rows[:, :8], mx.log2(rows[:, 8:])], axis=1)
+    records = mx.concatenate([means2d, conics, colors, mx.log2(opacities)[:, None]], axis=1)
+    return mx.concatenate([records, mx.array([[0.0] * 8 + [-mx.inf]])])
 
 
 def _batches(tiles: Tiles, width: int) -> Iterator[_Batch]:
@@ -170,9 +180,9 @@ def _alphas(
         2
     )  # MLX's exp on a CPU takes twice as long
     alphas = alphas * (alphas >= ALPHA_MIN)  # mx.where takes twice as long
-    runnings = running * mx.cumprod(1 - alphas, axis=1)
+    runnings = running * scan(mx.cumprod, 1 - alphas, axis=1)
     alphas = alphas * (runnings > TRANSMITTANCE_MIN)
-    before = passing * mx.cumprod(1 - alphas, axis=1, inclusive=False)
+    before = passing * scan(mx.cumprod, 1 - alphas, axis=1, inclusive=False)
     return alphas, before, before[:, -1:] * (1 - alphas[:, -1:]), runnings[:, -1:]
 
 

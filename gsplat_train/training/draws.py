@@ -93,9 +93,10 @@ def cumulative(xp: Any, counts: Any) -> Any:
         return np.cumsum(counts, dtype=np.uint64)
     n = counts.shape[0]
     blocks = xp.pad(counts.astype(xp.uint64), (0, -n % BLOCK)).reshape(-1, BLOCK).cumsum(axis=1)
-    # A copy of the last column: MLX 0.32.4 on CUDA scans a strided one beyond its end.
-    totals = xp.contiguous(blocks[:, -1])
-    return (blocks + (totals.cumsum() - totals)[:, None]).reshape(-1)[:n]
+    if len(blocks) == 1:  # MLX 0.32.4 on CUDA writes beyond the end where it scans an axis that is one long
+        return blocks.reshape(-1)[:n]
+    before = blocks[:, -1:].cumsum(axis=0) - blocks[:, -1:]
+    return (blocks + before).reshape(-1)[:n]
 
 
 def positions(xp: Any, mask: Any, n: int) -> Any:
