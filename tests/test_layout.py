@@ -41,7 +41,7 @@ ORDER = """
     training.groups training.exposure training.objective training.alpha training.stepper
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks
-    training.forecast training.evaluation training.trainer training.report training.api
+    training.forecast training.alive training.evaluation training.trainer training.report training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker

@@ -15,11 +15,13 @@ from ..evaluate.pictures import write_preview
 from ..machine import processor
 from ..scene import View
 from ..storage import file_name
+from .alive import psnr_of_one_colour
 from .run_folder import origin, peak_memory_mb
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
+FLAT_STEPS = 200  # a model of fewer steps may still be worse than one colour
 OVERFIT_DB = 0.2  # warn when the held-out PSNR is this far below its best; the spread of seeds is about 0.1
 
 
@@ -51,6 +53,7 @@ class Evaluation:
                 )
                 for views in (trainer.test_views, some)
             )
+            self._compare_with_one_colour(train["psnr"])
             scores = {"test": test if trainer.test_views else None, "train": train}
             trainer.metrics = self._summary() | scores | {"warnings": trainer.warnings} | origin()
             if trainer.run is not None:
@@ -103,6 +106,20 @@ class Evaluation:
             "machine": processor(),
             "wall_seconds": round(time.monotonic() - trainer.began, 3),
         }
+
+    def _compare_with_one_colour(self, psnr: float) -> None:
+        """Warns, once, when a tenth of the run is done and the model shows no more than a colour would."""
+        trainer, counts = self.trainer, self.trainer.counts
+        if trainer.step < max(trainer.config.steps / 10, FLAT_STEPS) or counts.get("warned_flat"):
+            return
+        flat = psnr_of_one_colour(self._some_training_views())
+        if psnr < flat:
+            counts["warned_flat"] = True
+            trainer.message(
+                f"warning: at step {trainer.step} the model is no better than one colour a photo ({psnr:.2f} dB on "
+                f"training views, {flat:.2f} dB the colour): cameras, points or rates are probably wrong; "
+                "see gs-train --check"
+            )
 
     def _watch(self, test: float, train: float) -> None:
         """Warns, once, when the held-out PSNR falls while the training PSNR rises."""

@@ -27,6 +27,7 @@ from ..model.opening import upright
 from ..scene import Scene
 from . import checkpoint as checkpoints
 from . import identity, strategies
+from .alive import is_seen, not_finite
 from .callbacks import Callback
 from .clock import Clock
 from .evaluation import Evaluation
@@ -35,7 +36,7 @@ from .objective import Objective
 from .photos import ViewSampler
 from .plan import Schedule
 from .protocol import StepResult
-from .rows import Edit, Population, is_finite, start
+from .rows import Edit, Population, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .stepper import make_stepper
 
@@ -175,6 +176,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.step(self, newest)
         last = number == config.steps
+        if last or number == max(config.steps // 10, 1):
+            self._end_if_unseen()
         measured = last or (self._due(config.eval_every) and config.eval)
         if measured:
             self._evaluate()
@@ -235,8 +238,8 @@ class Trainer:
             return
         with self.clock.stopped():
             state = self.stepper.look()
-            if not is_finite(state):
-                raise self._diverged()
+            if broken := not_finite(state):
+                raise self._diverged(", ".join(broken))
             self.counts |= {"seconds": self.clock.seconds, "wall_seconds": time.monotonic() - self.began}
             groups = [group.tensors() for group in self.objective.groups.values()]
             checkpoint = checkpoints.Checkpoint(
@@ -260,7 +263,7 @@ class Trainer:
                     self.save()
             except Exception as second:  # the first error is the one to tell
                 error.add_note(f"the state could not be saved: {second}")
-                kept = self._rescue_model()
+                kept = self._rescue_model() if isinstance(second, StorageError) else ""
             with suppress(UserError):
                 good = committed(self.run.checkpoints)
                 kept += f"; the last good state is {good[0]}, go on with it by --resume" if good else ""
@@ -305,11 +308,22 @@ class Trainer:
             self.save()
         raise self._diverged()
 
-    def _diverged(self) -> TrainingDiverged:
+    def _end_if_unseen(self) -> None:
+        """TrainingDiverged where no view shows a splat any more: such a model is no result."""
+        with self.clock.stopped():
+            if is_seen(self.stepper.look().gaussians, self.views, self.backend):
+                return
+        raise TrainingDiverged(
+            f"training diverged: at step {self.step} no view shows any of the {self.n_splats:,} splats; the rates or "
+            f"weights are beyond sense (lr_means={self.config.lr_means:g}), or the points lie behind the cameras"
+        )
+
+    def _diverged(self, what: str = "loss, gradient or state") -> TrainingDiverged:
         good = committed(self.run.checkpoints) if self.run is not None else []
         where = f"the last good state is {good[0]}" if good else "no good state was saved before"
         return TrainingDiverged(
-            f"training diverged: loss, gradient or state not finite at step {self.step + 1}; {where}; "
+            f"training diverged: {what} not finite at step {self.step + 1} (view "
+            f"{self.sampler.at(self.step).name}); {where}; "
             f"try --set lr_means={self.config.lr_means / 4:g}"
         )
 
