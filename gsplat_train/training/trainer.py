@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from .. import backends
@@ -257,6 +258,8 @@ class Trainer:
     def _rescue(self, error: BaseException) -> None:
         """Saves what can be saved when `error` ends the run; out of memory becomes a line that says so."""
         kept = ""
+        if is_out_of_memory(error):
+            mx.clear_cache()  # room to read the state in
         if self.run is not None and self.step > 0:
             try:
                 if self.stepper.result().whole:

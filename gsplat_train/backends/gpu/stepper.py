@@ -304,9 +304,11 @@ class GpuStepper:
 
     def look(self) -> TrainState:
         """See Stepper.look: ends the run-ahead, for whoever looks may put other arrays there."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            self.last = ahead.finish()
+        if self._ahead is not None:
+            self.last = (
+                self._ahead.finish()
+            )  # where it finds no memory, the rows stay packed and are not lost
+            self._ahead = None
         return self.state
 
     def refine(self, change: Callable[[Population], T]) -> T:
