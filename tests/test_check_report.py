@@ -79,7 +79,7 @@ def test_the_commands_exit_code(tmp_path):
     folder(tmp_path / "good")
     folder(tmp_path / "wrong", wrong=True)
     for name, extra, code in (("good", [], 0), ("wrong", [], 2), ("wrong", ["--trust"], 0)):
-        command = [sys.executable, "-m", "gsplat_train.cli.train", tmp_path / name, "--check", *extra]
+        command = [sys.executable, "-P", "-m", "gsplat_train.cli.train", tmp_path / name, "--check", *extra]
         done = subprocess.run([*command, "--out", tmp_path], capture_output=True, text=True, timeout=60)
         assert done.returncode == code, done.stderr
         assert ("error: " in done.stdout) == (name == "wrong")

@@ -59,7 +59,7 @@ def test_the_command_says_all_is_well_writes_a_report_and_takes_less_than_a_minu
 def test_a_backend_that_is_not_here_is_told_and_bad_where_it_was_asked_for() -> None:
     absent = "cuda" if sys.platform == "darwin" else "metal"
     done = subprocess.run(
-        [sys.executable, "-m", "gsplat_train.cli.doctor", "--backend", absent],
+        [sys.executable, "-P", "-m", "gsplat_train.cli.doctor", "--backend", absent],
         env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and f"wrong: {absent}, available" in done.stdout.splitlines()[-1]

@@ -136,7 +136,7 @@ def test_positions_that_float32_cannot_hold_are_told() -> None:
 
 
 def call(*arguments: object, code: int = 0) -> str:
-    command = [sys.executable, "-m", "gsplat_train.cli.export", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "gsplat_train.cli.export", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == code, done.stderr

@@ -314,6 +314,7 @@ def test_ctrl_c_twice_still_saves(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     words = [
         sys.executable,
+        "-P",
         "-m",
         "gsplat_train.cli.train",
         folder,

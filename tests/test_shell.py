@@ -20,7 +20,7 @@ PROGRAMS = [name.removeprefix("gs-") for name in tomllib.loads(PROJECT.read_text
 
 
 def package(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gsplat_train", *arguments]
+    command = [sys.executable, "-P", "-m", "gsplat_train", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment(**env), timeout=60)
 
 
