@@ -298,8 +298,8 @@ nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::seque
         p.forward(plan.background.data());
         value = p.loss(shot.target.data(), plan.ssim_lambda, shot.mask ? shot.mask->data() : nullptr);
         if (std::isfinite(value.loss)) {
-            updated = p.backward(false, plan.absgrad) && p.update(t.params, {tm.params, tv.params}, plan.sh_degree, t.sh_stride,
-                                                                  shot.camera, plan.antialiased, s);
+            updated = p.backward(false, plan.absgrad) &&
+                      p.update(t.params, {tm.params, tv.params}, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased, s);
         }
     }
     return nb::make_tuple(value.loss, value.l1, value.ssim, updated);
