@@ -58,11 +58,6 @@ def processor() -> str:
     return f"{name}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} processors"
 
 
-def resident_bytes() -> int:
-    """What this process holds in memory now, pages of mapped files included; its peak where that is not told."""
-    return _status("VmRSS") or peak_bytes()
-
-
 def peak_bytes() -> int:
     """Peak resident memory of this process. On Linux ru_maxrss starts at what the parent held, VmHWM at 0."""
     if sys.platform == "linux":

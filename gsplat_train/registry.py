@@ -55,12 +55,12 @@ STRATEGIES: dict[str, Entry] = {
     "none": "training.strategies.none",
 }
 
-# Terms of the objective beside the photometric one. A module has `Settings` and `Term`: see training.objective.
+# Terms of the objective beside the photometric one. A module has `Settings` and `term`: see training.objective.
 TERMS: dict[str, Entry] = {
     "alpha": "training.alpha",
 }
 
-# Parameters beyond the Gaussians. A module has `Settings` and `Group`: see training.groups.
+# Parameters beyond the Gaussians. What a module has: see training.groups.
 GROUPS: dict[str, Entry] = {
     "exposure": "training.exposure",
 }

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gsplat_train"
 # Data flows from top to bottom: a module imports only from modules above it. A package is its __init__.py.
 ORDER = """
     errors storage machine registry settings config scene
-    model model.formats model.formats.ply_elements
+    model model.formats model.splats model.formats.ply_elements
     datasets.options datasets.names datasets.files datasets.advice datasets.colmap_places
     datasets.cache datasets.lenses datasets.undistort datasets.decode datasets.masks datasets.panorama
     datasets.file_photo datasets.images datasets.colmap_records
@@ -24,7 +24,7 @@ ORDER = """
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     datasets.survey datasets.check_picture
     model.sh model.quaternions model.neighbors model.gaussians model.initialize
-    model.splats model.usable model.frame model.opening model.filters model.formats.packing model.formats.axes
+    model.usable model.frame model.opening model.filters model.formats.packing model.formats.axes
     model.formats.compressed_ply model.formats.ply model.formats.splat
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
     model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html

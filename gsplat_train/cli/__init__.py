@@ -39,6 +39,21 @@ Version = Annotated[
 ]
 
 
+def known_backend(name: str | None) -> str | None:
+    """The value of an option --backend, checked; for typer's `callback`."""
+    if name is not None and name not in ("auto", *registry.BACKENDS):
+        raise typer.BadParameter(f"{name!r} is not one of auto, {', '.join(registry.BACKENDS)}.")
+    return name
+
+
+BackendName = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute; auto takes the first that runs here.", callback=known_backend, metavar="NAME"
+    ),
+]
+
+
 def shows(what: str) -> Callable[[bool], None]:
     """The callback of an option that prints one of cli.info's lists and ends the program."""
 
@@ -138,13 +153,6 @@ def _exit(program: str, message: str, code: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
-
-
-def known_backend(name: str | None) -> str | None:
-    """The value of an option --backend, checked; for typer's `callback`."""
-    if name is not None and name not in ("auto", *registry.BACKENDS):
-        raise typer.BadParameter(f"{name!r} is not one of auto, {', '.join(registry.BACKENDS)}.")
-    return name
 
 
 def parse_settings(assignments: list[str]) -> dict[str, str]:

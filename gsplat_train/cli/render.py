@@ -13,7 +13,7 @@ from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..registry import MADE
 from ..storage import home_expanded
-from . import SET_HELP, given_settings, known_backend, make_app, run
+from . import SET_HELP, BackendName, given_settings, make_app, run
 
 KINDS = ("spiral", "orbit", "ellipse", "interpolate")
 
@@ -53,14 +53,7 @@ def render(
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Also sheet.png: photo, render, error, depth.")
     ] = False,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to compute; auto takes the first that runs here.",
-            callback=known_backend,
-            metavar="NAME",
-        ),
-    ] = None,
+    backend: BackendName = None,
     images: Annotated[str | None, typer.Option(help="Folder of the photos inside the scene's.")] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA, ./data.")

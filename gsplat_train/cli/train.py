@@ -15,7 +15,7 @@ import typer
 from ..config import Config
 from ..errors import Interrupted, UserError
 from ..storage import home_expanded
-from . import AT_HELP, SET_HELP, given_settings, known_backend, make_app, run, shows
+from . import AT_HELP, SET_HELP, BackendName, given_settings, make_app, run, shows
 
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
@@ -29,14 +29,7 @@ def train(
         str | None,
         typer.Argument(metavar="SCENE", help="A folder with photos and cameras, or a built-in: demo, fern."),
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to compute; auto takes the first that runs here.",
-            callback=known_backend,
-            metavar="NAME",
-        ),
-    ] = None,
+    backend: BackendName = None,
     config: Annotated[str | None, typer.Option(help="A configuration, as fast, or a TOML file.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..storage import home_expanded
-from . import AT_HELP, known_backend, make_app, run
+from . import AT_HELP, BackendName, make_app, run
 
 
 def view(
@@ -23,14 +23,7 @@ def view(
     background: Annotated[
         str | None, typer.Option(help="black, white, #rrggbb or R,G,B from 0 to 1; else the run's.")
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to compute; auto takes the first that runs here.",
-            callback=known_backend,
-            metavar="NAME",
-        ),
-    ] = None,
+    backend: BackendName = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the browser, too.")] = False,
 ) -> None:
     """Show a model in the browser. Frames are rendered here; the model stays in the program. Ctrl-C ends it."""

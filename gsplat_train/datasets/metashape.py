@@ -24,7 +24,7 @@ from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
 from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
-from .point_ply import read_points
+from .point_ply import cloud_beside
 
 HEAD = 4096  # bytes of a file that are looked at
 MAX_SKEW = 0.5  # pixels that a skew may move the border by, which no camera here has
@@ -53,11 +53,10 @@ def load(root: Path, options: LoadOptions) -> Scene:
     photos = [cameras[name]._replace(path=file) for name, file in files.items()]
     views, undistorted = load_photos(with_masks(photos, root, options), options)
     scene = Scene(root.resolve().name, tuple(views), np.empty((0, 3)), np.empty((0, 3)), undistorted)
-    clouds = sorted(root.glob("*.ply"))
-    if not clouds:
+    cloud = cloud_beside(root, log)
+    if cloud is None:
         return scene
-    points, colors = read_points(clouds[0], log)
-    log(f"points: {len(points):,} from {clouds[0].name}")
+    points, colors = cloud
     world = chunk_to_world(chunk, path)
     if world is not None and _share(scene, points) < INSIDE:
         there = (points - world[:3, 3]) @ np.linalg.inv(world[:3, :3]).T

@@ -14,10 +14,20 @@ import numpy as np
 
 from ..errors import UserError
 from ..model.formats.ply_elements import read_header, read_tables
+from ..model.splats import C0
 
 NAMES = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
-SH0 = 0.28209479177387814  # the constant spherical harmonic, 1 / sqrt(4 pi)
 MAX_COORDINATE = 1e12  # scene units; squares of more would leave float32
+
+
+def cloud_beside(root: Path, log: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray] | None:
+    """`read_points` of the first PLY in a folder, by name; None where there is none."""
+    clouds = sorted(root.glob("*.ply"))
+    if not clouds:
+        return None
+    points, colors = read_points(clouds[0], log)
+    log(f"points: {len(points):,} from {clouds[0].name}")
+    return points, colors
 
 
 def read_points(path: Path, log: Callable[[str], None] = lambda line: None) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +62,7 @@ def _colors(table: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
             return _bytes(values)
     if {"f_dc_0", "f_dc_1", "f_dc_2"} <= set(names):
         values = np.column_stack([table[f"f_dc_{i}"].astype(np.float64) for i in range(3)])
-        return _bytes(255 * (values * SH0 + 0.5))
+        return _bytes(255 * (values * C0 + 0.5))
     return np.zeros((len(table), 3), np.uint8)
 
 

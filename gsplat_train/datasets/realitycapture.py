@@ -26,7 +26,7 @@ from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
 from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
-from .point_ply import read_points
+from .point_ply import cloud_beside
 
 POSE = ("x", "y", "alt", "heading", "pitch", "roll")
 LENS = ("k1", "k2", "k3", "k4", "t1", "t2")
@@ -54,11 +54,10 @@ def load(root: Path, options: LoadOptions) -> Scene:
     photos = [photo(name, rows[name], file, path) for name, file in files.items()]
     views, undistorted = load_photos(with_masks(photos, root, options), options)
     scene = Scene(root.resolve().name, tuple(views), np.empty((0, 3)), np.empty((0, 3)), undistorted)
-    clouds = sorted(root.glob("*.ply"))
-    if not clouds:
+    cloud = cloud_beside(root, log)
+    if cloud is None:
         return scene
-    points, colors = read_points(clouds[0], log)
-    log(f"points: {len(points):,} from {clouds[0].name}")
+    points, colors = cloud
     return replace(scene, points=points, colors=colors)
 
 

@@ -23,11 +23,10 @@ import mlx.core as mx
 import numpy as np
 
 from .. import registry
+from ..backends.python import ADAM_BETA1, ADAM_BETA2, ADAM_EPS
 from ..config import Config
 from ..errors import UserError
 from ..scene import View
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-15  # of Adam; csrc/constants.h
 
 
 @dataclass
@@ -49,10 +48,10 @@ class Group:
 
     def step(self, gradient: mx.array, rate: float, number: int) -> None:
         """Adam's step `number` (from 1) on all rows, then what the group settles."""
-        self.m = BETA1 * self.m + (1 - BETA1) * gradient
-        self.v = BETA2 * self.v + (1 - BETA2) * gradient * gradient
-        m, v = self.m / (1 - BETA1**number), self.v / (1 - BETA2**number)
-        self.values = self.module.settle(self.values - rate * m / (mx.sqrt(v) + EPS), self.mode)
+        self.m = ADAM_BETA1 * self.m + (1 - ADAM_BETA1) * gradient
+        self.v = ADAM_BETA2 * self.v + (1 - ADAM_BETA2) * gradient * gradient
+        m, v = self.m / (1 - ADAM_BETA1**number), self.v / (1 - ADAM_BETA2**number)
+        self.values = self.module.settle(self.values - rate * m / (mx.sqrt(v) + ADAM_EPS), self.mode)
         mx.eval(self.values, self.m, self.v)
 
     def tensors(self) -> dict[str, np.ndarray]:

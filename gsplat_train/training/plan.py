@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import registry
 from ..config import Config
 from ..model.gaussians import Gaussians
 
@@ -57,6 +58,8 @@ class Schedule:
 
     def __init__(self, config: Config, strategy: Strategy) -> None:
         self.config, self.strategy = config, strategy
+        self.weights = {name: config.sections[name].weight for name in active_terms(config)}
+        self.groups = active_groups(config)
 
     def at(self, number: int) -> StepPlan:
         """The plan of step `number` (from 1)."""
@@ -67,8 +70,6 @@ class Schedule:
             background = tuple(float(value) for value in draw)
         else:
             background = BACKGROUNDS[config.background]
-        terms = {name: config.sections[name].weight for name in active_terms(config)}
-        groups = active_groups(config)
         return StepPlan(
             number=number,
             rates=tuple(rates[name] for name in NAMES),
@@ -76,8 +77,8 @@ class Schedule:
             ssim_lambda=config.ssim_lambda,
             opacity_weight=strategy.opacity_weight,
             scale_weight=strategy.scale_weight,
-            weights=terms,
-            group_rates={name: config.sections[name].rate_at(number, config.horizon) for name in groups},
+            weights=self.weights,
+            group_rates={name: config.sections[name].rate_at(number, config.horizon) for name in self.groups},
             background=(background[0], background[1], background[2]),
             antialiased=config.antialiased,
             noise=strategy.noise(number, rates["means"]),
@@ -88,12 +89,16 @@ class Schedule:
 
 def active_terms(config: Config) -> list[str]:
     """The terms of registry.TERMS that the settings give a weight."""
-    return [name for name, section in config.sections.items() if getattr(section, "weight", 0.0) > 0]
+    return [
+        name for name, section in config.sections.items() if name in registry.TERMS and section.weight > 0
+    ]
 
 
 def active_groups(config: Config) -> list[str]:
     """The groups of registry.GROUPS that the settings turn on."""
-    return [name for name, section in config.sections.items() if getattr(section, "mode", "off") != "off"]
+    return [
+        name for name, section in config.sections.items() if name in registry.GROUPS and section.mode != "off"
+    ]
 
 
 def learning_rates(config: Config, step: int) -> dict[str, float]:

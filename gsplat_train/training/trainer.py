@@ -104,7 +104,6 @@ class Trainer:
         self.forecast = Forecast(config, self.strategy, float(np.mean(sizes)))
         self.evaluation = Evaluation(self)
         self.saved = -1 if resume is None else state.step
-        self.whole = True  # whether the state is one between two whole steps
         self.stopping = False
         self.metrics: dict[str, Any] = {}
         self.warnings: list[str] = []
