@@ -370,7 +370,7 @@ def test_no_memory_at_a_refinement_saves_what_was(undisturbed: Any, tmp_path: Pa
         if len(calls) == 2:
             raise MemoryError
 
-    monkeypatch.setattr(rows, "make_sure_of", scarce)
+    monkeypatch.setattr(rows, "reserve", scarce)
     with pytest.raises(OutOfMemory, match=r"out of memory at step \d+ .*last good state"):
         train(tmp_path / "run")
     monkeypatch.undo()

@@ -226,9 +226,9 @@ void Pipeline::sort_by_depth() {
     for (int pass = 0; pass < passes; ++pass) {
         const int shift = pass * digit;
         parallel_for(pieces, [&](int p) {
-            uint32_t* mine = counts + size_t(p) * bins;
-            std::fill_n(mine, bins, 0u);
-            for (long i = p * share; i < std::min(visible_, (p + 1) * share); ++i) ++mine[(key_a[i] >> shift) & low];
+            uint32_t* own = counts + size_t(p) * bins;
+            std::fill_n(own, bins, 0u);
+            for (long i = p * share; i < std::min(visible_, (p + 1) * share); ++i) ++own[(key_a[i] >> shift) & low];
         });
         uint32_t sum = 0;
         for (uint32_t b = 0; b < bins; ++b)
@@ -239,9 +239,9 @@ void Pipeline::sort_by_depth() {
                 sum += here;
             }
         parallel_for(pieces, [&](int p) {
-            uint32_t* mine = counts + size_t(p) * bins;
+            uint32_t* own = counts + size_t(p) * bins;
             for (long i = p * share; i < std::min(visible_, (p + 1) * share); ++i) {
-                const uint32_t to = mine[(key_a[i] >> shift) & low]++;
+                const uint32_t to = own[(key_a[i] >> shift) & low]++;
                 key_b[to] = key_a[i];
                 id_b[to] = id_a[i];
             }
@@ -317,11 +317,11 @@ size_t Pipeline::bin() {
     parallel_ranges(long(large.size()), 64, [&](long first, long last) {
         for (long i = first; i < last; ++i) {
             Record& r = records[large[i].id];
-            uint16_t* mine = spans + large[i].spans;
-            kernels().spans(r, mine);
+            uint16_t* own = spans + large[i].spans;
+            kernels().spans(r, own);
             r.spans = large[i].spans;
             r.tiles = 0;
-            for (int y = 0; y < r.h; ++y) r.tiles += uint32_t(mine[2 * y + 1] - mine[2 * y]);
+            for (int y = 0; y < r.h; ++y) r.tiles += uint32_t(own[2 * y + 1] - own[2 * y]);
         }
     });
     intersections_ = assign_slots();
@@ -336,11 +336,11 @@ size_t Pipeline::bin() {
     Tile* tiles = tiles_.get(intersections_);
     const int tiles_x = planes_.tiles_x;
     parallel_for(pieces, [&](int p) {
-        uint32_t* mine = counts + size_t(p) * tile_count;
-        std::fill_n(mine, tile_count, 0u);
+        uint32_t* own = counts + size_t(p) * tile_count;
+        std::fill_n(own, tile_count, 0u);
         for (long i = p * share; i < std::min(visible_, (p + 1) * share); ++i) {
             if (i + 8 < visible_) __builtin_prefetch(&records[order[i + 8]]);
-            each_tile(records[order[i]], spans, tiles_x, [&](uint32_t tile) { ++mine[tile]; });
+            each_tile(records[order[i]], spans, tiles_x, [&](uint32_t tile) { ++own[tile]; });
         }
     });
     uint32_t sum = 0;
@@ -355,12 +355,12 @@ size_t Pipeline::bin() {
     }
     offsets[tile_count] = sum;
     parallel_for(pieces, [&](int p) {
-        uint32_t* mine = counts + size_t(p) * tile_count;
+        uint32_t* own = counts + size_t(p) * tile_count;
         for (long i = p * share; i < std::min(visible_, (p + 1) * share); ++i) {
             if (i + 8 < visible_) __builtin_prefetch(&records[order[i + 8]]);
             const uint32_t id = order[i];
             uint32_t slot = first_slot[id];
-            each_tile(records[id], spans, tiles_x, [&](uint32_t tile) { tiles[mine[tile]++] = {id, slot++}; });
+            each_tile(records[id], spans, tiles_x, [&](uint32_t tile) { tiles[own[tile]++] = {id, slot++}; });
         }
     });
     return intersections_;
@@ -368,8 +368,8 @@ size_t Pipeline::bin() {
 
 void Pipeline::load_tiles(const int32_t* ids, const int32_t* offsets, size_t count) {
     const int tile_count = planes_.tiles_x * planes_.tiles_y;
-    uint32_t* mine = offsets_.get(tile_count + 1);
-    std::copy_n(offsets, tile_count + 1, mine);
+    uint32_t* own = offsets_.get(tile_count + 1);
+    std::copy_n(offsets, tile_count + 1, own);
     Record* records = records_.data();
     for (long i = 0; i < n_; ++i) records[i].tiles = 0;
     for (size_t k = 0; k < count; ++k) ++records[ids[k]].tiles;
@@ -527,8 +527,8 @@ void Pipeline::project_vjp(const Params& params, const Params& grads, int sh_deg
     args.v_colors = v_colors;
     args.v_opacities = v_opacities;
     parallel_ranges(n_, kGrain, [&](long first, long last) {
-        UpdateArgs mine = args;
-        kernels().update(mine, first, last);
+        UpdateArgs own = args;
+        kernels().update(own, first, last);
     });
 }
 
@@ -563,9 +563,9 @@ bool Pipeline::update(const Params& params, const Moments& moments, int sh_degre
     args.finite = true;
     std::vector<char> finite((n_ + kGrain - 1) / kGrain, 1);
     parallel_ranges(n_, kGrain, [&](long first, long last) {
-        UpdateArgs mine = args;
-        kernels().update(mine, first, last);
-        finite[first / kGrain] = mine.finite;
+        UpdateArgs own = args;
+        kernels().update(own, first, last);
+        finite[first / kGrain] = own.finite;
     });
     return std::find(finite.begin(), finite.end(), char(0)) == finite.end();
 }

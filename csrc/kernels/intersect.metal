@@ -88,14 +88,14 @@ for (uint first = 0; first < all; first += 256) {
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 // Where each splat's slots begin in the group, and how many it has.
-const uint mine = atomic_load_explicit(&hits[tid], memory_order_relaxed);
-const uint earlier = simd_prefix_exclusive_sum(mine);
-if (lane == 31) sums[simd] = earlier + mine;
+const uint own = atomic_load_explicit(&hits[tid], memory_order_relaxed);
+const uint earlier = simd_prefix_exclusive_sum(own);
+if (lane == 31) sums[simd] = earlier + own;
 threadgroup_barrier(mem_flags::mem_threadgroup);
 uint at = earlier;
 for (uint w = 0; w < simd; ++w) at += sums[w];
 if (i < uint(sizes[kN])) {
     spans[2 * i] = at;
-    spans[2 * i + 1] = mine;
+    spans[2 * i + 1] = own;
 }
 if (tid == 0) group_counts[group] = running;

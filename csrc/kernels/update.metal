@@ -54,7 +54,7 @@ for (uint left = uint(simd_vote::vote_t(simd_ballot(many))); left; left &= left 
 }
 
 float v_rgb[3] = {0.0f, 0.0f, 0.0f};
-Vec3<float> facing = {0.0f, 0.0f, 0.0f};
+Vec3<float> view_direction = {0.0f, 0.0f, 0.0f};
 bool broken = false, move = false;
 if (valid) {
     const uint q = 3 * n + 4 * i, s = 7 * n + 3 * i, o = 10 * n + i;
@@ -78,7 +78,7 @@ if (valid) {
         const Vec3<float> towards = {g.mean.x - cam.position[0], g.mean.y - cam.position[1], g.mean.z - cam.position[2]};
         const float inv_distance = 1.0f / sqrt(max(dot(towards, towards), 1e-24f));
         const Vec3<float> direction = scale(towards, inv_distance);
-        facing = direction;
+        view_direction = direction;
         v_rgb[0] = colours[4 * i] > 0.0f ? b.z : 0.0f;
         v_rgb[1] = colours[4 * i + 1] > 0.0f ? b.w : 0.0f;
         v_rgb[2] = colours[4 * i + 2] > 0.0f ? c.x : 0.0f;
@@ -119,7 +119,7 @@ if (valid) {
         stats[3 * i + 1] = stats_in[3 * i + 1] + (counts ? sqrt(ax * ax + ay * ay) : 0.0f);
         stats[3 * i + 2] = stats_in[3 * i + 2] + (counts ? 1.0f : 0.0f);
     }
-    ((device float4*)colour)[2 * i] = float4{facing.x, facing.y, facing.z, move ? 1.0f : 0.0f};
+    ((device float4*)colour)[2 * i] = float4{view_direction.x, view_direction.y, view_direction.z, move ? 1.0f : 0.0f};
     ((device float4*)colour)[2 * i + 1] = float4{v_rgb[0], v_rgb[1], v_rgb[2], 0.0f};
 }
 const bool trouble = simd_any(broken);

@@ -7,15 +7,15 @@ threadgroup uint moves[128];
 const uint tid = thread_position_in_threadgroup.x, group = threadgroup_position_in_grid.x;
 const uint count = min(128u, uint(sizes[kN]) - group * 128), width = 3 * uint(sizes[kRest]);
 if (tid < count) {
-    const float4 facing = ((const device float4*)colour)[2 * (group * 128 + tid)];
+    const float4 view = ((const device float4*)colour)[2 * (group * 128 + tid)];
     const float4 v_rgb = ((const device float4*)colour)[2 * (group * 128 + tid) + 1];
     float b[15] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    const Vec3<float> direction = {facing.x, facing.y, facing.z};
+    const Vec3<float> direction = {view.x, view.y, view.z};
     sh_basis(direction, sizes[kDegree], b);
     #pragma unroll
     for (uint k = 0; k < 15; ++k) basis[15 * tid + k] = b[k];
     rgb[3 * tid] = v_rgb.x, rgb[3 * tid + 1] = v_rgb.y, rgb[3 * tid + 2] = v_rgb.z;
-    moves[tid] = facing.w != 0.0f ? 1u : 0u;
+    moves[tid] = view.w != 0.0f ? 1u : 0u;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 const uint base = width * group * 128, all = width * count;

@@ -127,7 +127,7 @@ def load(name: str = "auto") -> Backend:
 
 def choose(name: str = "auto", log: Callable[[str], None] = lambda line: None) -> str:
     """`name` itself if it is a backend's; for "auto" the first of registry.BACKENDS that runs here. A GPU is taken
-    only if it renders eight splats as the reference does; `log` is told where one does not.
+    only if it renders eight splats as the reference does; where one does not, `log` gets a line.
     """
     if name == "auto":
         return _first(log)

@@ -18,9 +18,9 @@ class Kept:
 
     def get(self, key: tuple[int, int], make: Callable[[], tuple[Any, int]]) -> Any:
         """The value of `key`; `make` returns it with its size in bytes."""
-        known = self._values.get(key)
-        if known is not None:
-            return known[0]
+        entry = self._values.get(key)
+        if entry is not None:
+            return entry[0]
         value, size = make()
         if self.bytes + size > self.budget:
             self._forget_other_levels(key[1])

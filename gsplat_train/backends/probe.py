@@ -24,8 +24,8 @@ def verdict_on(name: str) -> str | None:
     """What is wrong with the backend `name` here: what was found before, otherwise what `wrong_with` finds. An error is
     not kept, as it may be the moment's.
     """
-    known, reason = verdict.recall(name)
-    if not known:
+    recalled, reason = verdict.recall(name)
+    if not recalled:
         reason = wrong_with(load(name))
         if reason is None or " is off by " in reason:
             verdict.keep(name, reason, by="the quick probe")

@@ -55,8 +55,8 @@ def _key(name: str) -> str:
     """A name for the machine and all versions that decide what a backend computes."""
     words = [name, __version__, metadata.version("mlx"), platform.platform(), platform.node()]
     try:
-        told = mx.device_info()
-        words += [f"{key}={told[key]}" for key in ("device_name", "architecture") if key in told]
+        info = mx.device_info()
+        words += [f"{key}={info[key]}" for key in ("device_name", "architecture") if key in info]
     except Exception:  # a build of MLX without such a device
         words.append("no device")
     digest = hashlib.sha256(repr(words).encode())

@@ -69,8 +69,8 @@ def check(
             "the scene's cameras lie in another frame than the run's (was it reconstructed again?); "
             "start a new run"
         )
-    fresh = of_scene(views)
-    was, here = kept["scene.cameras"], fresh["scene.cameras"]
+    current = of_scene(views)
+    was, here = kept["scene.cameras"], current["scene.cameras"]
     sizes = np.maximum(here[:, -2:-1], 1)
     allowed = np.concatenate(
         [np.full((len(here), 12), CAMERA_TOLERANCE), CAMERA_TOLERANCE * np.repeat(sizes, 6, 1)], 1
@@ -83,7 +83,7 @@ def check(
             f"{off.sum()} of {len(off)} cameras, the first of {views[int(off.argmax())].name}, are not those that "
             "the run was trained with (another reconstruction, size or undistortion); start a new run"
         )
-    other = np.abs(kept["scene.photos"] - fresh["scene.photos"]).mean(axis=1) > PIXEL_TOLERANCE
+    other = np.abs(kept["scene.photos"] - current["scene.photos"]).mean(axis=1) > PIXEL_TOLERANCE
     if other.any():
         name = _sample(views)[int(other.argmax())].name
         raise UserError(f"photo {name} is not the one that the run was trained with; start a new run")

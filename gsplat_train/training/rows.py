@@ -38,15 +38,15 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Edit:
-    """New rows: row i is the old row `source[i]`; then the rows `fresh` get `columns`, and moments of zero.
+    """New rows: row i is the old row `source[i]`; then the rows `new` get `columns`, and moments of zero.
 
-    source [n] int: None keeps all. fresh [k] int: new rows; one that is there twice has the same values twice.
-    columns: leaves by name, [k, ...], or [n, ...] where `fresh` is None. forget: leaves whose moments become zero
+    source [n] int: None keeps all. new [k] int: new rows; one that is there twice has the same values twice.
+    columns: leaves by name, [k, ...], or [n, ...] where `new` is None. forget: leaves whose moments become zero
     in all rows. All arrays are of the Population's kind.
     """
 
     source: Any = None
-    fresh: Any = None
+    new: Any = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     forget: tuple[str, ...] = ()
     most: int = 0  # rows that there will never be more of: no room is made beyond
@@ -150,7 +150,7 @@ class Room:
                 if buffer is not None and len(buffer) >= n and _address(buffer) == _address(leaf):
                     continue
                 rows = max(n, min(int((1 + self.spare) * n), self.most))
-                make_sure_of(rows * max(leaf.nbytes // max(len(leaf), 1), 4))
+                reserve(rows * max(leaf.nbytes // max(len(leaf), 1), 4))
                 buffer = self._buffers[tree, name] = mx.zeros((rows, *leaf.shape[1:]))
                 mx.eval(buffer)
                 np.asarray(buffer)[: len(leaf)] = np.asarray(leaf)
@@ -195,20 +195,20 @@ def edit_rows(state: TrainState, edit: Edit, room: Room | None = None) -> None:
                 leaf[changed] = parts[name]
     parameters, *moments = _views(state)
     for name, column in edit.columns.items():
-        parameters[name][... if edit.fresh is None else edit.fresh] = column
+        parameters[name][... if edit.new is None else edit.new] = column
     for tree in moments:
         for name, leaf in tree.items():
             if name in edit.forget:
                 leaf[...] = 0
-            elif edit.fresh is not None:
-                leaf[edit.fresh] = 0
+            elif edit.new is not None:
+                leaf[edit.new] = 0
 
 
 def _views(state: TrainState) -> list[dict[str, np.ndarray]]:
     return [rows(getattr(state, tree)) for tree in TREES]
 
 
-def make_sure_of(count: int) -> None:
+def reserve(count: int) -> None:
     """MemoryError where there is no room for `count` bytes. MLX on processors ends in a segmentation fault
     where memory runs out, so the room is asked for, and given back, first.
     """

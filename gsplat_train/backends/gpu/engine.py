@@ -69,17 +69,17 @@ class Engine:
         Where there are more than MOST_COMPILED sizes of photos, the others' graphs are made at each call.
         """
         key, plain = (sizes, function, *fixed), partial(function, self, sizes, *fixed)
-        known = self._compiled.get(key)
-        if known is None:
+        graph = self._compiled.get(key)
+        if graph is None:
             make_room(self._compiled, MOST_COMPILED, sizes.n)
             if len(self._compiled) >= MOST_COMPILED:
                 return (
                     plain  # views come in turns: whatever was dropped would be traced again before it is used
                 )
-            known = self._compiled[key] = self._compile(plain)
-        return known
+            graph = self._compiled[key] = self._compile(plain)
+        return graph
 
-    # ---- what the kernels are told ----
+    # ---- sizes, as the kernels read them ----
 
     def sizes(self, sizes: Sizes, degree: int = 0, antialiased: bool = False) -> mx.array:
         """int32 [16], in device memory, made once."""
@@ -103,9 +103,9 @@ class Engine:
         Of a size that has not been seen, as many a pixel as the last that had to grow needed: where every photo
         has a size of its own, each would else find too little room once.
         """
-        known = self._capacity.get((width, height))
-        if known is not None:
-            return known
+        capacity = self._capacity.get((width, height))
+        if capacity is not None:
+            return capacity
         guess = int(self._per_pixel * width * height)
         return max(self.first_capacity, min(rounded(guess), most_intersections()))
 
@@ -144,12 +144,12 @@ class Engine:
             two, three, none = mx.zeros((0, 2)), mx.zeros((0, 3)), mx.zeros(0)
             return Projected(two, three, none, mx.zeros((0, 2), mx.int32), three, none)
         sizes = Sizes(n, rest, width, height, 8)
-        told = [camera_array(viewmat, K), self.sizes(sizes, sh_degree, antialiased)]
+        view_inputs = [camera_array(viewmat, K), self.sizes(sizes, sh_degree, antialiased)]
 
         @mx.custom_function
         def forward(params: mx.array, shn: mx.array) -> tuple[mx.array, ...]:
-            records, radii, _ = self.run("project", sizes, [params, *told])
-            (colours,) = self.run("colour", sizes, [params, shn, radii, *told])
+            records, radii, _ = self.run("project", sizes, [params, *view_inputs])
+            (colours,) = self.run("colour", sizes, [params, shn, radii, *view_inputs])
             rows, colors = records[: 8 * n].reshape(n, 8), colours[: 4 * n].reshape(n, 4)[:, :3]
             return rows[:, 0:2], rows[:, 2:5], rows[:, 6], colors, rows[:, 5], radii.view(mx.float32), colours
 
@@ -158,7 +158,7 @@ class Engine:
             v_means2d, v_conics, v_depths, v_colors, v_opacities = (c.reshape(-1) for c in cotangents[:5])
             v = [v_means2d, v_conics, v_depths, v_colors, v_opacities]
             seen = [outputs[5].view(mx.int32), outputs[6]]
-            return tuple(self.run("project_vjp", sizes, [*primals, *seen, *v, *told]))
+            return tuple(self.run("project_vjp", sizes, [*primals, *seen, *v, *view_inputs]))
 
         function: Any = forward
         means2d, conics, depths, colors, opacities, bits, _ = function(*pack(gaussians))
@@ -186,16 +186,23 @@ class Engine:
         return tile_lists
 
     def bins(
-        self, sizes: Sizes, told: mx.array, records: Any, radii: Any, counters: Any, status: Any, flags: Any
+        self,
+        sizes: Sizes,
+        size_array: mx.array,
+        records: Any,
+        radii: Any,
+        counters: Any,
+        status: Any,
+        flags: Any,
     ) -> dict[str, mx.array]:
         """Stage 2: intersect, scan, scatter, tile_sort; all that they leave, by name."""
         run = self.run
-        entries, spans, group_counts = run("intersect", sizes, [records, radii, counters, told])
+        entries, spans, group_counts = run("intersect", sizes, [records, radii, counters, size_array])
         # After `intersect`, which counts them up: group_counts orders the two.
         offsets, buckets, group_starts, status = run(
-            "scan", sizes, [counters, group_counts, status, flags, told]
+            "scan", sizes, [counters, group_counts, status, flags, size_array]
         )
-        keys, slot_splats = run("scatter", sizes, [entries, offsets, group_starts, records, told])
+        keys, slot_splats = run("scatter", sizes, [entries, offsets, group_starts, records, size_array])
         ids, slots, bucket_tiles, _, _ = run("tile_sort", sizes, [keys, slot_splats, offsets, buckets])
         return {
             "spans": spans, "offsets": offsets, "buckets": buckets, "group_starts": group_starts,
@@ -219,7 +226,7 @@ class Engine:
             return image, mx.zeros((height, width, 1))
         lists = tiles.extra if isinstance(tiles, TileLists) else _lists_of(tiles, n, width, height)
         sizes: Sizes = lists["sizes"]
-        told = self.sizes(sizes)
+        size_array = self.sizes(sizes)
         binned = [lists["ids"], lists["offsets"], lists["buckets"]]
 
         @mx.custom_function
@@ -229,7 +236,7 @@ class Engine:
             padded = at_least_eight(mx.concatenate([colors, mx.zeros((n, 1))], axis=1).reshape(-1))
             settings = mx.concatenate([mx.zeros(12), bg, mx.zeros(17)])
             image, final_t, checkpoints, used = self.run(
-                "forward", sizes, [records, padded, *binned, settings, told]
+                "forward", sizes, [records, padded, *binned, settings, size_array]
             )
             final_t, image = final_t[: height * width], image[: 3 * height * width]
             alpha = (1.0 - final_t).reshape(height, width, 1)
@@ -240,10 +247,10 @@ class Engine:
             image, _, final_t, checkpoints, used, records, padded = outputs
             v_image, v_alpha = cotangents[0], cotangents[1]
             inputs = [records, padded, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
-            inputs += [image.reshape(-1), final_t, v_image.reshape(-1), v_alpha.reshape(-1), told]
+            inputs += [image.reshape(-1), final_t, v_image.reshape(-1), v_alpha.reshape(-1), size_array]
             (grads,) = self.run("backward", sizes, inputs, (True, len(primals) > 6))
             v_means2d, v_conics, v_colors, v_opacities, v_abs = self.run(
-                "splat_grads", sizes, [records, lists["spans"], lists["group_starts"], grads, told]
+                "splat_grads", sizes, [records, lists["spans"], lists["group_starts"], grads, size_array]
             )
             v = [
                 v_means2d[: 2 * n].reshape(n, 2),
@@ -276,14 +283,17 @@ class Engine:
             check_mask(mask, image)
             counts = (mx.array(mask) > 0).astype(mx.uint8).reshape(-1)
             counting = int(np.asarray(counts).sum())
-        told, settings = self.sizes(sizes), mx.array(loss_settings(ssim_lambda, width, height, counting))
+        size_array, settings = (
+            self.sizes(sizes),
+            mx.array(loss_settings(ssim_lambda, width, height, counting)),
+        )
 
         # The value and its gradient come from one pass; l1 and ssim are for the log and pass no gradient.
         @mx.custom_function
         def loss(image: mx.array) -> tuple[mx.array, mx.array]:
             pictures = [image.reshape(-1), photo, counts]
-            maps, partials = self.run("ssim", sizes, [*pictures, told], masked)
-            inputs = [*pictures, maps, partials, settings, told]
+            maps, partials = self.run("ssim", sizes, [*pictures, size_array], masked)
+            inputs = [*pictures, maps, partials, settings, size_array]
             v_image, values = self.run("loss", sizes, inputs, masked)
             return values, v_image
 

@@ -17,8 +17,8 @@ AREA_ARRAYS, SLOT = 9, 12  # numbers of the longest array a pixel (`maps`) and a
 @cache
 def device_memory() -> int:
     """Bytes that the device has; 8 GB if MLX does not say."""
-    told = mx.device_info()
-    return int(told.get("total_memory") or told.get("memory_size") or 8 << 30)
+    info = mx.device_info()
+    return int(info.get("total_memory") or info.get("memory_size") or 8 << 30)
 
 
 @lru_cache(maxsize=256)

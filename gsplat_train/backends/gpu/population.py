@@ -59,11 +59,11 @@ class GpuPopulation:
                 leaf = leaf[edit.source]
             if not moments and name in edit.columns:
                 column = edit.columns[name]
-                leaf = column if edit.fresh is None else _laid_over(leaf, edit.fresh, column)
+                leaf = column if edit.new is None else _laid_over(leaf, edit.new, column)
             elif moments and name in edit.forget:
                 leaf = mx.zeros_like(leaf)
-            elif moments and edit.fresh is not None:
-                leaf = _laid_over(leaf, edit.fresh, mx.zeros((edit.fresh.shape[0], *leaf.shape[1:])))
+            elif moments and edit.new is not None:
+                leaf = _laid_over(leaf, edit.new, mx.zeros((edit.new.shape[0], *leaf.shape[1:])))
             leaves[name] = leaf.reshape(-1)
         params = mx.concatenate([leaves[name] for name in WIDTHS])
         return params, at_least_eight(leaves["shN"])

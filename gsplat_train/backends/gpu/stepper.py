@@ -70,7 +70,7 @@ class Ahead:
         self.last = StepResult(0.0, 0.0, 0.0)
         self.seen: deque[mx.array] = deque()
         self.loss: mx.array = mx.zeros(8)
-        self.failed, self.whole, self.fresh = False, True, True
+        self.failed, self.whole, self.never_looked = False, True, True
         self._restart()
 
     def _restart(self) -> None:
@@ -88,8 +88,8 @@ class Ahead:
         if count == 1 or count - self.launched >= min(self.batch, window):
             self._launch_waiting()
             self.batch = min(2 * self.batch, BATCH)
-        if count == self.launched and (self.fresh or count - self.looked >= window):
-            self.looked, self.fresh = count, False
+        if count == self.launched and (self.never_looked or count - self.looked >= window):
+            self.looked, self.never_looked = count, False
             self._look(view)
         return self._newest()
 
@@ -141,10 +141,10 @@ class Ahead:
             self.stats = mx.zeros(3 * max(3, self.n))
         width, height = camera.width, camera.height
         sizes = Sizes(self.n, self.rest, width, height, engine.capacity(width, height))
-        told = engine.sizes(sizes, plan.sh_degree, plan.antialiased)
+        size_array = engine.sizes(sizes, plan.sh_degree, plan.antialiased)
         photo, mask, _ = shot
-        eye = self.cameras.get(view.key, lambda: (camera_array(camera.viewmat, camera.K), CAMERA))
-        inputs = (eye, photo, photo if mask is None else mask, settings, told)
+        camera_data = self.cameras.get(view.key, lambda: (camera_array(camera.viewmat, camera.K), CAMERA))
+        inputs = (camera_data, photo, photo if mask is None else mask, settings, size_array)
         absgrad = plan.statistics is Statistics.ABSGRADIENTS
         step = engine.compiled(_kernels_of_a_step, sizes, absgrad, wanted, mask is not None)
         trees, results = step(
@@ -236,29 +236,33 @@ def _kernels_of_a_step(
     wanted: bool,
     masked: bool,
     trees: Any,
-    known: Any,
+    carried: Any,
     inputs: Any,
 ) -> Any:
     """The kernels, in order. trees: parameters, m, v, each in two arrays; what they are after the step."""
     (params, shn), (m, m_shn), (v, v_shn) = trees
-    status, flags, stats = known
-    eye, photo, mask, settings, told = inputs
+    status, flags, stats = carried
+    camera_data, photo, mask, settings, size_array = inputs
     run = engine.run
-    records, radii, counters = run("project", sizes, [params, eye, told])
-    (colours,) = run("colour", sizes, [params, shn, radii, eye, told])
-    lists = engine.bins(sizes, told, records, radii, counters, status, flags)
+    records, radii, counters = run("project", sizes, [params, camera_data, size_array])
+    (colours,) = run("colour", sizes, [params, shn, radii, camera_data, size_array])
+    lists = engine.bins(sizes, size_array, records, radii, counters, status, flags)
     binned = [lists["ids"], lists["offsets"], lists["buckets"]]
-    image, final_t, checkpoints, used = run("forward", sizes, [records, colours, *binned, settings, told])
+    image, final_t, checkpoints, used = run(
+        "forward", sizes, [records, colours, *binned, settings, size_array]
+    )
     pictures = [image, photo, mask if masked else photo]  # of a kernel without MASK the third is not read
-    maps, partials = run("ssim", sizes, [*pictures, told], (masked,))
-    v_image, loss = run("loss", sizes, [*pictures, maps, partials, settings, told], (masked,))
-    given = [records, colours, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
-    (grads,) = run("backward", sizes, [*given, image, final_t, v_image, final_t, told], (False, absgrad))
-    given = [params, shn, m, v, radii, colours, lists["spans"], lists["group_starts"], grads]
-    given += [lists["status"], loss, stats if wanted else loss, eye, settings, told]
-    params, m, v, colour, flags, stats = run("update", sizes, given, (wanted,))
+    maps, partials = run("ssim", sizes, [*pictures, size_array], (masked,))
+    v_image, loss = run("loss", sizes, [*pictures, maps, partials, settings, size_array], (masked,))
+    rasterized = [records, colours, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
+    (grads,) = run(
+        "backward", sizes, [*rasterized, image, final_t, v_image, final_t, size_array], (False, absgrad)
+    )
+    stepped = [params, shn, m, v, radii, colours, lists["spans"], lists["group_starts"], grads]
+    stepped += [lists["status"], loss, stats if wanted else loss, camera_data, settings, size_array]
+    params, m, v, colour, flags, stats = run("update", sizes, stepped, (wanted,))
     if sizes.rest:
-        shn, m_shn, v_shn = run("update_shn", sizes, [shn, m_shn, v_shn, colour, settings, told])
+        shn, m_shn, v_shn = run("update_shn", sizes, [shn, m_shn, v_shn, colour, settings, size_array])
     return ((params, shn), (m, m_shn), (v, v_shn)), (lists["status"], flags, stats, loss)
 
 

@@ -105,8 +105,8 @@ def grow(population: Population, pull: Any, own: Settings, cap: int, key: Key) -
     parents = index[draws.positions(xp, large, split)]
     rows = xp.arange(n + count).astype(xp.int32)
     source = xp.concatenate([rows[:n], copied, parents])
-    fresh = xp.concatenate([rows[n : n + count - split], parents, rows[n + count - split :]])
-    origin = source[fresh]
+    new = xp.concatenate([rows[n : n + count - split], parents, rows[n + count - split :]])
+    origin = source[new]
     means, log_scales = population.column("means")[origin], population.column("log_scales")[origin]
     if split:
         alone = count - split
@@ -115,7 +115,7 @@ def grow(population: Population, pull: Any, own: Settings, cap: int, key: Key) -
         means = xp.concatenate([means[:alone], parts])
         small = log_scales[alone:] - math.log(own.split_shrink)
         log_scales = xp.concatenate([log_scales[:alone], small])
-    population.apply(Edit(source, fresh, {"means": means, "log_scales": log_scales}, most=cap))
+    population.apply(Edit(source, new, {"means": means, "log_scales": log_scales}, most=cap))
     return {"duplicated": count - split, "split": split}
 
 
