@@ -55,6 +55,7 @@ class Config:
 
     # The renderer
     backend: str = choice("auto", table=registry.BACKENDS)
+    gpu_memory: float = number(0.0, 0.0)  # bytes, up to 1 a share of the GPU's; 0: what keeps it busy
     background: str = choice("black", "white", "random")  # behind the splats; random: a new colour a step
     antialiased: bool = False  # splats below a pixel fade instead of growing [Mip-Splatting's 2D filter]
 
@@ -112,6 +113,7 @@ class Config:
 FREE_ON_RESUME = frozenset(
     {
         "backend",
+        "gpu_memory",
         "eval_every",
         "eval_train_views",
         "preview_views",

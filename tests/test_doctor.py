@@ -91,7 +91,7 @@ def hasty(module: Any) -> Any:
     """Stages that are right and a fused step that moves too far."""
     real = module.stepper
 
-    def stepper(state: Any) -> Any:
+    def stepper(state: Any, bounds: Any = None) -> Any:
         made = real(state)
         take = made.take
         made.take = lambda view, plan: take(view, plan.__class__(**{**vars(plan), "rates": (2e-3,) * 6}))
@@ -104,7 +104,7 @@ def broken(module: Any) -> Any:
     def adam(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a compiler's\nanger")
 
-    def stepper(state: Any) -> None:
+    def stepper(state: Any, bounds: Any = None) -> None:
         return None
 
     return {"adam": adam, "stepper": stepper}

@@ -16,9 +16,12 @@ from gsplat_train.backends.gpu import engine as engines
 from gsplat_train.backends.gpu import limits
 from gsplat_train.backends.gpu.engine import START, Engine, no_flags
 from gsplat_train.backends.gpu.kernels import KERNELS, Sizes, arguments
+from gsplat_train.backends.gpu.limits import Budget
+from gsplat_train.backends.kept import Kept
 from gsplat_train.errors import OutOfMemory, UserError
 from gsplat_train.scene import Photo, View
 from gsplat_train.training import rows
+from gsplat_train.training.protocol import Bounds
 
 CAMERA = camera(40, 36)
 DIMENSION = 2**31  # MLX counts a dimension in int32
@@ -139,6 +142,87 @@ def test_without_room_the_steps_that_were_done_stay(monkeypatch):
     assert state.step == 1
     for name, values in rows.rows(state.gaussians).items():
         np.testing.assert_array_equal(values, expected[name])
+
+
+# ---- a bound given ----
+
+FULL_HD = Sizes(1_000_000, 15, 1920, 1080, 6_750_000)
+
+
+@pytest.fixture
+def h100(monkeypatch):
+    """A device of 80 GB, and MLX's limits as they were at the end."""
+    monkeypatch.setattr(limits, "device_memory", lambda: 80_000_000_000)
+    yield
+    Budget().hold(FULL_HD)
+
+
+def held(budget, sizes):
+    """What a run holds at most, where MLX frees nothing early."""
+    under_way = 2 * budget.window(sizes) * limits.step_bytes(sizes)
+    return limits.state_bytes(sizes.n, sizes.rest) + budget.photos(sizes) + under_way
+
+
+@pytest.mark.parametrize("sizes", [FULL_HD, Sizes(200_000, 15, 504, 378, 1_000_000)])
+@pytest.mark.parametrize("given", [4e9, 8e9, 0.2, 0.5])
+def test_what_is_given_holds_all(h100, given, sizes):
+    budget = Budget(Bounds(given, sizes.n, (sizes.width, sizes.height)))
+    budget.check(sizes.n, sizes.rest)
+    assert held(budget, sizes) <= budget.total or budget.window(sizes) == 1  # then MLX waits within steps
+    assert limits.state_bytes(sizes.n, 15) + limits.step_bytes(sizes) + budget.photos(sizes) <= budget.total
+    budget.hold(sizes)
+    assert budget.total / 2 <= mx.set_memory_limit(1 << 40) <= budget.total
+
+
+def test_four_gigabytes_are_enough_for_a_million_at_full_hd(h100):
+    budget = Budget(Bounds(4e9, 1_000_000, (1920, 1080)))
+    budget.check(1_000_000, 15)
+    assert budget.window(FULL_HD) == 1 and budget.photos(FULL_HD) > 50 * 3 * 1920 * 1080
+    assert budget.most_intersections() > 6_750_000 and budget.headroom(5_400_000) == 1.25
+
+
+def test_by_default_long_steps_are_few(h100):
+    budget = Budget()
+    assert budget.window(FULL_HD) == limits.LEAST_WINDOW
+    assert budget.window(Sizes(10_000, 15, 504, 378, 100_000)) == limits.WINDOW
+    assert held(budget, FULL_HD) - budget.photos(FULL_HD) < 13e9
+
+
+def test_what_cannot_fit_is_said(h100):
+    budget = Budget(Bounds(1e9, 1_000_000, (1920, 1080)))
+    with pytest.raises(UserError, match=r"1,000,000 splats and photos of 1920x1080 take at least 1.9 GB of the GPU's "
+                       r"memory, gpu_memory allows 1.0 GB; --max-splats (\d+) fits") as caught:  # fmt: skip
+        budget.check(1_000_000, 15)
+    assert caught.value.exit_code == 2
+    fits = int(str(caught.value).split("--max-splats ")[1].split()[0])
+    budget.check(fits, 15)
+    with pytest.raises(UserError):
+        budget.check(fits + 2000, 15)
+    with pytest.raises(UserError, match=r" 1 MB; smaller photos"):
+        Budget(Bounds(1e6, 100, (1920, 1080))).check(100, 15)
+
+
+def test_photos_make_room_for_splats():
+    kept = Kept(100)
+    for i in range(4):
+        kept.get((i, 0), lambda i=i: (i, 30))
+    kept.shrink(65)
+    assert kept.bytes == 60
+    assert [kept.get((i, 0), lambda: (9, 30)) for i in range(4)] == [0, 1, 9, 9]
+
+
+@pytest.mark.usefixtures("clang", "h100")
+def test_a_bound_changes_no_byte():
+    view = View("near", CAMERA, Photo(np.zeros((36, 40, 3), np.uint8), None), index=0)
+    found = []
+    for given in (0.0, 2.0e6):
+        stepper = emulated().stepper(
+            rows.start(to_mlx(scene(CAMERA, 150, size=4.0))), Bounds(given, 150, (40, 36))
+        )
+        take(stepper, view, steps=3)
+        found.append(rows.rows(stepper.look().gaussians))
+    for name, values in found[0].items():
+        np.testing.assert_array_equal(values, found[1][name])
 
 
 # ---- a size for each photo ----

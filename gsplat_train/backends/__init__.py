@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..evaluate.metrics import Score
     from ..model.gaussians import Gaussians
+    from ..training.protocol import Bounds
     from ..training.rows import TrainState
     from ..training.stepper import Stepper
 
@@ -50,9 +51,10 @@ class Backend(Protocol):
 
     deterministic: bool  # whether the same seed gives the same bytes
 
-    def stepper(self, state: TrainState) -> Stepper | None:
+    def stepper(self, state: TrainState, bounds: Bounds | None = None) -> Stepper | None:
         """A stepper (training.stepper.Stepper) that fuses the plain objective: the photometric loss, masks
-        included, and the regularisers. None where the backend has none: the generic one serves.
+        included, and the regularisers. None where the backend has none: the generic one serves. `bounds` hold for
+        the device from then on, whoever takes the steps; UserError where they are too narrow.
         """
         ...
 

@@ -27,7 +27,7 @@ from ..evaluate.metrics import Score, check, score_of_sums
 from ..losses import check_mask
 from ..losses import photometric_loss as _reference_loss
 from ..model.gaussians import Gaussians
-from ..training.protocol import Stepper
+from ..training.protocol import Bounds, Stepper
 from ..training.rows import TrainState
 from . import Projected, Tiles
 from .cpp_planes import mask_plane, photo_planes
@@ -224,9 +224,9 @@ def adam(
 deterministic = True
 
 
-def stepper(state: TrainState) -> Stepper:
+def stepper(state: TrainState, bounds: Bounds | None = None) -> Stepper:
     """See Backend.stepper."""
-    return CppStepper(_own.pipeline, state)
+    return CppStepper(_own.pipeline, state, bounds)
 
 
 def thread_count() -> int:

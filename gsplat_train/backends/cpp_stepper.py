@@ -13,7 +13,7 @@ from .. import _csrc
 from ..model.gaussians import Gaussians
 from ..scene import View
 from ..training.plan import Statistics, StepPlan
-from ..training.protocol import StepResult, T
+from ..training.protocol import Bounds, StepResult, T
 from ..training.rows import SUMS, HostPopulation, Population, Room, TrainState, zero_sums
 from .cpp_planes import mask_plane, photo_planes
 from .kept import Kept
@@ -26,10 +26,10 @@ NAN = float("nan")
 class CppStepper:
     """See training.stepper.Stepper."""
 
-    def __init__(self, pipeline: Any, state: TrainState) -> None:
+    def __init__(self, pipeline: Any, state: TrainState, bounds: Bounds | None = None) -> None:
         self.pipeline, self.state = pipeline, state
         self.kept = Kept(PHOTO_BYTES)
-        self.room = Room(SPARE, MOST)
+        self.room = Room(SPARE, (bounds.most_splats if bounds else 0) or MOST)
         self._trees: list[list[np.ndarray]] | None = None  # the state's arrays, for writing
         self.last = StepResult(NAN, NAN, NAN, True)
 

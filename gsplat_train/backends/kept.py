@@ -29,6 +29,12 @@ class Kept:
             self.bytes += size
         return value
 
+    def shrink(self, budget: int) -> None:
+        """Another number of bytes; of what is too much, the newest goes."""
+        self.budget = budget
+        while self.bytes > budget:
+            self.bytes -= self._values.popitem()[1][1]
+
     def _forget_other_levels(self, level: int) -> None:
         """Photos of another resolution are not used again."""
         for key in [key for key in self._values if key[1] != level]:

@@ -43,6 +43,6 @@ photometric_loss, score = engine.photometric_loss, engine.score
 deterministic = True
 
 
-def stepper(state: Any) -> GpuStepper:
+def stepper(state: Any, bounds: Any = None) -> GpuStepper:
     """See Backend.stepper."""
-    return GpuStepper(engine, state)
+    return GpuStepper(engine, state, bounds)

@@ -231,6 +231,6 @@ def adam(
 # ---- stepper ----
 
 
-def stepper(state: Any) -> None:
+def stepper(state: Any, bounds: Any = None) -> None:
     """See Backend.stepper: nothing is fused here."""
     return None

@@ -89,7 +89,6 @@ class Evaluation:
         trainer = self.trainer
         step, seconds = trainer.step, trainer.clock.seconds
         camera = trainer.scene.views[0].camera
-        on_gpu = trainer.config.backend in ("metal", "cuda")
         return {
             "scene": trainer.scene.name,
             "backend": trainer.config.backend,
@@ -98,13 +97,20 @@ class Evaluation:
             "seconds": round(seconds, 3),
             "it_per_s": round(step / seconds, 3) if seconds else 0.0,
             "peak_memory_mb": peak_memory_mb(),
-            **({"peak_gpu_memory_mb": mx.get_peak_memory() / 1e6} if on_gpu else {}),
+            **(self._gpu_memory() if trainer.config.backend in ("metal", "cuda") else {}),
             "width": camera.width,
             "height": camera.height,
             "undistort": trainer.scene.undistort,
             "seed": trainer.config.seed,
             "machine": processor(),
             "wall_seconds": round(time.monotonic() - trainer.began, 3),
+        }
+
+    def _gpu_memory(self) -> dict[str, float]:
+        """The peak of MLX's memory, and the setting that it is held against."""
+        return {
+            "peak_gpu_memory_mb": mx.get_peak_memory() / 1e6,
+            "gpu_memory": self.trainer.config.gpu_memory,
         }
 
     def _compare_with_one_colour(self, psnr: float) -> None:

@@ -31,6 +31,14 @@ class StepResult(NamedTuple):
         return math.isfinite(self.loss)
 
 
+class Bounds(NamedTuple):
+    """What a stepper is told of the run to come, so that it can divide its device's memory."""
+
+    gpu_memory: float = 0.0  # bytes of a GPU, up to 1 a share of what it has; 0: what keeps it busy
+    most_splats: int = 0  # never more than these; 0: unknown
+    size: tuple[int, int] = (0, 0)  # width and height of the largest photo; 0: unknown
+
+
 class Stepper(Protocol):
     """Takes steps on one state."""
 

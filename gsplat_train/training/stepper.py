@@ -22,18 +22,19 @@ from ..scene import View
 from .draws import NOISE, Key, hashed
 from .objective import Objective, Seen
 from .plan import NAMES, Statistics, StepPlan
-from .protocol import Stepper, StepResult
+from .protocol import Bounds, Stepper, StepResult
 from .rows import HostPopulation, Population, TrainState, rows, zero_sums
 
 T = TypeVar("T")
 
 
-def make_stepper(backend: Backend, state: TrainState, objective: Objective) -> Stepper:
+def make_stepper(
+    backend: Backend, state: TrainState, objective: Objective, bounds: Bounds | None = None
+) -> Stepper:
     """The backend's own stepper where it fuses this objective, otherwise the generic one."""
-    if objective.is_plain:
-        fused: Stepper | None = backend.stepper(state)
-        if fused is not None:
-            return fused
+    fused: Stepper | None = backend.stepper(state, bounds)
+    if fused is not None and objective.is_plain:
+        return fused
     return GenericStepper(backend, state, objective)
 
 

@@ -9,6 +9,7 @@ is in the scene's own. Without a run folder nothing is written. Any thread may t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,7 +37,7 @@ from .forecast import Forecast
 from .objective import Objective
 from .photos import ViewSampler
 from .plan import Schedule
-from .protocol import StepResult
+from .protocol import Bounds, StepResult
 from .rows import Edit, Population, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .stepper import make_stepper
@@ -99,9 +100,10 @@ class Trainer:
         self.identity = identity.of_scene(self.views)
         self.strategy = strategies.load(config)
         self.schedule = Schedule(config, self.strategy)
-        self.stepper = make_stepper(self.backend, state, self.objective)
-        sizes = [view.camera.width * view.camera.height for view in self.views]
-        self.forecast = Forecast(config, self.strategy, float(np.mean(sizes)))
+        sizes = [(view.camera.width, view.camera.height) for view in self.views]
+        bounds = Bounds(config.gpu_memory, config.max_splats, max(sizes, key=math.prod))
+        self.stepper = make_stepper(self.backend, state, self.objective, bounds)
+        self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
         self.saved = -1 if resume is None else state.step
         self.stopping = False
@@ -144,6 +146,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.start(self)
         self.began_steps = time.monotonic()
+        mx.reset_peak_memory()
         try:
             with self.clock.going():
                 if self.counts.pop("refinement_due", False):

@@ -22,12 +22,11 @@ from ...losses import photometric_loss as _reference_loss
 from ...model.gaussians import Gaussians
 from .. import Projected, Tiles
 from .kernels import BUCKET, KERNELS, KernelSpec, Sizes, arguments
-from .limits import check_intersections, check_sizes, most_intersections
+from .limits import Budget, check_intersections, check_sizes
 
 __all__ = ["KERNELS", "Engine", "KernelSpec", "Sizes"]
 
 FIRST_CAPACITY = 1 << 16  # intersections; it grows by what is needed
-HEADROOM = 1.5  # views differ
 MOST_COMPILED = 100  # graphs: each holds its kernels' code
 MOST_SIZES = 10_000
 
@@ -55,6 +54,7 @@ class Engine:
         self.first_capacity = FIRST_CAPACITY
         self._capacity: dict[tuple[int, int], int] = {}
         self._per_pixel = 0.0  # intersections there was room for, where room was made last
+        self.budget = Budget()
 
     def run(self, name: str, sizes: Sizes, inputs: list[mx.array], template: tuple[bool, ...] = ()) -> Any:
         """The outputs of one launch, not waited for."""
@@ -107,15 +107,16 @@ class Engine:
         if capacity is not None:
             return capacity
         guess = int(self._per_pixel * width * height)
-        return max(self.first_capacity, min(rounded(guess), most_intersections()))
+        return max(self.first_capacity, min(rounded(guess), self.budget.most_intersections()))
 
     def grow(self, width: int, height: int, needed: int) -> int:
         """Makes room for `needed` intersections and some more; the new capacity.
 
         OutOfMemory where there can be no room for so many.
         """
-        check_intersections(needed)
-        capacity = min(rounded(int(needed * HEADROOM)), most_intersections())
+        most = self.budget.most_intersections()
+        check_intersections(needed, most)
+        capacity = min(rounded(int(needed * self.budget.headroom(needed))), most)
         self._capacity[width, height] = max(capacity, needed, self.capacity(width, height))
         self._per_pixel = self._capacity[width, height] / (width * height)
         return self._capacity[width, height]

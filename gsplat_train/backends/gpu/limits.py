@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much the kernels can count and the device can hold, and the lines that say so."""
+"""How much the kernels can count and the device can hold, how a run divides it, and the lines that say so."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from functools import cache, lru_cache
 import mlx.core as mx
 
 from ...errors import OutOfMemory, UserError
+from ...machine import in_words
+from ...training.protocol import Bounds
 from .kernels import INDICES, KERNELS, Sizes
 
-LISTS_SHARE = 2  # of the device's memory, 1 / LISTS_SHARE may hold what one step makes of its intersections
+WINDOW = 16  # steps between two looks at the status, at most; the host is at most twice as many ahead
+LISTS_SHARE = 2  # of the memory, 1 / LISTS_SHARE may hold what one step makes of its intersections
+# Where the settings say nothing of memory:
+SHARE = 4  # 1 / SHARE of it may hold what steps under way leave, ...
+UNDER_WAY = 4 << 30  # ... and no more than this, for few long steps keep a GPU as busy as many, ...
+LEAST_WINDOW = 2  # ... but for this window
+PHOTO_SHARE = 4  # 1 / PHOTO_SHARE of it may hold photos
+HEADROOM, LITTLE_HEADROOM = 1.5, 1.25  # room for more intersections than there were: views differ
+ROOMY = 8  # the former where lists with it take less than 1 / ROOMY of the memory
 AREA_ARRAYS, SLOT = 9, 12  # numbers of the longest array a pixel (`maps`) and an intersection (`slot_grads`)
 
 
@@ -36,14 +46,104 @@ def _intersection_bytes() -> int:
     return (many - few) >> 20
 
 
-def most_intersections() -> int:
-    """How many of one view's intersections the kernels can number and the device can hold."""
-    return min(INDICES // SLOT, device_memory() // LISTS_SHARE // _intersection_bytes())
+def state_bytes(n: int, rest: int) -> int:
+    """Parameters and both moments of `n` splats."""
+    return 3 * 4 * (14 + 3 * rest) * n
 
 
-def check_intersections(needed: int) -> None:
+@lru_cache(maxsize=256)
+def _largest_launch(sizes: Sizes) -> int:
+    """The bytes that one kernel of a step writes, at most."""
+    names = sizes.names
+    return max(sum(4 * a.count(names) for a in spec.outputs) for spec in KERNELS.values())
+
+
+class Budget:
+    """How much of the device's memory a run may take, and who gets what of it."""
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self.bounds = bounds or Bounds()
+
+    @property
+    def total(self) -> int:
+        """Bytes for all."""
+        given, device = self.bounds.gpu_memory, device_memory()
+        if not given:
+            return device
+        return int(given * device) if given <= 1 else int(given)
+
+    def window(self, sizes: Sizes) -> int:
+        """Steps between two looks at the status: what twice as many leave is held at once."""
+        step = 2 * step_bytes(sizes)
+        if self.bounds.gpu_memory:
+            room = self.total - state_bytes(sizes.n, sizes.rest) - self.photos(sizes)
+        else:
+            room = min(self.total // SHARE, max(UNDER_WAY, LEAST_WINDOW * step))
+        return max(1, min(WINDOW, room // step))
+
+    def photos(self, sizes: Sizes) -> int:
+        """Bytes for photos: of what a bound leaves beside the state and one step, half. The others are brought there
+        at each use.
+        """
+        if not self.bounds.gpu_memory:
+            return self.total // PHOTO_SHARE
+        return max(0, self.total - state_bytes(sizes.n, sizes.rest) - step_bytes(sizes)) // 2
+
+    def most_intersections(self) -> int:
+        """How many of one view's intersections the kernels can number and the memory can hold."""
+        return min(INDICES // SLOT, self.total // LISTS_SHARE // _intersection_bytes())
+
+    def headroom(self, needed: int) -> float:
+        """What to multiply `needed` intersections by."""
+        roomy = ROOMY * HEADROOM * needed * _intersection_bytes() < self.total
+        return HEADROOM if roomy or not self.bounds.gpu_memory else LITTLE_HEADROOM
+
+    def hold(self, sizes: Sizes) -> None:
+        """Tells MLX, which waits for steps under way where they hold more, and frees what it kept for later. One launch
+        passes the limit before MLX looks at it.
+        """
+        memory, cached = _mlx_limits()
+        if self.bounds.gpu_memory:
+            memory = cached = max(self.total - _largest_launch(sizes), self.total // 2)
+        mx.set_memory_limit(memory)
+        mx.set_cache_limit(cached)
+
+    def check(self, n: int, rest: int) -> None:
+        """UserError where `n` splats, one intersection each, do not fit at the size of the largest photo."""
+        (width, height), total = self.bounds.size, self.total
+        if not width * height:
+            return
+        none, needed = (
+            state_bytes(count, rest) + step_bytes(Sizes(count, rest, width, height, max(8, count)))
+            for count in (0, n)
+        )
+        if needed <= total:
+            return
+        fits = max(0, total - none) * n // (needed - none) // 1000 * 1000 if n else 0
+        whose = "gpu_memory allows" if self.bounds.gpu_memory else "this GPU has"
+        less = (
+            f"--max-splats {fits} fits, or smaller photos (--max-size)"
+            if fits
+            else "smaller photos (--max-size)"
+        )
+        raise UserError(
+            f"{n:,} splats and photos of {width}x{height} take at least {in_words(needed)} of the GPU's memory, "
+            f"{whose} {in_words(total)}; {less}"
+        )
+
+
+@cache
+def _mlx_limits() -> tuple[int, int]:
+    """MLX's own, of memory and of what it keeps of that for later, before anything was set."""
+    both = []
+    for change in (mx.set_memory_limit, mx.set_cache_limit):
+        both.append(change(1 << 40))
+        change(both[-1])
+    return both[0], both[1]
+
+
+def check_intersections(needed: int, most: int) -> None:
     """OutOfMemory where a view has more intersections than there can be room for."""
-    most = most_intersections()
     if needed > most:
         count = "over 2^31" if needed >= 1 << 31 else f"{needed:,}"
         raise OutOfMemory(

@@ -22,7 +22,7 @@ import numpy as np
 from ...model.gaussians import Gaussians
 from ...scene import View
 from ...training.plan import Statistics, StepPlan
-from ...training.protocol import StepResult, T
+from ...training.protocol import Bounds, StepResult, T
 from ...training.rows import SUMS, HostPopulation, Population, TrainState, zero_sums
 from ..kept import Kept
 from .engine import (
@@ -37,13 +37,10 @@ from .engine import (
     unpack,
 )
 from .kernels import Sizes
-from .limits import device_memory, step_bytes
+from .limits import Budget
 from .population import GpuPopulation
 
 BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph for all
-WINDOW = 16  # steps between two looks at the status; the host is at most twice as many ahead
-SHARE = 4  # of the device's memory, 1 / SHARE may hold what steps under way leave; else fewer are
-PHOTO_SHARE = 4  # of the device's memory, 1 / PHOTO_SHARE may hold photos
 CAMERA_BYTES = 16 << 20
 CAMERA = 128  # bytes of a camera
 HALF_TAKEN = 2  # a flag of `update`: a gradient was not finite, and other Gaussians have moved
@@ -78,6 +75,14 @@ class Ahead:
         self.launched = self.looked = 0  # of the journal
         self.batch = 1  # grows to BATCH: after a wait the GPU shall have work soon
         self.flags = no_flags(Sizes(self.n, self.rest, 16, 16, 8))
+        self._divide_memory()
+
+    def _divide_memory(self) -> None:
+        """Anew where there are more splats or more intersections: photos make room for them."""
+        width, height = self.engine.budget.bounds.size
+        sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
+        self.photos.shrink(self.engine.budget.photos(sizes))
+        self.engine.budget.hold(sizes)
 
     def step(self, view: View, plan: StepPlan) -> StepResult:
         """Asks for one more step; the newest loss that the host has seen."""
@@ -97,10 +102,10 @@ class Ahead:
         return NAN._replace(whole=self.whole) if self.failed else self.last
 
     def _window(self, view: View) -> int:
-        """Steps between two looks: WINDOW, fewer where the arrays of so many would fill the memory."""
+        """Steps between two looks, fewer where the arrays of many would fill the memory."""
         width, height = view.camera.width, view.camera.height
         sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
-        return max(1, min(WINDOW, device_memory() // SHARE // (2 * step_bytes(sizes))))
+        return self.engine.budget.window(sizes)
 
     def _look(self, view: View) -> None:
         """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
@@ -119,6 +124,7 @@ class Ahead:
         width, height = view.camera.width, view.camera.height
         if status[0] == 0 and status[2] * 1.15 > self.engine.capacity(width, height):
             self.engine.grow(width, height, int(status[2]))
+            self._divide_memory()
 
     def _launch_waiting(self) -> None:
         """Hands the steps that were asked for to MLX, all asynchronous."""
@@ -184,6 +190,7 @@ class Ahead:
             self._restart()
             for width, height in {(view.camera.width, view.camera.height) for view, _ in todo}:
                 self.engine.grow(width, height, int(status[2]))
+            self._divide_memory()
             self.journal = todo
         if self.journal:
             self._make_room(status, self.journal[-1][0])
@@ -275,9 +282,13 @@ def _result(loss: mx.array) -> StepResult:
 class GpuStepper:
     """See training.stepper.Stepper. The state's own trees are old while steps are under way."""
 
-    def __init__(self, engine: Engine, state: TrainState) -> None:
+    def __init__(self, engine: Engine, state: TrainState, bounds: Bounds | None = None) -> None:
+        """UserError where `bounds` are too narrow."""
         self.engine, self.state = engine, state
-        self.photos = Kept(device_memory() // PHOTO_SHARE)
+        engine.budget = Budget(bounds)
+        n, rest = state.n_splats, state.gaussians.shN.shape[1]
+        engine.budget.check(max(n, engine.budget.bounds.most_splats), rest)
+        self.photos = Kept(0)  # until the first steps divide the memory
         self.cameras = Kept(CAMERA_BYTES)
         self.last = StepResult(math.nan, math.nan, math.nan)
         self._ahead: Ahead | None = None
