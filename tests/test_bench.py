@@ -3,14 +3,18 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import load_backend
+from metal.emulated import backend as emulated
+from metal.fixtures import clang  # noqa: F401
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import bench_cost
 import bench_old
+import gpu_memory
 import machine_share
 from bench_scenes import random_scene
 from bench_steps import Training
@@ -88,3 +92,15 @@ def test_two_checkouts_take_turns():
     case = {"n": 20, "width": 32, "height": 24, "scene": None}
     line = bench_old.compare(str(Path(bench_old.__file__).parents[1]), "python", case, pairs=3)
     assert line["ms"] > 0 and 0.2 < line["ratio"] < 5, line  # the same code twice, on a busy machine
+
+
+@pytest.mark.usefixtures("clang")
+def test_the_memory_of_a_gpu_is_measured(monkeypatch):
+    backend = emulated()
+    monkeypatch.setattr("gsplat_train.backends.load", lambda name: backend)
+    monkeypatch.setattr(gpu_memory, "WARM", 1)
+    monkeypatch.setattr(gpu_memory, "STEPS", 2)
+    args = SimpleNamespace(backend="metal", splats=60, width=40, height=36, photos=3)
+    found = gpu_memory.measure(0.0, args)
+    assert found["step_ms"] > 0 and found["photos_kept"] == 3 and found["window"] == 16
+    assert found["peak_mb"] <= found["peak_with_refinement_mb"] < 100
