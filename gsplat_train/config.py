@@ -22,7 +22,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from . import registry
 from .errors import UserError
-from .settings import checked, choice, names, number
+from .settings import checked, choice, names, number, size
 from .storage import home_expanded
 
 
@@ -55,6 +55,7 @@ class Config:
 
     # The renderer
     backend: str = choice("auto", table=registry.BACKENDS)
+    memory_budget: str = size("auto")  # of the host, for all of the process; auto: most of what is free
     gpu_memory: float = number(0.0, 0.0)  # bytes, up to 1 a share of the GPU's; 0: what keeps it busy
     background: str = choice("black", "white", "random")  # behind the splats; random: a new colour a step
     antialiased: bool = False  # splats below a pixel fade instead of growing [Mip-Splatting's 2D filter]
@@ -114,6 +115,7 @@ FREE_ON_RESUME = frozenset(
     {
         "backend",
         "gpu_memory",
+        "memory_budget",
         "eval_every",
         "eval_train_views",
         "preview_views",

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 UNLIMITED = 1 << 62  # what is above it is "no limit"
+AUTO_SHARE = 0.85  # of what is free: the rest is for the system's own files, and for what others will ask for
+_SIZE = re.compile(r"(\d+(?:\.\d*)?)\s*(?:([kmgt])(i?)b?)?", re.IGNORECASE)
 
 
 class Memory(NamedTuple):
@@ -66,6 +70,42 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process now; its peak where the system does not say."""
+    return _status("VmRSS") or peak_bytes()
+
+
+class Budget(NamedTuple):
+    """How much memory this process may take in all."""
+
+    bytes: int
+    why: str  # where the number is from, in words
+
+
+def budget(text: str = "auto") -> Budget:
+    """The budget that a setting asks for, a size or auto: what is resident now and a share of what is free."""
+    if text != "auto":
+        return Budget(bytes_of(text), "--memory-budget")
+    found = memory()
+    return Budget(resident_bytes() + int(AUTO_SHARE * found.free), f"auto, {in_words(found.free)} free")
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a size such as 2G, 1.5GB, 500M or 2GiB; ValueError where it is none."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no size such as 2G or 500M")
+    power = " kmgt".index((match[2] or " ").lower())
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def give_back() -> None:
+    """Gives the system what was freed and is kept for later, where the C library can (glibc)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def in_words(count: float) -> str:
     """Bytes as MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
@@ -95,19 +135,35 @@ def _available(physical: int) -> int:
 
 
 def _control_group() -> tuple[int, int]:
-    """(limit, used) of the tightest control group above this process, version 2 or 1; no limit without one."""
+    """(limit, used) of the tightest control group above this process, version 2 or 1; no limit without one.
+
+    Pages of files that nobody has used of late are no use: the system takes them back where memory is asked for.
+    """
     found = [(UNLIMITED, 0)]
-    for folder, names in (
-        (_group_v2(), ("memory.max", "memory.current")),
-        (Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    for folder, names, idle in (
+        (_group_v2(), ("memory.max", "memory.current"), "inactive_file"),
+        (
+            Path("/sys/fs/cgroup/memory"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "total_inactive_file",
+        ),
     ):
         for place in (folder, *folder.parents):
             try:
                 limit, used = ((place / name).read_text().strip() for name in names)
-                found.append((int(limit), int(used)))
+                found.append((int(limit), max(int(used) - _statistic(place / "memory.stat", idle), 0)))
             except (OSError, ValueError):  # not there, or "max"
                 continue
     return min(found, key=lambda pair: pair[0] - pair[1])
+
+
+def _statistic(path: Path, name: str) -> int:
+    """A line of a control group's memory.stat in bytes; 0 where there is none."""
+    try:
+        lines = path.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.split()[:1] == [name])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0
 
 
 def _group_v2() -> Path:

@@ -12,6 +12,10 @@ from dataclasses import field, fields
 from typing import Any
 
 from .errors import UserError
+from .machine import bytes_of
+
+LEAST_SIZE = 1_000_000  # bytes; less is a number without its unit
+SIZES = "auto, or a size such as 2G or 500M"
 
 
 def number(default: float, low: float, high: float = math.inf) -> Any:
@@ -22,6 +26,11 @@ def number(default: float, low: float, high: float = math.inf) -> Any:
 def choice(default: str, *others: str, table: Mapping[str, Any] | None = None) -> Any:
     """A field for one of a few words, and of those that `table` has when a value is checked."""
     return field(default=default, metadata={"choices": (default, *others), "table": table or {}})
+
+
+def size(default: str) -> Any:
+    """A field for an amount of memory: a size such as 2G, or auto."""
+    return field(default=default, metadata={"size": True})
 
 
 def choices(limits: Mapping[str, Any]) -> list[str]:
@@ -47,6 +56,8 @@ def allowed(owner: type, name: str) -> str:
     """What a field takes, in words."""
     spec = {f.name: f for f in fields(owner)}[name]
     limits = spec.metadata
+    if "size" in limits:
+        return SIZES
     if "choices" in limits:
         return ", ".join(choices(limits))
     if "low" in limits:
@@ -65,10 +76,19 @@ def _value(default: Any, limits: Mapping[str, Any], value: Any, what: str) -> An
         raise UserError(f"{what} must be {words[kind]}, got {value!r}")
     if "choices" in limits and value not in choices(limits):
         raise UserError(f"{what} must be one of {', '.join(choices(limits))}, got {value!r}")
+    if "size" in limits and value != "auto" and not _is_size(value):
+        raise UserError(f"{what} must be {SIZES}, got {value!r}")
     high = min(limits.get("high", 0), 1e300)
     if "low" in limits and not limits["low"] <= value <= high:  # phrased so that NaN fails
         raise UserError(f"{what} must be {_range(limits)}, got {value!r}")
     return value
+
+
+def _is_size(text: str) -> bool:
+    try:
+        return bytes_of(text) >= LEAST_SIZE
+    except ValueError:
+        return False
 
 
 def _range(limits: Mapping[str, Any]) -> str:

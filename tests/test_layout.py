@@ -16,7 +16,7 @@ ORDER = """
     model model.formats model.splats model.formats.ply_elements
     datasets.options datasets.names datasets.files datasets.advice datasets.colmap_places
     datasets.cache datasets.lenses datasets.undistort datasets.decode datasets.masks datasets.panorama
-    datasets.file_photo datasets.images datasets.colmap_records
+    datasets.file_photo datasets.photo_buffers datasets.photo_store datasets.images datasets.colmap_records
     datasets.agreement datasets.point_ply datasets.points
     datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
     datasets.transforms_file datasets.transforms datasets.metashape datasets.realitycapture
@@ -40,7 +40,8 @@ ORDER = """
     evaluate.path_files
     training.groups training.exposure training.objective training.alpha training.stepper
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
-    training.checkpoint training.identity training.photos training.clock training.run_folder training.callbacks
+    training.checkpoint training.identity training.photos training.read_ahead training.clock training.run_folder
+    training.callbacks
     training.forecast training.alive training.evaluation training.trainer training.report training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine

@@ -6,13 +6,11 @@ import pytest
 from colmap_files import CAMERAS, IMAGES, POINTS, binary_files, write_scene
 from PIL import Image
 
-from gsplat_train.datasets import images as images_module
 from gsplat_train.datasets import load_scene
 from gsplat_train.datasets.decode import dim
 from gsplat_train.datasets.images import FilePhoto, over, same_shape
 from gsplat_train.datasets.masks import counts
 from gsplat_train.errors import UserError
-from gsplat_train.machine import Memory
 from gsplat_train.scene import Photo
 
 NAMES = ("a.png", "b.png", "sub/c.png")
@@ -222,10 +220,9 @@ def test_large_sets_stay_on_disk(good, monkeypatch):
     for name in NAMES:
         put_mask(good / "masks" / name)
     kept = load_scene(good)
-    monkeypatch.setattr(images_module, "memory", lambda: Memory(1000, 1000, 1000, ""))
     lines = []
-    scene = load_scene(good, log=lines.append)
-    assert any("left on disk and read when needed" in line for line in lines)
+    scene = load_scene(good, log=lines.append, memory=1000, cache=False)
+    assert any("left in their files and decoded when needed" in line for line in lines)
     for view, other in zip(scene.views, kept.views, strict=True):
         assert isinstance(view.photo, FilePhoto) and isinstance(other.photo, Photo)
         photo = view.photo.decode()
@@ -238,9 +235,11 @@ def test_large_sets_stay_on_disk(good, monkeypatch):
         scene.views[0].photo.decode()
 
 
-def test_a_damaged_photo_is_found_at_once(good, monkeypatch):
-    monkeypatch.setattr(images_module, "memory", lambda: Memory(1000, 1000, 1000, ""))
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_damaged_photo_is_found_at_once(good, tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("GS_CACHE", str(tmp_path / "cache"))
     data = (good / "images/a.png").read_bytes()
     (good / "images/a.png").write_bytes(data[: len(data) - 30])
     with pytest.raises(UserError, match=r"is damaged|is not a picture"):
-        load_scene(good)
+        load_scene(good, memory=1000, cache=cache)
+    assert not list(tmp_path.glob("cache/*"))

@@ -67,6 +67,20 @@ def test_lists() -> None:
     assert text.count("auto takes it") == 1
 
 
+def test_the_cache_is_listed_and_emptied(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bytes(2_000_000))
+    (tmp_path / "b.photos").write_bytes(bytes(7_000_000))
+    (tmp_path / "verdicts.json").write_text("{}")
+    place = {"GS_CACHE": str(tmp_path), "GS_CACHE_SIZE": "3G"}
+    head, photos, pictures = call("train", "--cache", **place).stdout.splitlines()
+    assert head.startswith(f"{tmp_path}: 9 MB of 3.0 GB")
+    assert photos.split()[:2] == ["7", "MB"] and photos.endswith("b.photos")
+    assert pictures.split() == ["2", "MB", "1", "undistorted", "photos"]
+    assert call("train", "--clear-cache", **place).stdout == f"{tmp_path}: 2 files removed, 9 MB\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["verdicts.json"]
+    assert "got 'lots'" in call("train", "--cache", GS_CACHE_SIZE="lots", code=2).stderr
+
+
 def test_settings_are_all_there_with_what_is_said_of_them() -> None:
     text = call("train", "--settings").stdout
     for name in config.GENERAL:

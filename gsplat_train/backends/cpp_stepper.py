@@ -41,6 +41,10 @@ class CppStepper:
     def n_splats(self) -> int:
         return self.state.n_splats
 
+    def has_photo(self, key: tuple[int, int]) -> bool:
+        """See Stepper.has_photo."""
+        return key in self.kept
+
     def result(self) -> StepResult:
         """See Stepper.result."""
         return self.last

@@ -16,6 +16,9 @@ class Kept:
         self.budget, self.bytes = budget, 0
         self._values: dict[tuple[int, int], tuple[Any, int]] = {}
 
+    def __contains__(self, key: tuple[int, int]) -> bool:
+        return key in self._values
+
     def get(self, key: tuple[int, int], make: Callable[[], tuple[Any, int]]) -> Any:
         """The value of `key`; `make` returns it with its size in bytes."""
         entry = self._values.get(key)

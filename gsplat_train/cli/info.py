@@ -6,12 +6,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import time
 from dataclasses import fields
 from pathlib import Path
 
 from .. import config as config_module
 from .. import registry
 from ..config import Config
+from ..machine import in_words
 from ..settings import allowed
 
 BEGIN = """gs-train SCENE turns photos with known cameras into a 3D scene of Gaussian splats.
@@ -26,6 +28,7 @@ BEGIN = """gs-train SCENE turns photos with known cameras into a 3D scene of Gau
 
 Then gs-render, gs-export and gs-view take the folder that it names at its end."""
 
+TIME = "%Y-%m-%d %H:%M"
 _FIELD = re.compile(r"^    (\w+): [^#]*= [^#]*?(?:  # (.*))?$")
 
 
@@ -68,6 +71,34 @@ def backends() -> str:
         f"{name:{width}}{reason or 'available' + (' (auto takes it)' if name == chosen else '')}"
         for name, reason in reasons.items()
     )
+
+
+def cached() -> str:
+    """What the cache of photos holds, what goes first last, and how much it may take."""
+    from ..datasets import cache
+
+    found = cache.entries()[::-1]
+    lines = [
+        f"  {in_words(entry.bytes):>8}  {time.strftime(TIME, time.localtime(entry.used))}  {entry.path.name}"
+        for entry in found
+        if entry.path.suffix == ".photos"
+    ]
+    pictures = [entry for entry in found if entry.path.suffix != ".photos"]
+    if pictures:
+        lines.append(
+            f"  {in_words(sum(entry.bytes for entry in pictures)):>8}  {len(pictures)} undistorted photos"
+        )
+    total = in_words(sum(entry.bytes for entry in found))
+    bound = f"{total} of {in_words(cache.limit())} (GS_CACHE_SIZE)"
+    return "\n".join([f"{cache.cache_folder()}: {bound}; gs-train --clear-cache empties it", *lines])
+
+
+def cleared() -> str:
+    """Empties the cache of photos."""
+    from ..datasets import cache
+
+    count, size = cache.clear()
+    return f"{cache.cache_folder()}: {count} files removed, {in_words(size)}"
 
 
 def _of(owner: type, prefix: str) -> list[str]:

@@ -37,6 +37,9 @@ def train(
     max_size: Annotated[
         int | None, typer.Option(help="Longest side of a photo in pixels, 0 for any.")
     ] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Memory of the whole process, as 2G; else most of what is free.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is random.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; else runs/SCENE/<date-time>.")] = None,
     images: Annotated[str | None, typer.Option(help="Folder of the photos inside the scene's.")] = None,
@@ -100,6 +103,12 @@ def train(
             "--backends", callback=shows("backends"), is_eager=True, help="Which run here, or why not."
         ),
     ] = False,
+    cache_: Annotated[
+        bool, typer.Option("--cache", callback=shows("cached"), is_eager=True, help="Photos kept on disk.")
+    ] = False,
+    clear_cache_: Annotated[
+        bool, typer.Option("--clear-cache", callback=shows("cleared"), is_eager=True, help="Removes them.")
+    ] = False,
 ) -> None:
     """Train Gaussian splats from a scene, or from photos or a video whose cameras are found first."""
     started = time.monotonic()
@@ -115,6 +124,7 @@ def train(
         "steps": steps,
         "max_splats": max_splats,
         "max_size": max_size,
+        "memory_budget": memory_budget,
         "seed": seed,
         "images": images,
         "data_root": None if data_root is None else str(home_expanded(data_root).resolve()),

@@ -19,6 +19,7 @@ from typing import Any
 from .. import registry
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
+from ..machine import budget
 from ..scene import Scene
 from ..storage import home_expanded
 from .advice import PHOTOS_ONLY, advice, file_advice
@@ -124,6 +125,7 @@ def _read(config: Config, log: Callable[[str], None], progress: Callable[[str, i
         alpha_mode=config.alpha_mode,
         trust=config.trust,
         init=config.init or None,
+        memory=budget(config.memory_budget).bytes,
         log=log,
         progress=progress,
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..scene import Camera, View
+from ..scene import Camera, Photo, View
 
 SIDE = 512  # pixels of the longer side of a reduced photo: enough for the colours of points
 CELLS, SLACK = 24, 0.1  # parts of a picture's side, and of a depth: points farther behind are taken as hidden
@@ -105,7 +105,8 @@ def open_eyes(
 ) -> list[Eye]:
     """At most `limit` of the views, evenly spread, and those of `also`; those without a photo are left out.
 
-    side: pixels that photos are reduced to, 0 for none, which takes no time.
+    side: pixels that photos are reduced to, 0 for none, which takes no time; photos that are not in memory are
+    reduced to SIDE even so, for copies of them would fill it.
     """
     eyes = []
     for i in sorted({*spread(len(views), limit), *map(int, also)}):
@@ -114,7 +115,8 @@ def open_eyes(
             continue
         photo, camera = view.pixels, view.camera
         height, width = photo.image.shape[:2]
-        factor = max(1, -(-max(width, height) // side)) if side else 1
+        most = side or (0 if isinstance(view.photo, Photo) else SIDE)
+        factor = max(1, -(-max(width, height) // most)) if most else 1
         image = np.asarray(Image.fromarray(photo.image).reduce(factor)) if factor > 1 else photo.image
         counts = None
         for part in (photo.mask, photo.alpha):

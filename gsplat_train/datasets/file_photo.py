@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from . import cache, masks
 from .decode import dim, open_picture, pixels, read
 from .undistort import Warp, covered, resample
 
+# Bytes that decoding takes for each pixel of a file, and of the picture it becomes (scripts/bench_memory.py)
+FILE_PIXEL, PIXEL, WARPED_PIXEL = 7, 6, 24
 CACHE_VERSION = "undistorted 2"  # part of the key: a new one where the same photo would come out different
 
 
@@ -53,6 +56,18 @@ class FilePhoto:
             photo, cached = self._make()
             self._made[0] = weakref.ref(photo)
             return photo, cached
+
+    def cost(self, file_size: tuple[int, int]) -> int:
+        """Bytes that making it takes, about, from a file of that size."""
+        return FILE_PIXEL * math.prod(file_size) + (WARPED_PIXEL if self.warp else PIXEL) * math.prod(
+            self.size
+        )
+
+    def stamp(self) -> str:
+        """What the result is made of, as far as that can be told without reading the files; UserError without them."""
+        settings = (CACHE_VERSION, self.size, self.turn, self.warp, self.out, self.holes)
+        modes = (self.mask_mode, self.invert_masks, self.alpha_mode)
+        return repr((settings, modes, _stamp(self.path), self.mask and _stamp(self.mask)))
 
     def _make(self) -> tuple[Photo, bool]:
         data = read(self.path)
@@ -108,6 +123,18 @@ class FilePhoto:
         if not (self.warp and self.holes):
             return None
         return covered(None, self.size, self.warp, *(self.out or self.size))
+
+
+def _stamp(path: Path) -> tuple[str, ...]:
+    """A file's path and what changes whenever its content does."""
+    try:
+        known = path.stat()
+    except OSError as error:
+        raise UserError(f"photo {path} cannot be read: {error.strerror}") from error
+    return (
+        str(path.resolve()),
+        *(str(n) for n in (known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)),
+    )
 
 
 def over(photo: Photo, background: np.ndarray | Sequence[float]) -> np.ndarray:

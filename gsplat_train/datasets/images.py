@@ -3,7 +3,8 @@
 
 Enters: for each photo its path and the camera as reconstructed, whose size may differ from the file's.
 Leaves: views with a pinhole camera in the pixels of their picture. Where all pictures together take more than a
-quarter of the memory, they stay on disk and are made when asked for (`FilePhoto`); otherwise they are in memory.
+quarter of the memory there is for them, they are decoded once into a file of the cache and read from it when asked
+for (`photo_store`), or decoded when asked for (`FilePhoto`) where the disk has no room; otherwise they are in memory.
 EXIF rotation is applied only where the camera's shape asks for it: COLMAP does not apply it.
 """
 
@@ -19,15 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from ..machine import memory
-from ..scene import Camera, PhotoSource, View
-from . import cache, masks
+from ..machine import budget, give_back, resident_bytes
+from ..scene import Camera, Photo, View
+from . import cache, masks, photo_store
 from .decode import decode, header
 from .file_photo import FilePhoto, over, same_shape
 from .files import shorten
 from .lenses import PANORAMA, Lens
 from .options import LoadOptions
 from .panorama import FIELD, SIDES, Side, side_size
+from .photo_store import Place
 from .undistort import Distortion, as_lens, find_zoom, straighten, zoom_of_fov
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
 NO_DISTORTION: Distortion = (0.0, 0.0, 0.0, 0.0)
 TOLD_EVERY = 50  # photos; undistorting so many can take a minute
 EAGER_SHARE = 4  # the photos are kept in memory where they take less than one part in so many of it
+THREADS = 4  # that decode
 
 
 class PhotoFile(NamedTuple):
@@ -71,6 +74,7 @@ class _Loaded(NamedTuple):
     cached: bool
     transparent: bool
     counted: float  # share of the pixels
+    places: list[Place]  # of the photos in a store
 
 
 def load_views(
@@ -95,18 +99,27 @@ def load_photos(
     """
     options.check()
     # pillow and numpy release the interpreter lock while they work on a picture
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    threads = min(THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
         plans = list(pool.map(lambda photo: _planned(photo, options), photos))
-        size = sum(4 * camera.width * camera.height for plan in plans for _, camera in plan.cameras)
-        lazy = EAGER_SHARE * size > memory().limit
-        loaded = []
-        for item in pool.map(lambda plan: _loaded(plan, lazy), plans):
-            loaded.append(item)
-            options.progress("loading photos", len(loaded), len(photos))
-            if len(loaded) % TOLD_EVERY == 0:
-                options.log(f"photos: {len(loaded)} of {len(photos)} loaded")
-    if lazy:
-        options.log(f"photos: {size / 1e9:.1f} GB as pixels, left on disk and read when needed")
+    size = sum(4 * camera.width * camera.height for plan in plans for _, camera in plan.cameras)
+    most = options.memory or budget().bytes
+    lazy = EAGER_SHARE * size > most
+    room = most - resident_bytes() - size * (not lazy)
+    each_takes = max((plan.sources[0].cost(plan.file_size) for plan in plans), default=1)
+    with ThreadPoolExecutor(max(1, min(threads, room // each_takes))) as pool:
+
+        def each(load: Callable[[_Plan], _Loaded]) -> list[_Loaded]:
+            loaded = []
+            for item in pool.map(load, plans):
+                loaded.append(item)
+                options.progress("loading photos", len(loaded), len(photos))
+                if len(loaded) % TOLD_EVERY == 0:
+                    options.log(f"photos: {len(loaded)} of {len(photos)} loaded")
+            return loaded
+
+        loaded = _paged(plans, each, size, options) if lazy else each(_loaded)
+    give_back()
     return [view for item in loaded for view in item.views], _report(photos, loaded, options)
 
 
@@ -168,18 +181,61 @@ def _sides(photo: PhotoFile, camera: Camera, common: dict[str, Any], options: Lo
     return _Plan(cameras, sources, (camera.width, camera.height), None)
 
 
-def _loaded(plan: _Plan, lazy: bool) -> _Loaded:
-    """Makes the pictures once, so that a damaged file is found now, whether they are kept or not."""
-    views, cached, transparent, counted = [], True, False, []
-    group = plan.sources[0].path.name if len(plan.cameras) > 1 else ""
-    for (name, camera), source in zip(plan.cameras, plan.sources, strict=True):
+def _paged(
+    plans: list[_Plan],
+    each: Callable[[Callable[[_Plan], _Loaded]], list[_Loaded]],
+    size: int,
+    options: LoadOptions,
+) -> list[_Loaded]:
+    """The photos in a file of the cache, which is written if it is not there, or left in their files."""
+    sources = [source for plan in plans for source in plan.sources]
+    store, writer = photo_store.claim(sources, size, options.log) if options.cache else (None, None)
+    if store is not None:
+        places = iter(store.places)
+        loaded = [_of(plan, [next(places) for _ in plan.sources], True) for plan in plans]
+    elif writer is None:
+        loaded = each(lambda plan: _loaded(plan, photo_store.unwritten))
+    else:
+        with writer:
+            loaded = each(lambda plan: _loaded(plan, writer.add))
+        store = writer.finish([place for item in loaded for place in item.places])
+    if store is None:
+        options.log(f"photos: {size / 1e9:.1f} GB as pixels, left in their files and decoded when needed")
+        return loaded
+    options.log(f"photos: {store.bytes / 1e9:.1f} GB as pixels, read when needed from {store.path}")
+    kept = iter(store.photos(sources))
+    return [item._replace(views=[replace(view, photo=next(kept)) for view in item.views]) for item in loaded]
+
+
+def _loaded(plan: _Plan, write: Callable[[Photo], Place] | None = None) -> _Loaded:
+    """Makes the pictures once, so that a damaged file is found now, whether they are kept or not.
+
+    write: where they go; None: they stay in memory.
+    """
+    made, cached, places = [], True, []
+    for source in plan.sources:
+        if write is not None:  # there is no need of two copies on disk
+            source = replace(source, use_cache=write is photo_store.unwritten and source.use_cache)
         photo, from_cache = source.make()
         cached &= from_cache
-        transparent |= photo.alpha is not None
-        counted.append(1.0 if photo.mask is None else float((photo.mask > 0).mean()))
-        kept: PhotoSource = source if lazy else photo
-        views.append(View(name, camera, kept, group=group))
-    return _Loaded(views, plan, cached, transparent, float(np.mean(counted)))
+        places.append((write or photo_store.unwritten)(photo))
+        made.append(photo)
+    loaded = _of(plan, places, cached)
+    if write is None:
+        kept = [replace(view, photo=photo) for view, photo in zip(loaded.views, made, strict=True)]
+        return loaded._replace(views=kept)
+    return loaded
+
+
+def _of(plan: _Plan, places: Sequence[Place], cached: bool) -> _Loaded:
+    """What is known of the plan's views once their photos were decoded; these stay in their files."""
+    group = plan.sources[0].path.name if len(plan.cameras) > 1 else ""
+    views = [
+        View(name, camera, source, group=group)
+        for (name, camera), source in zip(plan.cameras, plan.sources, strict=True)
+    ]
+    share = float(np.mean([place.counted for place in places]))
+    return _Loaded(views, plan, cached, any(place.alpha for place in places), share, list(places))
 
 
 def _fitted(photo: PhotoFile, width: int, height: int) -> Camera:

@@ -31,7 +31,8 @@ class LoadOptions:
     mask_mode: str = "ignore"  # masked pixels do not count; transparent: they are see-through; off: no masks
     invert_masks: bool = False  # black is what counts in a mask
     alpha_mode: str = "transparent"  # of photos with alpha; ignore: see-through pixels do not count
-    cache: bool = True  # keep undistorted photos on disk
+    cache: bool = True  # keep undistorted photos on disk, and decoded ones that are larger than memory
+    memory: int = 0  # bytes that the process may take in all; 0: a share of what is free
     trust: bool = False  # train on what the check of cameras, photos and points would refuse
     init: str | None = None  # a PLY of points or splats to start from, in place of the scene's points
     log: Callable[[str], None] = _silent  # gets a line for each thing worth knowing; warnings begin so

@@ -50,6 +50,10 @@ class Stepper(Protocol):
     @property
     def n_splats(self) -> int: ...
 
+    def has_photo(self, key: tuple[int, int]) -> bool:
+        """Whether the photo of the view of that key is kept where the steps are taken, and not decoded again."""
+        ...
+
     def take(self, view: View, plan: StepPlan) -> StepResult:
         """Asks for a step on `view`. Does not wait: the result is the newest known, maybe of an older step.
 

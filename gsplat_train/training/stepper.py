@@ -54,6 +54,10 @@ class GenericStepper:
     def n_splats(self) -> int:
         return self.state.n_splats
 
+    def has_photo(self, key: tuple[int, int]) -> bool:
+        """See Stepper.has_photo."""
+        return False
+
     def result(self) -> StepResult:
         """See Stepper.result."""
         return self.last

@@ -38,6 +38,7 @@ from .objective import Objective
 from .photos import ViewSampler
 from .plan import Schedule
 from .protocol import Bounds, StepResult
+from .read_ahead import read_ahead
 from .rows import Edit, Population, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .stepper import make_stepper
@@ -103,6 +104,7 @@ class Trainer:
         sizes = [(view.camera.width, view.camera.height) for view in self.views]
         bounds = Bounds(config.gpu_memory, config.max_splats, max(sizes, key=math.prod))
         self.stepper = make_stepper(self.backend, state, self.objective, bounds)
+        self.ahead = read_ahead(self.sampler, config.steps, self.stepper)
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
         self.saved = -1 if resume is None else state.step
@@ -162,6 +164,8 @@ class Trainer:
             self._rescue(error)
             raise
         finally:
+            if self.ahead is not None:
+                self.ahead.close()
             for callback in self.callbacks:
                 callback.end(self)
         return self.metrics
@@ -169,7 +173,8 @@ class Trainer:
     def _one_step(self) -> None:
         """A step and all that follows it."""
         config, number = self.config, self.step + 1
-        newest = self.stepper.take(self.sampler.at(number - 1), self.schedule.at(number))
+        source = self.ahead or self.sampler
+        newest = self.stepper.take(source.at(number - 1), self.schedule.at(number))
         if self._looked_at(number):
             newest = self.stepper.result()
         if not newest.is_finite:

@@ -301,6 +301,10 @@ class GpuStepper:
     def n_splats(self) -> int:
         return self.state.n_splats if self._ahead is None else self._ahead.n
 
+    def has_photo(self, key: tuple[int, int]) -> bool:
+        """See Stepper.has_photo."""
+        return key in self.photos
+
     def take(self, view: View, plan: StepPlan) -> StepResult:
         """See Stepper.take."""
         if self.n_splats == 0:
