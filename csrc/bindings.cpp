@@ -263,7 +263,7 @@ struct Shot {
 
 // One step as training/plan.py's StepPlan says it.
 struct StepPlan {
-    int number = 1, sh_degree = 0;
+    int number = 1, views = 1, sh_degree = 0;
     std::array<float, 6> rates = {};
     float ssim_lambda = 0.0f, opacity_weight = 0.0f, scale_weight = 0.0f, noise = 0.0f;
     std::array<float, 3> background = {};
@@ -271,38 +271,88 @@ struct StepPlan {
     bool antialiased = false, absgrad = false;
 };
 
-// The whole step in place: (loss, l1, ssim, updated). A loss that is not finite updates nothing.
-nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, const Shot& shot, const StepPlan& plan,
-                     std::optional<std::tuple<Out<float>, Out<float>, Out<float>>> sums) {
-    const Tree t = tree<Out<float>>(params, "gaussians"), tm = tree<Out<float>>(m, "m"), tv = tree<Out<float>>(v, "v");
-    if (tm.n != t.n || tv.n != t.n || tm.sh_stride != t.sh_stride || tv.sh_stride != t.sh_stride)
-        throw nb::value_error("moments must have the shapes of the parameters");
-    checked_degree(plan.sh_degree, t.sh_stride);
+using Sums = std::optional<std::tuple<Out<float>, Out<float>, Out<float>>>;
+
+StepSettings settings_of(const StepPlan& plan, const Sums& sums, long n) {
     StepSettings s = {};
     std::copy(plan.rates.begin(), plan.rates.end(), s.lr);
     s.step = plan.number;
+    s.views = plan.views;
     s.opacity_reg = plan.opacity_weight, s.scale_reg = plan.scale_weight;
     s.noise_scale = plan.noise, s.noise_seed = plan.seed;
     s.absgrad = plan.absgrad;
     if (sums) {
-        s.stat_norm = data(std::get<0>(*sums), t.n, "sums.means2d_norm");
-        s.stat_abs = data(std::get<1>(*sums), t.n, "sums.absgrad_norm");
-        s.stat_count = data(std::get<2>(*sums), t.n, "sums.count");
+        s.stat_norm = data(std::get<0>(*sums), n, "sums.means2d_norm");
+        s.stat_abs = data(std::get<1>(*sums), n, "sums.absgrad_norm");
+        s.stat_count = data(std::get<2>(*sums), n, "sums.count");
     }
+    return s;
+}
+
+// The loss of a view and the gradient of its picture; false where one is not finite.
+bool to_splats(Pipeline& p, const Tree& t, const Shot& shot, const StepPlan& plan, LossValue& value) {
+    p.project(t.params, t.n, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased);
+    p.bin();
+    p.forward(plan.background.data());
+    value = p.loss(shot.target.data(), plan.ssim_lambda, shot.mask ? shot.mask->data() : nullptr);
+    return std::isfinite(value.loss) && p.backward(false, plan.absgrad);
+}
+
+struct Trees {
+    Tree params, m, v;
+};
+Trees trees(const nb::sequence& params, const nb::sequence& m, const nb::sequence& v, const StepPlan& plan) {
+    const Trees t = {tree<Out<float>>(params, "gaussians"), tree<Out<float>>(m, "m"), tree<Out<float>>(v, "v")};
+    if (t.m.n != t.params.n || t.v.n != t.params.n || t.m.sh_stride != t.params.sh_stride || t.v.sh_stride != t.params.sh_stride)
+        throw nb::value_error("moments must have the shapes of the parameters");
+    checked_degree(plan.sh_degree, t.params.sh_stride);
+    return t;
+}
+
+// The whole step in place: (loss, l1, ssim, updated). A loss that is not finite updates nothing.
+nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, const Shot& shot, const StepPlan& plan,
+                     Sums sums) {
+    const Trees t = trees(params, m, v, plan);
+    const StepSettings s = settings_of(plan, sums, t.params.n);
     LossValue value;
     bool updated = false;
     {
         nb::gil_scoped_release release;
-        p.project(t.params, t.n, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased);
-        p.bin();
-        p.forward(plan.background.data());
-        value = p.loss(shot.target.data(), plan.ssim_lambda, shot.mask ? shot.mask->data() : nullptr);
-        if (std::isfinite(value.loss)) {
-            updated = p.backward(false, plan.absgrad) &&
-                      p.update(t.params, {tm.params, tv.params}, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased, s);
-        }
+        if (to_splats(p, t.params, shot, plan, value))
+            updated = p.update(t.params.params, {t.m.params, t.v.params}, plan.sh_degree, t.params.sh_stride, shot.camera,
+                               plan.antialiased, s);
     }
     return nb::make_tuple(value.loss, value.l1, value.ssim, updated);
+}
+
+// The gradients of one view into `view` [8 + 14 N], or [8 + 17 N] with those of density control; the header is the caller's.
+// (loss, l1, ssim, whether they are there).
+nb::tuple view_gradients(Pipeline& p, nb::sequence params, const Shot& shot, const StepPlan& plan, Out<float> view) {
+    const Tree t = tree<Out<float>>(params, "gaussians");
+    checked_degree(plan.sh_degree, t.sh_stride);
+    const size_t few = kViewHeader + kViewFloats * size_t(t.n), more = kViewHeader + kViewFloatsStat * size_t(t.n);
+    const bool sums = t.n > 0 && view.size() == more;
+    float* out = data(view, sums ? more : few, "view");
+    LossValue value;
+    bool whole = false;
+    {
+        nb::gil_scoped_release release;
+        whole = to_splats(p, t, shot, plan, value);
+        if (whole) p.gradients(t.params, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased, sums, out);
+    }
+    return nb::make_tuple(value.loss, value.l1, value.ssim, whole);
+}
+
+// One step on the gradients of plan.views views, [views, 8 + 14 N or 17 N]; positions [views, 3] of their cameras. False: not finite.
+bool combine(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, In<float> views, In<float> positions,
+             const StepPlan& plan, Sums sums) {
+    const Trees t = trees(params, m, v, plan);
+    const StepSettings s = settings_of(plan, sums, t.params.n);
+    if (plan.views < 1) throw nb::value_error("a step has one view at least");
+    const size_t row = kViewHeader + (sums ? kViewFloatsStat : kViewFloats) * size_t(t.params.n);
+    const float *rows = data(views, row * size_t(plan.views), "views"), *at = data(positions, 3 * size_t(plan.views), "positions");
+    nb::gil_scoped_release release;
+    return p.combine(t.params.params, t.params.n, {t.m.params, t.v.params}, plan.sh_degree, t.params.sh_stride, rows, long(row), at, s);
 }
 
 void adam(Out<float> p, Out<float> m, Out<float> v, In<float> g, float lr, int step) {
@@ -385,6 +435,7 @@ NB_MODULE(_csrc, m) {
     nb::class_<StepPlan>(m, "StepPlan", "What a step does; the fields are those of gsplat_train.training.plan.StepPlan.")
         .def(nb::init<>())
         .def_rw("number", &StepPlan::number)
+        .def_rw("views", &StepPlan::views)
         .def_rw("sh_degree", &StepPlan::sh_degree)
         .def_rw("rates", &StepPlan::rates)
         .def_rw("ssim_lambda", &StepPlan::ssim_lambda)
@@ -408,4 +459,8 @@ NB_MODULE(_csrc, m) {
     define(pipeline, "score", &score);
     pipeline.def("train_step", &train_step, nb::arg("gaussians"), nb::arg("m"), nb::arg("v"), nb::arg("shot"), nb::arg("plan"),
                  nb::arg("sums").none());
+    pipeline.def("view_gradients", &view_gradients, nb::arg("gaussians"), nb::arg("shot"), nb::arg("plan"),
+                 nb::arg("view").noconvert());
+    pipeline.def("combine", &combine, nb::arg("gaussians"), nb::arg("m"), nb::arg("v"), nb::arg("views").noconvert(),
+                 nb::arg("positions").noconvert(), nb::arg("plan"), nb::arg("sums").none());
 }

@@ -5,7 +5,8 @@ defaults, beside the settings that a strategy, a loss term or a parameter group 
 TOML files hold differences from these defaults; `load` merges them, the later winning, and checks every key,
 type and range. What an owner owns is a table of its name there, `mcmc.grow_rate` on the command line, or just
 `grow_rate` for the strategy in use. Sources: [3DGS] Kerbl et al. 2023 and its code, [gsplat] gsplat's trainer,
-[MCMC] Kheradmand et al. 2024, [splatfacto] nerfstudio's. "step" counts optimiser steps, the first is 1.
+[MCMC] Kheradmand et al. 2024, [splatfacto] nerfstudio's. "step" counts the views trained on, the first is 1; a step of
+the optimiser is over `batch` of them.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Config:
     steps: int = number(30_000, 1)  # [3DGS]
     schedule_steps: int = number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
     seed: int = number(0, 0, 2**31 - 1)
+    batch: int = number(1, 1, 64)  # views a step; all that counts steps then counts views [Grendel-GS]
     deterministic: bool = False  # the same bytes from the same seed; metal, cuda and cpp always give them
     downscales: int = number(0, 0, 5)  # start with photos halved this many times [splatfacto: 2] ...
     downscale_every: int = number(3000, 1)  # ... and double their size after this many steps [splatfacto]

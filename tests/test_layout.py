@@ -29,7 +29,7 @@ ORDER = """
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
     model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html
     model.tensors model.io
-    losses evaluate evaluate.metrics training training.plan training.draws training.rows training.protocol
+    losses evaluate evaluate.metrics training training.plan training.draws training.rows training.crew training.protocol
     backends backends.kept backends.python_rasterize backends.python backends.cpp_planes backends.cpp_stepper
     backends.cpp
     backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.limits backends.gpu.engine

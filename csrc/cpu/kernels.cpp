@@ -5,6 +5,7 @@
 #include "loss.h"
 #include "score.h"
 #include "update.h"
+#include "combine.h"
 
 #define GS_STRING_(x) #x
 #define GS_STRING(x) GS_STRING_(x)
@@ -13,7 +14,7 @@ namespace gs::GS_ISA {
 
 const Kernels* kernels() {
     static const Kernels table = {GS_STRING(GS_ISA), project_range, box_spans,       forward_tile, backward_tile, loss_strip,
-                                  score_row,         score_strip,   splat_gradients, update_range, adam};
+                                  score_row,         score_strip,   splat_gradients, update_range, combine_range, adam};
     return &table;
 }
 

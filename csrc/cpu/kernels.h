@@ -94,6 +94,7 @@ struct UpdateArgs {
     const CameraParams* camera;
     int sh_degree, sh_stride;
     bool antialiased, update;
+    bool rgb;                        // where update is false: v_rgb instead of sh0's gradient, and none of shN
     const Record* records;
     const float* slots;              // null: gradients of the splats come from v_* below
     const uint32_t* first_slot;
@@ -108,6 +109,21 @@ struct UpdateArgs {
     bool finite;                     // out: false if a gradient of this task was not finite
 };
 
+// Where the parts of a view's gradients begin, in floats a Gaussian: each part is as long as its parameters. The gradient of the
+// colour stands for those of sh0 and shN, which follow from it and the direction. The last three are density control's.
+enum Part { kVMean = 0, kVQuat = 3, kVScale = 7, kVLogit = 10, kVRgb = 11, kVNorm = 14, kVAbs = 15, kVCount = 16 };
+constexpr int kViewHeader = 8;  // floats before them
+constexpr int kViewFloats = 14, kViewFloatsStat = 17;
+
+struct CombineArgs {
+    UpdateArgs update;   // params, m, v, rates, regularisers, noise, sums
+    const float* views;  // [count][row]: a header and the parts above
+    long row, n;
+    const float* positions;  // [count][3], of the cameras
+    int count;
+    float beta1, beta2, eps2;  // of Adam; eps squared
+};
+
 struct Kernels {
     const char* name;
     bool (*project)(const ProjectArgs&, long first, long last);  // true: some boxes are too large for a mask
@@ -120,6 +136,7 @@ struct Kernels {
     void (*splat_gradients)(const UpdateArgs&, long first, long last, float* v_means2d, float* v_conics, float* v_colors,
                             float* v_opacities, float* v_abs);
     void (*update)(UpdateArgs&, long first, long last);
+    void (*combine)(CombineArgs&, long first, long last);
     void (*adam)(float* p, float* m, float* v, const float* g, long count, float lr, float v_correction);
 };
 

@@ -532,40 +532,101 @@ void Pipeline::project_vjp(const Params& params, const Params& grads, int sh_deg
     });
 }
 
-bool Pipeline::update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
-                      bool antialiased, const StepSettings& settings) {
-    const Timer timer(stage_seconds[5]);
+namespace {
+
+// What an update reads beside the gradients.
+UpdateArgs update_args(const Params& params, long n, const Moments& moments, int sh_degree, int sh_stride,
+                       const StepSettings& settings) {
     UpdateArgs args = {};
     args.params = params;
     args.m = moments.m;
     args.v = moments.v;
-    args.camera = &camera;
     args.sh_degree = sh_degree;
     args.sh_stride = sh_stride;
-    args.antialiased = antialiased;
     args.update = true;
-    args.records = records_.data();
-    args.slots = slots_.data();
-    args.first_slot = first_slot_.data();
     const double m_correction = bias_correction(gs_const::kAdamBeta1, settings.step);
     for (int i = 0; i < 6; ++i) args.lr[i] = float(settings.lr[i] * m_correction);
     args.v_correction = float(bias_correction(gs_const::kAdamBeta2, settings.step));
-    args.opacity_reg = n_ ? settings.opacity_reg / float(n_) : 0.0f;
-    args.scale_reg = n_ ? settings.scale_reg / (3.0f * float(n_)) : 0.0f;
+    args.opacity_reg = n ? settings.opacity_reg / float(n) : 0.0f;
+    args.scale_reg = n ? settings.scale_reg / (3.0f * float(n)) : 0.0f;
     args.noise_scale = settings.noise_scale;
     args.noise_seed = settings.noise_seed;
     args.noise_step = uint32_t(settings.step);
     args.stat_norm = settings.stat_norm;
     args.stat_abs = settings.stat_abs;
     args.stat_count = settings.stat_count;
+    args.finite = true;
+    return args;
+}
+
+}  // namespace
+
+bool Pipeline::update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
+                      bool antialiased, const StepSettings& settings) {
+    const Timer timer(stage_seconds[5]);
+    UpdateArgs args = update_args(params, n_, moments, sh_degree, sh_stride, settings);
+    args.camera = &camera;
+    args.antialiased = antialiased;
+    args.records = records_.data();
+    args.slots = slots_.data();
+    args.first_slot = first_slot_.data();
     args.half_width = 0.5f * float(camera.width);
     args.half_height = 0.5f * float(camera.height);
-    args.finite = true;
     std::vector<char> finite((n_ + kGrain - 1) / kGrain, 1);
     parallel_ranges(n_, kGrain, [&](long first, long last) {
         UpdateArgs own = args;
         kernels().update(own, first, last);
         finite[first / kGrain] = own.finite;
+    });
+    return std::find(finite.begin(), finite.end(), char(0)) == finite.end();
+}
+
+void Pipeline::gradients(const Params& params, int sh_degree, int sh_stride, const CameraParams& camera, bool antialiased,
+                         bool sums, float* view) {
+    const Timer timer(stage_seconds[5]);
+    float* const parts = view + kViewHeader;
+    UpdateArgs args = {};
+    args.params = params;
+    args.grads = {parts + kVMean * n_, parts + kVQuat * n_, parts + kVScale * n_, parts + kVLogit * n_, parts + kVRgb * n_, nullptr};
+    args.rgb = true;
+    args.camera = &camera;
+    args.sh_degree = sh_degree;
+    args.sh_stride = sh_stride;
+    args.antialiased = antialiased;
+    args.records = records_.data();
+    args.slots = slots_.data();
+    args.first_slot = first_slot_.data();
+    if (sums) {
+        std::fill_n(parts + kVNorm * n_, 3 * n_, 0.0f);
+        args.stat_norm = parts + kVNorm * n_, args.stat_abs = parts + kVAbs * n_, args.stat_count = parts + kVCount * n_;
+    }
+    args.half_width = 0.5f * float(camera.width);
+    args.half_height = 0.5f * float(camera.height);
+    parallel_ranges(n_, kGrain, [&](long first, long last) {
+        UpdateArgs own = args;
+        kernels().update(own, first, last);
+    });
+}
+
+bool Pipeline::combine(const Params& params, long n, const Moments& moments, int sh_degree, int sh_stride, const float* views,
+                       long row, const float* positions, const StepSettings& settings) {
+    const Timer timer(stage_seconds[5]);
+    CombineArgs args = {};
+    args.update = update_args(params, n, moments, sh_degree, sh_stride, settings);
+    args.views = views;
+    args.row = row;
+    args.n = n;
+    args.positions = positions;
+    args.count = settings.views;
+    // Scaled to B views a step as Grendel-GS does (Zhao et al. 2024); the rates come scaled.
+    args.beta1 = float(std::pow(double(gs_const::kAdamBeta1), settings.views));
+    args.beta2 = float(std::pow(double(gs_const::kAdamBeta2), settings.views));
+    args.eps2 = gs_const::kAdamEps * gs_const::kAdamEps / float(settings.views);
+    std::vector<char> finite((n + kGrain - 1) / kGrain, 1);
+    parallel_ranges(n, kGrain, [&](long first, long last) {
+        CombineArgs own = args;
+        kernels().combine(own, first, last);
+        finite[first / kGrain] = own.update.finite;
     });
     return std::find(finite.begin(), finite.end(), char(0)) == finite.end();
 }

@@ -66,6 +66,7 @@ struct StepSettings {
     uint32_t noise_seed;
     bool absgrad;
     float *stat_norm, *stat_abs, *stat_count;  // null where not wanted
+    int views;                                 // that the step is over
 };
 
 struct LossValue {
@@ -113,6 +114,13 @@ class Pipeline {
     // ... or all of it and Adam at once. False: a gradient was not finite; its Gaussians were left alone.
     bool update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
                 bool antialiased, const StepSettings& settings);
+
+    // Or the two halves apart: the gradients of one view (see kernels.h, `Part`) after its header ...
+    void gradients(const Params& params, int sh_degree, int sh_stride, const CameraParams& camera, bool antialiased, bool sums,
+                   float* view);
+    // ... and one step of Adam on the mean of `settings.views` of them, added in their order. False: it was not finite.
+    bool combine(const Params& params, long n, const Moments& moments, int sh_degree, int sh_stride, const float* views, long row,
+                 const float* positions, const StepSettings& settings);
 
     long n() const { return n_; }
     int width() const { return planes_.width; }

@@ -152,7 +152,7 @@ static void update_range(UpdateArgs& args, long first, long last) {
         F16 v_color[3], v_sh0[3];
         for (int c = 0; c < 3; ++c) {
             v_color[c] = keep(seen & (color.rgb[c] > zero), in.color[c]);
-            v_sh0[c] = F16(kSH0) * v_color[c];
+            v_sh0[c] = args.rgb ? v_color[c] : F16(kSH0) * v_color[c];
         }
         F16 g_sh[48];  // g_sh[16 group + j]: sixteen of Gaussian j's floats
         if (bands > 0) {
@@ -196,7 +196,7 @@ static void update_range(UpdateArgs& args, long first, long last) {
         if (!args.update) {
             float* const out[5] = {args.grads.means, args.grads.quats, args.grads.log_scales, args.grads.logits, args.grads.sh0};
             for (int q = 0; q < 5; ++q) __builtin_memcpy(out[q] + i * columns[q], gradients[q], sizeof(float) * n * columns[q]);
-            for (int j = 0; j < n; ++j)
+            for (int j = 0; j < n && !args.rgb; ++j)
                 for (int group = 0; group < row; group += 16)
                     store_first(args.grads.shN + (i + j) * row + group, bands > 0 ? g_sh[group + j] : zero, row - group);
             continue;

@@ -12,6 +12,7 @@ import numpy as np
 from .. import _csrc
 from ..model.gaussians import Gaussians
 from ..scene import View
+from ..training.crew import ALONE, in_order
 from ..training.plan import Statistics, StepPlan
 from ..training.protocol import Bounds, StepResult, T
 from ..training.rows import SUMS, HostPopulation, Population, Room, TrainState, zero_sums
@@ -21,6 +22,7 @@ from .kept import Kept
 PHOTO_BYTES = 4 << 30
 SPARE, MOST = 0.5, 1 << 62  # rows, of those there are, when there is no room for more
 NAN = float("nan")
+HEADER, FLOATS, FLOATS_WITH_SUMS = 8, 14, 17  # numbers of a view's gradients: csrc/cpu/kernels.h
 
 
 class CppStepper:
@@ -32,6 +34,8 @@ class CppStepper:
         self.room = Room(SPARE, (bounds.most_splats if bounds else 0) or MOST)
         self._trees: list[list[np.ndarray]] | None = None  # the state's arrays, for writing
         self.last = StepResult(NAN, NAN, NAN, True)
+        self.crew = ALONE
+        self._rows: np.ndarray | None = None  # gradients of the views of a step over several
 
     @property
     def step(self) -> int:
@@ -58,7 +62,7 @@ class CppStepper:
         """See Stepper.refine."""
         return change(HostPopulation(self.look(), self.room))
 
-    def take(self, view: View, plan: StepPlan) -> StepResult:
+    def take(self, view: View, plan: StepPlan, *more: View) -> StepResult:
         """See Stepper.take."""
         state = self.state
         if self._trees is None:
@@ -66,8 +70,11 @@ class CppStepper:
         wanted = plan.statistics is not Statistics.NONE
         if wanted and not state.sums:
             state.sums = zero_sums(state.n_splats)
-        shot = self.kept.get(view.key, lambda: _shot(view))
         sums = tuple(state.sums[name] for name in SUMS) if wanted else None
+        if more or self.crew.size > 1:
+            self.last = self._over((view, *more), self._trees, sums, plan)
+            return self.last
+        shot = self.kept.get(view.key, lambda: _shot(view))
         loss, l1, ssim, updated = self.pipeline.train_step(*self._trees, shot, _native(plan), sums)
         if updated:
             state.step += 1
@@ -76,11 +83,39 @@ class CppStepper:
             self.last = StepResult(NAN, l1, ssim, not np.isfinite(loss))
         return self.last
 
+    def _over(self, views: tuple[View, ...], trees: Any, sums: Any, plan: StepPlan) -> StepResult:
+        """A step over several views, some of them maybe another process's: gradients first, then one update."""
+        n, crew, native = self.n_splats, self.crew, _native(plan)
+        rows = crew.each if crew.size > 1 else len(views)
+        self._rows = fitting(self._rows, rows, HEADER + (FLOATS if sums is None else FLOATS_WITH_SUMS) * n)
+        for row, view in zip(self._rows, crew.own(views), strict=False):
+            shot = self.kept.get(view.key, lambda view=view: _shot(view))  # type: ignore[misc]
+            *measured, whole = self.pipeline.view_gradients(trees[0], shot, native, row)
+            row[:HEADER] = 0
+            row[:3] = measured if whole else (NAN, *measured[1:])
+        together = crew.gather(self._rows)[: len(views)]
+        loss, l1, ssim = (float(value) for value in in_order(together[:, :3]) / np.float32(len(views)))
+        if not np.isfinite(loss):
+            return StepResult(NAN, l1, ssim, True)
+        positions = np.array([view.camera.position for view in views], np.float32)
+        if not self.pipeline.combine(*trees, together, positions, native, sums):
+            return StepResult(NAN, l1, ssim, False)
+        self.state.step += len(views)
+        return StepResult(loss, l1, ssim, True)
+
+
+def fitting(rows: np.ndarray | None, count: int, length: int) -> np.ndarray:
+    """`rows` if it is [count, length], else another such array."""
+    return (
+        rows if rows is not None and rows.shape == (count, length) else np.zeros((count, length), np.float32)
+    )
+
 
 def _native(plan: StepPlan) -> Any:
     """The plan as the native code reads it, field by field."""
     native = _csrc.StepPlan()
     native.number, native.sh_degree, native.rates = plan.number, plan.sh_degree, plan.rates
+    native.views = plan.views
     native.ssim_lambda, native.antialiased = plan.ssim_lambda, plan.antialiased
     native.opacity_weight, native.scale_weight = plan.opacity_weight, plan.scale_weight
     native.background = plan.background

@@ -213,15 +213,24 @@ def _least_power(conics: mx.array, low: mx.array, high: mx.array) -> mx.array:
 
 
 def adam(
-    params: Gaussians, grads: Gaussians, m: Gaussians, v: Gaussians, lrs: dict[str, float], step: int
+    params: Gaussians,
+    grads: Gaussians,
+    m: Gaussians,
+    v: Gaussians,
+    lrs: dict[str, float],
+    step: int,
+    views: int = 1,
 ) -> tuple[Gaussians, Gaussians, Gaussians]:
-    """One step of Adam (Kingma and Ba 2015), one learning rate a name of Gaussians; `step` counts from 1."""
-    m = Gaussians(*(ADAM_BETA1 * a + (1 - ADAM_BETA1) * g for a, g in zip(m, grads, strict=True)))
-    v = Gaussians(*(ADAM_BETA2 * a + (1 - ADAM_BETA2) * g * g for a, g in zip(v, grads, strict=True)))
+    """One step of Adam (Kingma and Ba 2015), one learning rate a name of Gaussians; `step` counts views from 1, the
+    step is over `views` of them (see training.plan.StepPlan).
+    """
+    beta1, beta2, eps = ADAM_BETA1**views, ADAM_BETA2**views, ADAM_EPS / views**0.5
+    m = Gaussians(*(beta1 * a + (1 - beta1) * g for a, g in zip(m, grads, strict=True)))
+    v = Gaussians(*(beta2 * a + (1 - beta2) * g * g for a, g in zip(v, grads, strict=True)))
     unbias_m, unbias_v = 1 / (1 - ADAM_BETA1**step), 1 / (1 - ADAM_BETA2**step)
     params = Gaussians(
         *(
-            p - lrs[name] * unbias_m * a / (mx.sqrt(unbias_v * b) + ADAM_EPS)
+            p - lrs[name] * unbias_m * a / (mx.sqrt(unbias_v * b) + eps)
             for name, p, a, b in zip(Gaussians._fields, params, m, v, strict=True)
         )
     )

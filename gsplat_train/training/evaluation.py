@@ -101,6 +101,7 @@ class Evaluation:
             "width": camera.width,
             "height": camera.height,
             "undistort": trainer.scene.undistort,
+            "batch": trainer.config.batch,
             "seed": trainer.config.seed,
             "machine": processor(),
             "wall_seconds": round(time.monotonic() - trainer.began, 3),

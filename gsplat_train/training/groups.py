@@ -46,12 +46,13 @@ class Group:
         changed: mx.array = self.module.image(values[self.row[view.name]], image, self.mode)
         return changed
 
-    def step(self, gradient: mx.array, rate: float, number: int) -> None:
-        """Adam's step `number` (from 1) on all rows, then what the group settles."""
-        self.m = ADAM_BETA1 * self.m + (1 - ADAM_BETA1) * gradient
-        self.v = ADAM_BETA2 * self.v + (1 - ADAM_BETA2) * gradient * gradient
+    def step(self, gradient: mx.array, rate: float, number: int, views: int = 1) -> None:
+        """Adam's step over `views` views to number `number` on all rows, then what the group settles."""
+        beta1, beta2, eps = ADAM_BETA1**views, ADAM_BETA2**views, ADAM_EPS / views**0.5
+        self.m = beta1 * self.m + (1 - beta1) * gradient
+        self.v = beta2 * self.v + (1 - beta2) * gradient * gradient
         m, v = self.m / (1 - ADAM_BETA1**number), self.v / (1 - ADAM_BETA2**number)
-        self.values = self.module.settle(self.values - rate * m / (mx.sqrt(v) + ADAM_EPS), self.mode)
+        self.values = self.module.settle(self.values - rate * m / (mx.sqrt(v) + eps), self.mode)
         mx.eval(self.values, self.m, self.v)
 
     def tensors(self) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from ..errors import UserError
 from ..scene import Photo, PhotoSource, View
 from .plan import halvings_at
 
@@ -18,29 +19,40 @@ from .plan import halvings_at
 class ViewSampler:
     """Each view once an epoch, in an order that seed and epoch decide.
 
-    The first `downscale_every` steps see photos halved `downscales` times, the next once less, and so on.
+    The first `downscale_every` steps see photos halved `downscales` times, the next once less, and so on. Where a
+    step is over `batch` views, each is of its own part of them, every `batch`-th view: who takes it needs no others.
     """
 
     def __init__(
-        self, views: Sequence[View], seed: int, downscales: int = 0, downscale_every: int = 1
+        self,
+        views: Sequence[View],
+        seed: int,
+        downscales: int = 0,
+        downscale_every: int = 1,
+        batch: int = 1,
     ) -> None:
-        self.views, self.seed = views, seed
+        if batch > len(views):
+            raise UserError(
+                f"a step over {batch} views needs as many to train on, the scene has {len(views)}; "
+                "lower batch, or take fewer devices"
+            )
+        self.views, self.seed, self.batch = views, seed, batch
         self.downscales, self.downscale_every = downscales, downscale_every
         self.level, self.reduced = 0, views  # the photos of the level in use
-        self.epoch, self.order = -1, np.empty(0, int)
+        self.orders: dict[int, tuple[int, np.ndarray]] = {}  # of each place: its epoch and the order in that
 
     def at(self, step: int) -> View:
         """The view for the step after `step` steps."""
-        epoch, position = divmod(step, len(self.views))
-        if epoch != self.epoch:
-            self.epoch, self.order = (
-                epoch,
-                np.random.default_rng((self.seed, epoch)).permutation(len(self.views)),
-            )
+        turn, place = divmod(step, self.batch)
+        dealt = len(range(place, len(self.views), self.batch))
+        epoch, position = divmod(turn, dealt)
+        if place not in self.orders or self.orders[place][0] != epoch:
+            seed = (self.seed, epoch) if self.batch == 1 else (self.seed, epoch, place)
+            self.orders[place] = epoch, np.random.default_rng(seed).permutation(dealt)
         level = halvings_at(step, self.downscales, self.downscale_every)
         if level != self.level:
             self.level, self.reduced = level, [reduce(view, level) for view in self.views]
-        return self.reduced[self.order[position]]
+        return self.reduced[place + self.batch * self.orders[place][1][position]]
 
 
 def reduce(view: View, halvings: int) -> View:

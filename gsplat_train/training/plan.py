@@ -5,6 +5,7 @@ the strategy and the step; the trainer, the steppers of all backends and the nat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -36,9 +37,13 @@ class Statistics(Enum):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step. Rates are per step of Adam, in training's frame; a weight multiplies a term of the loss."""
+    """One step. Rates are per step of Adam, in training's frame; a weight multiplies a term of the loss.
 
-    number: int  # of the step, from 1
+    Of a step over B views the loss is the mean of theirs. Rates come times sqrt(B), Adam's betas become beta^B, its
+    epsilon divided by sqrt(B): with B times fewer steps as much moves a view (Grendel-GS, Zhao et al. 2024).
+    """
+
+    number: int  # of the step's last view, from 1
     rates: tuple[float, ...]  # one for each leaf of Gaussians, in their order
     sh_degree: int  # the colour bands in use
     ssim_lambda: float = 0.2  # photometric = (1 - lambda) L1 + lambda (1 - SSIM)
@@ -51,6 +56,7 @@ class StepPlan:
     noise: float = 0.0  # scale of the exploration noise on the means (3DGS-MCMC, equation 8); 0: none
     seed: int = 0  # of the noise
     statistics: Statistics = Statistics.NONE
+    views: int = 1  # that the step is over
 
 
 class Schedule:
@@ -61,10 +67,11 @@ class Schedule:
         self.weights = {name: config.sections[name].weight for name in active_terms(config)}
         self.groups = active_groups(config)
 
-    def at(self, number: int) -> StepPlan:
-        """The plan of step `number` (from 1)."""
-        config, strategy = self.config, self.strategy
-        rates = learning_rates(config, number - 1)
+    def at(self, number: int, views: int = 1) -> StepPlan:
+        """The plan of the step over `views` views whose last is number `number` (from 1)."""
+        config, strategy, before = self.config, self.strategy, number - views
+        faster = math.sqrt(views)
+        rates = {name: faster * rate for name, rate in learning_rates(config, before).items()}
         if config.background == "random":
             draw = np.random.default_rng((config.seed, number, BACKGROUND_STREAM)).random(3, np.float32)
             background = tuple(float(value) for value in draw)
@@ -73,17 +80,21 @@ class Schedule:
         return StepPlan(
             number=number,
             rates=tuple(rates[name] for name in NAMES),
-            sh_degree=sh_degree_at(config, number - 1),
+            sh_degree=sh_degree_at(config, before),
             ssim_lambda=config.ssim_lambda,
             opacity_weight=strategy.opacity_weight,
             scale_weight=strategy.scale_weight,
             weights=self.weights,
-            group_rates={name: config.sections[name].rate_at(number, config.horizon) for name in self.groups},
+            group_rates={
+                name: faster * config.sections[name].rate_at(before + 1, config.horizon)
+                for name in self.groups
+            },
             background=(background[0], background[1], background[2]),
             antialiased=config.antialiased,
             noise=strategy.noise(number, rates["means"]),
             seed=config.seed,
             statistics=strategy.statistics,
+            views=views,
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 from ..scene import View
+from .crew import Crew
 from .plan import StepPlan
 from .rows import Population, TrainState
 
@@ -42,9 +43,11 @@ class Bounds(NamedTuple):
 class Stepper(Protocol):
     """Takes steps on one state."""
 
+    crew: Crew  # who takes which views of a step, and where gradients meet
+
     @property
     def step(self) -> int:
-        """How many steps have been asked for; after `result`, how many were done."""
+        """How many views' steps have been asked for; after `result`, how many were done."""
         ...
 
     @property
@@ -54,8 +57,9 @@ class Stepper(Protocol):
         """Whether the photo of the view of that key is kept where the steps are taken, and not decoded again."""
         ...
 
-    def take(self, view: View, plan: StepPlan) -> StepResult:
-        """Asks for a step on `view`. Does not wait: the result is the newest known, maybe of an older step.
+    def take(self, view: View, plan: StepPlan, *more: View) -> StepResult:
+        """Asks for a step on `view`, and on `more` at once. Does not wait: the result is the newest known, maybe of
+        an older step; of several views it is the mean.
 
         Where the loss is not finite nothing moves. Where a gradient is not, the step is not whole. Either way
         the loss reported from then on is NaN, and `step` stays.

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
 
 from ..backends import Backend
+from ..backends.python import adam as scaled_adam
 from ..model.gaussians import Gaussians
 from ..model.quaternions import rotate
 from ..renderer import render
 from ..scene import View
+from .crew import ALONE, in_order
 from .draws import NOISE, Key, hashed
 from .objective import Objective, Seen
 from .plan import NAMES, Statistics, StepPlan
 from .protocol import Bounds, Stepper, StepResult
-from .rows import HostPopulation, Population, TrainState, rows, zero_sums
+from .rows import SUMS, HostPopulation, Population, TrainState, rows, zero_sums
 
 T = TypeVar("T")
 
@@ -44,6 +47,7 @@ class GenericStepper:
     def __init__(self, backend: Backend, state: TrainState, objective: Objective | None = None) -> None:
         self.backend, self.state = backend, state
         self.objective = objective or Objective()
+        self.crew = ALONE
         self.last = StepResult(math.nan, math.nan, math.nan)
 
     @property
@@ -70,12 +74,54 @@ class GenericStepper:
         """See Stepper.refine."""
         return change(HostPopulation(self.state))
 
-    def take(self, view: View, plan: StepPlan) -> StepResult:
+    def take(self, view: View, plan: StepPlan, *more: View) -> StepResult:
         """See Stepper.take."""
-        self.last = self._step(view, plan)
+        self.last = (
+            self._step_over((view, *more), plan) if more or self.crew.size > 1 else self._step(view, plan)
+        )
         return self.last
 
     def _step(self, view: View, plan: StepPlan) -> StepResult:
+        """A step on one view."""
+        result, leaves, seen = self._gradients(view, plan)
+        if not result.is_finite:
+            return result
+        if plan.statistics is not Statistics.NONE:
+            self._count(*_counted(view, *seen))
+        self._move(leaves, plan)
+        return result
+
+    def _step_over(self, views: tuple[View, ...], plan: StepPlan) -> StepResult:
+        """A step on several: their gradients are added in order, whoever made them, and divided by their number."""
+        state, groups = self.state, self.objective.groups.values()
+        shapes = [leaf.shape for leaf in (*state.gaussians, *(group.values for group in groups))]
+        counts = [3, *(math.prod(shape) for shape in shapes)]
+        if plan.statistics is not Statistics.NONE:
+            counts += [state.n_splats] * len(SUMS)
+        rows = np.zeros((self.crew.each if self.crew.size > 1 else len(views), sum(counts)), np.float32)
+        for row, view in zip(rows, self.crew.own(views), strict=False):
+            result, leaves, seen = self._gradients(view, plan)
+            parts = [np.array(result[:3], np.float32), *map(np.asarray, leaves)]
+            if plan.statistics is not Statistics.NONE:
+                parts += _counted(view, *seen)
+            row[:] = np.concatenate([part.reshape(-1) for part in parts])
+        rows = self.crew.gather(rows)[: len(views)]
+        parts = np.split(in_order(rows), np.cumsum(counts[:-1]))
+        result = StepResult(*(parts[0] / np.float32(len(views))).tolist())
+        if not result.is_finite:
+            return result
+        shares = zip(parts[1 : 1 + len(shapes)], shapes, strict=True)
+        if plan.statistics is not Statistics.NONE:
+            self._count(*parts[-len(SUMS) :])
+        self._move([mx.array(leaf.reshape(shape) / np.float32(len(views))) for leaf, shape in shares], plan)
+        return result
+
+    def _gradients(
+        self, view: View, plan: StepPlan
+    ) -> tuple[StepResult, list[mx.array], tuple[mx.array, ...]]:
+        """Of a view: what it measured (NaN where a gradient is not finite), the gradients of the leaves and of the
+        groups, and (radii, gradients of the means on the screen, absolute ones).
+        """
         state, photo = self.state, view.pixels
         target = mx.array(photo.image)
         mask = None if photo.mask is None else mx.array(photo.mask)
@@ -102,31 +148,39 @@ class GenericStepper:
         leaves = [*moves, *v_groups.values()]
         finite = mx.isfinite(total) & mx.stack([mx.isfinite(leaf).all() for leaf in leaves]).all()
         mx.eval(loss, l1, ssim, radii, leaves, v_means2d, v_absgrad, finite)
-        if not finite.item():
-            return StepResult(math.nan, l1.item(), ssim.item())
+        measured = loss.item() if finite.item() else math.nan
+        return StepResult(measured, l1.item(), ssim.item()), leaves, (radii, v_means2d, v_absgrad)
 
-        if plan.statistics is not Statistics.NONE:
-            self._count(view, np.asarray(radii), np.asarray(v_means2d), np.asarray(v_absgrad))
-        state.step += 1
+    def _move(self, leaves: list[mx.array], plan: StepPlan) -> None:
+        """Adam's step and the noise, on the gradients of the leaves and of the groups."""
+        state, views = self.state, plan.views
+        state.step += views
         rates = dict(zip(NAMES, plan.rates, strict=True))
-        state.gaussians, state.m, state.v = self.backend.adam(
-            state.gaussians, moves, state.m, state.v, rates, state.step
-        )
+        moves = Gaussians(*leaves[: len(NAMES)])
+        adam = self.backend.adam if views == 1 else partial(scaled_adam, views=views)
+        state.gaussians, state.m, state.v = adam(state.gaussians, moves, state.m, state.v, rates, state.step)
         mx.eval(state.gaussians, state.m, state.v)
         if plan.noise:
             add_noise(state, plan.noise, plan.seed)
-        for name, group in groups.items():
-            group.step(v_groups[name], plan.group_rates[name], state.step)
-        return StepResult(loss.item(), l1.item(), ssim.item())
+        for (name, group), gradient in zip(self.objective.groups.items(), leaves[len(NAMES) :], strict=True):
+            group.step(gradient, plan.group_rates[name], state.step, views)
 
-    def _count(self, view: View, radii: np.ndarray, v_means2d: np.ndarray, v_absgrad: np.ndarray) -> None:
-        """Adds to the sums of the Gaussians that the view shows."""
+    def _count(self, *added: np.ndarray) -> None:
+        """Adds to the sums."""
         sums = self.state.sums = self.state.sums or zero_sums(self.state.n_splats)
-        visible = (radii > 0).all(axis=1)
-        half = np.array([view.camera.width / 2, view.camera.height / 2], np.float32)
-        sums["means2d_norm"][visible] += np.linalg.norm(v_means2d[visible] * half, axis=1)
-        sums["absgrad_norm"][visible] += np.linalg.norm(v_absgrad[visible] * half, axis=1)
-        sums["count"] += visible
+        for name, array in zip(SUMS, added, strict=True):
+            sums[name] += array
+
+
+def _counted(view: View, radii: mx.array, v_means2d: mx.array, v_absgrad: mx.array) -> list[np.ndarray]:
+    """What a view adds to each of SUMS, [N]: nothing for the Gaussians that it does not show."""
+    visible = (np.asarray(radii) > 0).all(axis=1)
+    half = np.array([view.camera.width / 2, view.camera.height / 2], np.float32)
+    counted = np.zeros((len(SUMS), radii.shape[0]), np.float32)
+    for array, v in zip(counted, (v_means2d, v_absgrad), strict=False):
+        array[visible] = np.linalg.norm(np.asarray(v)[visible] * half, axis=1)
+    counted[-1] = visible
+    return list(counted)
 
 
 # The noise, Adam and the sums stand here in NumPy and MLX, in csrc/cpu/update.h and in csrc/kernels/update.metal:

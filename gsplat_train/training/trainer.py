@@ -86,7 +86,9 @@ class Trainer:
         test_every = config.test_every if config.eval else 0
         self.train_views, self.test_views = scene.split(test_every)
         self.views = normalized.split(test_every)[0]
-        self.sampler = ViewSampler(self.views, config.seed, config.downscales, config.downscale_every)
+        self.sampler = ViewSampler(
+            self.views, config.seed, config.downscales, config.downscale_every, config.batch
+        )
         self.rng = np.random.default_rng(config.seed)
         self.objective = Objective.of(config, self.views)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
@@ -151,8 +153,8 @@ class Trainer:
         mx.reset_peak_memory()
         try:
             with self.clock.going():
-                if self.counts.pop("refinement_due", False):
-                    self._refine(self.step)
+                if due := self.counts.pop("refinement_due", None):
+                    self._refine(self.step if due is True else due)
                 while self.step < self.config.steps:
                     self._one_step()
                 if not self.metrics:  # resumed after the last step
@@ -172,27 +174,29 @@ class Trainer:
 
     def _one_step(self) -> None:
         """A step and all that follows it."""
-        config, number = self.config, self.step + 1
-        source = self.ahead or self.sampler
-        newest = self.stepper.take(source.at(number - 1), self.schedule.at(number))
-        if self._looked_at(number):
+        config, before, source = self.config, self.step, self.ahead or self.sampler
+        number = min(before + config.batch, config.steps)
+        first, *more = (source.at(step) for step in range(before, number))
+        newest = self.stepper.take(first, self.schedule.at(number, 1 + len(more)), *more)
+        due = [n for n in range(before + 1, number + 1) if self.strategy.due(n)]
+        if due or self._looked_at(before, number):
             newest = self.stepper.result()
         if not newest.is_finite:
             self._end_diverged(newest)
-        if self.strategy.due(number):
-            self._refine(number)
+        for refinement in due:
+            self._refine(refinement)
         for callback in self.callbacks:
             callback.step(self, newest)
         last = number == config.steps
-        if last or number == max(config.steps // 10, 1):
+        if last or before < max(config.steps // 10, 1) <= number:
             self._end_if_unseen()
-        measured = last or (self._due(config.eval_every) and config.eval)
+        measured = last or (passed(before, number, config.eval_every) and config.eval)
         if measured:
             self._evaluate()
-        if measured or self._due(config.log_every):
+        if measured or passed(before, number, config.log_every):
             self.log(newest)
         interrupted = self.stopping and not last
-        if interrupted or self._due(config.checkpoint_every):
+        if interrupted or last or passed(before, number, config.checkpoint_every):
             self.save()
         if interrupted:
             where = f", state saved in {self.run.root}" if self.run else ""
@@ -205,7 +209,7 @@ class Trainer:
             self.stepper.refine(lambda population: self.strategy.refine(_Watched(population, edited), number))
         except BaseException:
             if not edited:
-                self.counts["refinement_due"] = True
+                self.counts["refinement_due"] = number
             raise
 
     def _evaluate(self) -> None:
@@ -337,11 +341,13 @@ class Trainer:
             f"try --set lr_means={self.config.lr_means / 4:g}"
         )
 
-    def _looked_at(self, number: int) -> bool:
+    def _looked_at(self, before: int, number: int) -> bool:
         """Whether something after this step looks at the state, the sums or the loss."""
         config = self.config
         every = (config.log_every, config.eval_every, config.checkpoint_every)
-        return self.strategy.due(number) or number == config.steps or any(number % n == 0 for n in every)
+        return number == config.steps or any(passed(before, number, n) for n in every)
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.config.steps
+
+def passed(before: int, number: int, every: int) -> bool:
+    """Whether a step that went from `before` to `number` views came to a multiple of `every`."""
+    return number // every > before // every

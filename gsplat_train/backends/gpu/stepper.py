@@ -19,8 +19,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ...errors import UserError
 from ...model.gaussians import Gaussians
 from ...scene import View
+from ...training.crew import ALONE
 from ...training.plan import Statistics, StepPlan
 from ...training.protocol import Bounds, StepResult, T
 from ...training.rows import SUMS, HostPopulation, Population, TrainState, zero_sums
@@ -292,6 +294,7 @@ class GpuStepper:
         self.cameras = Kept(CAMERA_BYTES)
         self.last = StepResult(math.nan, math.nan, math.nan)
         self._ahead: Ahead | None = None
+        self.crew = ALONE
 
     @property
     def step(self) -> int:
@@ -305,8 +308,10 @@ class GpuStepper:
         """See Stepper.has_photo."""
         return key in self.photos
 
-    def take(self, view: View, plan: StepPlan) -> StepResult:
+    def take(self, view: View, plan: StepPlan, *more: View) -> StepResult:
         """See Stepper.take."""
+        if more:
+            raise UserError("a step over several views is not on GPUs yet; leave batch at 1")
         if self.n_splats == 0:
             self.last = self._empty(view, plan)
             return self.last
