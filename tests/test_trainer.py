@@ -238,6 +238,39 @@ def test_time_adds_up_over_resumes_and_leaves_evaluation_out(
     second = make(tiny.settings(schedule_steps=40), tmp_path, resume=True).train()
     assert first["seconds"] < second["seconds"] < second["wall_seconds"] - 1.1
     assert second["it_per_s"] == pytest.approx(40 / second["seconds"], rel=0.05)  # seconds is rounded
+    for metrics, evaluations in ((first, 1), (second, 2)):
+        stages = metrics["stage_seconds"]
+        assert sum(stages.values()) == pytest.approx(metrics["wall_seconds"], rel=0.02)
+        assert stages["steps"] + stages["refinement"] == pytest.approx(metrics["seconds"], abs=0.02)
+        assert stages["refinement"] > 0 and stages["saving"] > 0
+        assert stages["evaluation"] > 0.6 * evaluations
+
+
+def test_what_came_before_the_trainer_has_its_stage() -> None:
+    work = Trainer(tiny.settings(steps=2), tiny.scene(), started=time.monotonic() - 5, spent={"loading": 3.0})
+    stages = work.train()["stage_seconds"]
+    assert stages["loading"] == 3.0 and 2 <= stages["start-up"] < 4
+
+
+def test_an_opacity_reset_is_not_what_is_measured(tmp_path: Path) -> None:
+    """Neither at an evaluation on the way, nor at the end of a run that may go on."""
+    changes = {"strategy": "adc", "schedule_steps": 80, "refine_stop": 1.0}
+    reset = make(tiny.settings(reset_every=20, **changes), tmp_path / "reset")
+    ended = reset.train()
+    make(tiny.settings(reset_every=1000, **changes), tmp_path / "not").train()
+    measured = [
+        next(line["test"] for line in log_of(tmp_path / run) if line["step"] == 20)
+        for run in ("reset", "not")
+    ]
+    assert measured[0] == measured[1]
+    assert measure(load_model(tmp_path / "reset"), reset.test_views, reset.backend) == ended["test"]
+    longer = make(tiny.settings(reset_every=20, steps=50, **changes), tmp_path / "reset", resume=True)
+    longer.train()
+    whole = make(tiny.settings(reset_every=20, steps=50, **changes), tmp_path / "whole")
+    whole.train()
+    assert (tmp_path / "reset/point_cloud.ply").read_bytes() == (
+        tmp_path / "whole/point_cloud.ply"
+    ).read_bytes()
 
 
 def test_another_scene_under_the_same_names_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from ..config import Config
 from ..errors import Interrupted, UserError
+from ..machine import process_seconds
 from ..storage import home_expanded
 from . import AT_HELP, SET_HELP, BackendName, given_settings, make_app, run, shows
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
     from .progress import Progress
 
+before_now = 0.0  # seconds that this process had worked when the command began: Python's start and imports
 VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: https://superspl.at/editor"
 
 
@@ -111,7 +113,7 @@ def train(
     ] = False,
 ) -> None:
     """Train Gaussian splats from a scene, or from photos or a video whose cameras are found first."""
-    started = time.monotonic()
+    started = time.monotonic() - before_now
     if scene is None:
         if len(sys.argv) > 1:
             raise UserError("which scene? give a folder or a built-in's name, as in: gs-train demo")
@@ -180,10 +182,14 @@ def train(
     else:
         folder = new_run(settings, out, overwrite)
         settings = replace(settings, schedule_steps=settings.horizon)
+    spent: dict[str, float] = {}
     with folder.claimed(report.message):
         if source is not None:
+            began = time.monotonic()
             settings = replace(settings, scene=make_scene(source, folder, report))
-        _train(settings, folder, resume, report, started, viewer_at or "" if viewer or viewer_at else None)
+            spent["cameras"] = time.monotonic() - began
+        shown = viewer_at or "" if viewer or viewer_at else None
+        _train(settings, folder, resume, report, started, spent, shown)
 
 
 def _train(
@@ -192,6 +198,7 @@ def _train(
     resume: bool,
     report: Progress,
     started: float,
+    spent: dict[str, float],
     viewer: str | None,
 ) -> None:
     from .. import backends
@@ -216,9 +223,10 @@ def _train(
     callbacks: list[Callback] = [report, Report()]
     if viewer is not None:
         callbacks.append(Live(viewer))
-    trainer = Trainer(
-        settings, read_scene(settings, report.message, report.at), folder, callbacks, found, started
-    )
+    began = time.monotonic()
+    scene = read_scene(settings, report.message, report.at)
+    spent["loading"] = time.monotonic() - began
+    trainer = Trainer(settings, scene, folder, callbacks, found, started, spent)
     how = "new run" if not resume else f"resuming at step {trainer.step}"
     train, test = len(trainer.train_views), len(trainer.test_views)
     report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")
@@ -234,6 +242,7 @@ def _train(
 
 def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
     """The result on standard output, and where the model is."""
+    from ..training.clock import told
     from ..training.run_folder import to_json
     from .progress import write_result
 
@@ -241,6 +250,7 @@ def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> Non
         views = len(test["views"])
         report.message(f"held-out PSNR {test['psnr']:.2f} dB, SSIM {test['ssim']:.4f}, mean of {views} views")
     report.message(f"{metrics['n_splats']:,} splats, {metrics['steps']} steps in {metrics['seconds']:.1f} s")
+    report.message(f"{metrics['wall_seconds']:.1f} s in all: {told(metrics['stage_seconds'])}")
     if report.mode != "jsonl":
         scores = {
             split: metrics[split] and {k: metrics[split][k] for k in ("psnr", "ssim")}
@@ -269,6 +279,8 @@ def _write_demo(scene_name: str, directory: Path) -> None:
 
 
 def main() -> NoReturn:
+    global before_now
+    before_now = process_seconds()
     run(make_app(train), "gs-train")
 
 

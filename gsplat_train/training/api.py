@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ def train(
     single ones, as steps=2000. out: the run folder; None leaves no files. Works in any thread. UserError and its
     kin, as the command.
     """
+    started, spent = time.monotonic(), {}
     if isinstance(scene, Scene):
         chosen = changed(config or Config(), check(settings, "train"))
     else:
@@ -58,15 +60,17 @@ def train(
             for callback in callbacks:
                 callback.progress(what, done, total)
 
+        began = time.monotonic()
         scene = read_scene(chosen, say, tell)
+        spent["loading"] = time.monotonic() - began
     chosen = replace(chosen, backend=backends.choose(chosen.backend), schedule_steps=chosen.horizon)
     if out is None:
-        return run_training(Trainer(chosen, scene, None, callbacks))
+        return run_training(Trainer(chosen, scene, None, callbacks, None, started, spent))
     run = RunFolder(Path(out))
     if run.holds_run():
         raise UserError(f"{out} holds a run; give another folder")
     with run.claimed():
-        return run_training(Trainer(chosen, scene, run, [*callbacks, Report()]))
+        return run_training(Trainer(chosen, scene, run, [*callbacks, Report()], None, started, spent))
 
 
 def run_training(trainer: Trainer, resumed: Checkpoint | None = None) -> TrainResult:

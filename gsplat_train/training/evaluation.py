@@ -39,7 +39,7 @@ class Evaluation:
         over-fitting.
         """
         trainer = self.trainer
-        with trainer.clock.stopped():
+        with trainer.clock.during("evaluation"):
             gaussians, some = trainer.gaussians(), self._some_training_views()
             self.done, self.total = 0, len(trainer.test_views) + len(some)
             test, train = (
@@ -104,8 +104,19 @@ class Evaluation:
             "batch": trainer.config.batch,
             "seed": trainer.config.seed,
             "machine": processor(),
-            "wall_seconds": round(time.monotonic() - trainer.began, 3),
+            **self._seconds(),
         }
+
+    def _seconds(self) -> dict[str, Any]:
+        """All seconds to now, and by stage."""
+        stages = {stage: round(seconds, 3) for stage, seconds in self.trainer.clock.stages.items()}
+        return {"wall_seconds": round(time.monotonic() - self.trainer.began, 3), "stage_seconds": stages}
+
+    def finish(self) -> None:
+        """Writes metrics.json again, with what came after the last evaluation in its times."""
+        self.trainer.metrics |= self._seconds()
+        if self.trainer.run is not None:
+            self.trainer.run.write_metrics(self.trainer.metrics)
 
     def _gpu_memory(self) -> dict[str, float]:
         """The peak of MLX's memory, and the setting that it is held against."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -63,7 +63,7 @@ class Trainer:
     """Trains `scene` by `config`, from the start or from a checkpoint; `train` does it all.
 
     config.backend names a backend, not auto. run: where files go; None: nowhere. started: time.monotonic() when
-    the command began.
+    the command began; spent: seconds since then by stage (clock.STAGES), where they were no start-up.
     """
 
     def __init__(
@@ -74,7 +74,9 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         resume: checkpoints.Checkpoint | None = None,
         started: float | None = None,
+        spent: Mapping[str, float] | None = None,
     ) -> None:
+        began = time.monotonic() if started is None else started
         self.config, self.scene, self.run, self.callbacks = config, scene, run, callbacks
         self.backend = backends.load(config.backend)
         if config.deterministic and not self.backend.deterministic:
@@ -113,9 +115,9 @@ class Trainer:
         self.stopping = False
         self.metrics: dict[str, Any] = {}
         self.warnings: list[str] = []
-        self.began = (time.monotonic() if started is None else started) - self.counts["wall_seconds"]
+        self.began = began - self.counts["wall_seconds"]
         self.began_steps = time.monotonic()
-        self.clock = Clock(self.counts["seconds"])
+        self.clock = Clock(began, self.counts.get("stage_seconds"), spent)
 
     @property
     def step(self) -> int:
@@ -151,15 +153,16 @@ class Trainer:
             callback.start(self)
         self.began_steps = time.monotonic()
         mx.reset_peak_memory()
+        self.clock.enter("steps")
         try:
-            with self.clock.going():
-                if due := self.counts.pop("refinement_due", None):
-                    self._refine(self.step if due is True else due)
-                while self.step < self.config.steps:
-                    self._one_step()
-                if not self.metrics:  # resumed after the last step
-                    self.evaluation.run()
-                self._write_model()
+            if self.step < self.config.steps:
+                self._refine_due()
+            while self.step < self.config.steps:
+                self._one_step()
+            if not self.metrics:  # resumed after the last step
+                self.evaluation.run()
+            self._write_model()
+            self.evaluation.finish()
         except Interrupted:
             raise
         except BaseException as error:
@@ -183,16 +186,17 @@ class Trainer:
             newest = self.stepper.result()
         if not newest.is_finite:
             self._end_diverged(newest)
-        for refinement in due:
-            self._refine(refinement)
+        self.counts["refinements_due"] = due
+        last = number == config.steps
+        measured = last or (passed(before, number, config.eval_every) and config.eval)
+        if measured:  # before a refinement that takes the opacities back
+            self._evaluate()
+        if not last:  # at the end what was measured is what is written; a run that goes on refines first
+            self._refine_due()
         for callback in self.callbacks:
             callback.step(self, newest)
-        last = number == config.steps
         if last or before < max(config.steps // 10, 1) <= number:
             self._end_if_unseen()
-        measured = last or (passed(before, number, config.eval_every) and config.eval)
-        if measured:
-            self._evaluate()
         if measured or passed(before, number, config.log_every):
             self.log(newest)
         interrupted = self.stopping and not last
@@ -202,15 +206,18 @@ class Trainer:
             where = f", state saved in {self.run.root}" if self.run else ""
             raise Interrupted(f"interrupted at step {self.step}{where}")
 
-    def _refine(self, number: int) -> None:
-        """The refinement after a step. Where it fails before it has edited anything, a resumed run does it again."""
-        edited: list[bool] = []
-        try:
-            self.stepper.refine(lambda population: self.strategy.refine(_Watched(population, edited), number))
-        except BaseException:
-            if not edited:
-                self.counts["refinement_due"] = number
-            raise
+    def _refine_due(self) -> None:
+        """The refinements after a step. One that fails before it has edited anything is done again by a resumed run."""
+        self.stepper.result()  # to wait for steps is no part of them
+        while due := self.counts.get("refinements_due"):
+            edited: list[bool] = []
+            try:
+                with self.clock.during("refinement"):
+                    self.stepper.refine(lambda rows: self.strategy.refine(_Watched(rows, edited), due[0]))  # noqa: B023
+            except BaseException:
+                self.counts["refinements_due"] = due[1:] if edited else due
+                raise
+            self.counts["refinements_due"] = due[1:]
 
     def _evaluate(self) -> None:
         """Measures; a picture or a file of scores that cannot be written costs no training."""
@@ -248,11 +255,12 @@ class Trainer:
         """Writes a checkpoint of this step, unless there is one; TrainingDiverged if it is not finite."""
         if self.run is None or self.saved == self.step:
             return
-        with self.clock.stopped():
+        with self.clock.during("saving"):
             state = self.stepper.look()
             if broken := not_finite(state):
                 raise self._diverged(", ".join(broken))
             self.counts |= {"seconds": self.clock.seconds, "wall_seconds": time.monotonic() - self.began}
+            self.counts["stage_seconds"] = self.clock.stages
             groups = [group.tensors() for group in self.objective.groups.values()]
             checkpoint = checkpoints.Checkpoint(
                 state=state,
@@ -299,8 +307,9 @@ class Trainer:
 
     def _write_model(self) -> None:
         if self.run is not None:
-            up = upright([view.camera for view in self.train_views])
-            ply.write(self.run.ply, to_splats(self.gaussians(), self.config.antialiased, up))
+            with self.clock.during("saving"):
+                up = upright([view.camera for view in self.train_views])
+                ply.write(self.run.ply, to_splats(self.gaussians(), self.config.antialiased, up))
 
     def _initial_gaussians(self, scene: Scene) -> Gaussians:
         config, n = self.config, len(scene.points)
@@ -324,7 +333,7 @@ class Trainer:
 
     def _end_if_unseen(self) -> None:
         """TrainingDiverged where no view shows a splat any more: such a model is no result."""
-        with self.clock.stopped():
+        with self.clock.during("evaluation"):
             if is_seen(self.stepper.look().gaussians, self.views, self.backend):
                 return
         raise TrainingDiverged(

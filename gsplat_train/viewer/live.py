@@ -105,7 +105,7 @@ class Live(Callback):
 
     def _pause(self, trainer: Trainer) -> None:
         """Renders and waits until training is to go on; the time does not count as training's."""
-        with trainer.clock.stopped():
+        with trainer.clock.during("other"):
             while self.studio.paused and not trainer.stopping:
                 self.studio.wait(WAIT)
                 self._render(trainer)
