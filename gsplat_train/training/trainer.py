@@ -208,9 +208,9 @@ class Trainer:
 
     def _refine_due(self) -> None:
         """The refinements after a step. One that fails before it has edited anything is done again by a resumed run."""
-        self.stepper.result()  # to wait for steps is no part of them
         while due := self.counts.get("refinements_due"):
             edited: list[bool] = []
+            self.stepper.result()  # to wait for steps is no part of it
             try:
                 with self.clock.during("refinement"):
                     self.stepper.refine(lambda rows: self.strategy.refine(_Watched(rows, edited), due[0]))  # noqa: B023
