@@ -247,17 +247,19 @@ nb::tuple score(Pipeline& p, In<float> image, std::optional<In<uint8_t>> photo, 
     return nb::make_tuple(value.squares, value.ssim, value.counting);
 }
 
-// What a view brings to a step: its camera, and its photo and mask as planes (see plane_shape).
+// What a view brings to a step: its camera, and its photo, mask and alpha as planes (see plane_shape).
 struct Shot {
     CameraParams camera;
     In<uint8_t> target;
-    std::optional<In<uint8_t>> mask;
+    std::optional<In<uint8_t>> mask, alpha;
 
-    Shot(In<float> viewmat, In<float> K, long width, long height, In<uint8_t> photo, std::optional<In<uint8_t>> counts)
-        : camera(camera_from(viewmat, K, width, height)), target(photo), mask(counts) {
+    Shot(In<float> viewmat, In<float> K, long width, long height, In<uint8_t> photo, std::optional<In<uint8_t>> counts,
+         std::optional<In<uint8_t>> opacity)
+        : camera(camera_from(viewmat, K, width, height)), target(photo), mask(counts), alpha(opacity) {
         const size_t padded = size_t(plane_stride(camera.width)) * plane_rows(camera.height);
         data(target, 3 * padded, "target");
         data(mask, padded, "mask");
+        data(alpha, padded, "alpha");
     }
 };
 
@@ -294,7 +296,8 @@ bool to_splats(Pipeline& p, const Tree& t, const Shot& shot, const StepPlan& pla
     p.project(t.params, t.n, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased);
     p.bin();
     p.forward(plan.background.data());
-    value = p.loss(shot.target.data(), plan.ssim_lambda, shot.mask ? shot.mask->data() : nullptr);
+    value = p.loss(shot.target.data(), plan.ssim_lambda, shot.mask ? shot.mask->data() : nullptr,
+                   shot.alpha ? shot.alpha->data() : nullptr);
     return std::isfinite(value.loss) && p.backward(false, plan.absgrad);
 }
 
@@ -343,7 +346,8 @@ nb::tuple view_gradients(Pipeline& p, nb::sequence params, const Shot& shot, con
     return nb::make_tuple(value.loss, value.l1, value.ssim, whole);
 }
 
-// One step on the gradients of plan.views views, [views, 8 + 14 N or 17 N]; positions [views, 3] of their cameras. False: not finite.
+// One step on the gradients of plan.views views, [views, 8 + 14 N or 17 N]; positions [views, 3] of their cameras. False: not
+// finite.
 bool combine(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, In<float> views, In<float> positions,
              const StepPlan& plan, Sums sums) {
     const Trees t = trees(params, m, v, plan);
@@ -352,7 +356,8 @@ bool combine(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, I
     const size_t row = kViewHeader + (sums ? kViewFloatsStat : kViewFloats) * size_t(t.params.n);
     const float *rows = data(views, row * size_t(plan.views), "views"), *at = data(positions, 3 * size_t(plan.views), "positions");
     nb::gil_scoped_release release;
-    return p.combine(t.params.params, t.params.n, {t.m.params, t.v.params}, plan.sh_degree, t.params.sh_stride, rows, long(row), at, s);
+    return p.combine(t.params.params, t.params.n, {t.m.params, t.v.params}, plan.sh_degree, t.params.sh_stride, rows, long(row), at,
+                     s);
 }
 
 void adam(Out<float> p, Out<float> m, Out<float> v, In<float> g, float lr, int step) {
@@ -429,9 +434,9 @@ NB_MODULE(_csrc, m) {
     m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),
           nb::arg("lr"), nb::arg("step"));
     nb::class_<Shot>(m, "Shot", "A view's camera and photo, as train_step takes them.")
-        .def(nb::init<In<float>, In<float>, long, long, In<uint8_t>, std::optional<In<uint8_t>>>(), nb::arg("viewmat").noconvert(),
-             nb::arg("K").noconvert(), nb::arg("width"), nb::arg("height"), nb::arg("target").noconvert(),
-             nb::arg("mask").noconvert().none());
+        .def(nb::init<In<float>, In<float>, long, long, In<uint8_t>, std::optional<In<uint8_t>>, std::optional<In<uint8_t>>>(),
+             nb::arg("viewmat").noconvert(), nb::arg("K").noconvert(), nb::arg("width"), nb::arg("height"),
+             nb::arg("target").noconvert(), nb::arg("mask").noconvert().none(), nb::arg("alpha").noconvert().none() = nb::none());
     nb::class_<StepPlan>(m, "StepPlan", "What a step does; the fields are those of gsplat_train.training.plan.StepPlan.")
         .def(nb::init<>())
         .def_rw("number", &StepPlan::number)

@@ -43,8 +43,8 @@ class Config:
     mask_mode: str = choice("ignore", "transparent", "off")  # pixels masked out: do not count, or see-through
     invert_masks: bool = False  # in a mask black is what counts
     alpha_mode: str = choice(
-        "transparent", "ignore"
-    )  # see-through pixels of photos: as such, or do not count
+        "transparent", "mask", "ignore"
+    )  # photos' alpha: see-through, a mask, or nothing
     eval: bool = True  # hold views out and measure on them; false trains on all
     test_every: int = number(8, 0)  # every n-th view from the first is held out, 0: none [LLFF]
 

@@ -8,6 +8,7 @@ height]. Lengths are in the scene's own unit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -69,13 +70,32 @@ class Camera:
 class Photo:
     """The pixels of a photo, in memory."""
 
-    image: np.ndarray  # [H, W, 3] uint8
+    image: np.ndarray  # [H, W, 3] uint8; over black where it is see-through
     mask: np.ndarray | None = None  # [H, W] uint8: which pixels count (not 0); None: all
     alpha: np.ndarray | None = None  # [H, W] uint8: how opaque the photo is; None: everywhere
 
     def decode(self) -> Photo:
         """Itself."""
         return self
+
+    @property
+    def matte(self) -> np.ndarray | None:
+        """`alpha`; None where the photo is opaque everywhere."""
+        return None if self.alpha is None or self.alpha.min(initial=255) == 255 else self.alpha
+
+    def over(self, background: np.ndarray | Sequence[float]) -> np.ndarray:
+        """[H, W, 3] float32, 0 to 1: the photo over a background colour [3]."""
+        ground = np.asarray(background, np.float32)
+        image = self.image.astype(np.float32)
+        if (matte := self.matte) is not None and ground.any():
+            image += (255 - matte.astype(np.float32))[:, :, None] * ground
+        return image / 255
+
+    def shown(self, background: np.ndarray | Sequence[float]) -> np.ndarray:
+        """[H, W, 3] uint8: the photo over a background colour [3], as a picture of it would be written."""
+        if self.matte is None or not np.any(background):
+            return self.image
+        return np.rint(255 * self.over(background)).clip(0, 255).astype(np.uint8)
 
 
 class PhotoSource(Protocol):

@@ -26,6 +26,7 @@ using Floats = std::vector<float>;
 constexpr int kRows = 15;  // of shN: degree 3
 constexpr int kColumns[6] = {3, 4, 3, 1, 3, 3 * kRows};
 constexpr float kBlack[3] = {0, 0, 0};
+constexpr float kColour[3] = {0.9f, 0.3f, 0.6f};
 
 void require(bool holds, const char* what) {
     if (!holds) {
@@ -148,6 +149,13 @@ Floats first_step(Model model, int width, int height) {
         require(v == 0.0f || mask[i % pipeline.plane_size()], "a pixel that does not count has a gradient");
         result.push_back(v);
     }
+    std::vector<uint8_t> alpha(pipeline.plane_size(), 255);  // in the padding too
+    for (int y = 0; y < height; ++y)
+        for (int x = 0; x < width; ++x) alpha[size_t(y) * pipeline.planes().stride + x] = uint8_t(x * 5 + y * 3);
+    pipeline.forward(kColour);
+    for (const uint8_t* counting : {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(mask.data())})
+        result.push_back(float(pipeline.loss(target.data(), 0.2f, counting, alpha.data()).loss));
+    pipeline.forward(kBlack);
     pipeline.loss(target.data(), 0.2f);
     pipeline.backward(false, false);
     pipeline.splat_gradients(v_means2d.data(), v_conics.data(), v_colors.data(), v_opacities.data(), nullptr);

@@ -17,6 +17,7 @@ from tiny import settings
 
 from gsplat_train.backends.gpu import kernels as _kernels
 from gsplat_train.backends.gpu import text as _kernel_text
+from gsplat_train.datasets.decode import dim
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, Photo, View
@@ -85,11 +86,16 @@ def test_masked_loss_is_the_references(gpu, shape):
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_fused_step_is_the_generic_step(gpu, n, changes, masked):
+@pytest.mark.parametrize("see_through", [False, True])
+def test_the_fused_step_is_the_generic_step(gpu, n, changes, masked, see_through):
     gaussians, view = scene(max(n, 1), 123, 77)
     if masked:
         counts = np.random.default_rng(1).integers(0, 2, (77, 123), dtype=np.uint8)
         view = replace(view, photo=Photo(view.pixels.image, counts))
+    if see_through:
+        alpha = np.random.default_rng(2).integers(0, 256, (77, 123), dtype=np.uint8)
+        alpha[:, :30], alpha[:, 90:] = 255, 0
+        view = replace(view, photo=replace(view.pixels, image=dim(view.pixels.image, alpha), alpha=alpha))
     gaussians = Gaussians(*(leaf[:n] for leaf in gaussians))
     fused = gpu.stepper(rows.start(copy(gaussians)))
     generic = GenericStepper(gpu, rows.start(copy(gaussians)))
@@ -108,6 +114,37 @@ def test_the_fused_step_is_the_generic_step(gpu, n, changes, masked):
         if n:
             a, b = ours.sums[name], theirs.sums[name]
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * b.max())
+
+
+def test_a_see_through_photo_before_white_is_the_converted_one(gpu):
+    """Over white the sum is a whole number, so the conversion loses nothing, and every byte is the same."""
+    gaussians, view = scene(3000, 300, 200)
+    alpha = np.random.default_rng(2).integers(0, 256, (200, 300), dtype=np.uint8)
+    photo, white = Photo(dim(view.pixels.image, alpha), alpha=alpha), (1.0, 1.0, 1.0)
+    results = []
+    for made in (photo, Photo(photo.shown(white))):
+        stepper = gpu.stepper(rows.start(copy(gaussians)))
+        result = take(stepper, replace(view, photo=made), 20, background=white)
+        results.append([*numbers(stepper.look()), np.array(result)])
+    assert all((a == b).all() for a, b in zip(*results, strict=True))
+
+
+def test_each_step_has_its_own_background(gpu):
+    gaussians, view = scene(300, 123, 77)
+    alpha = np.random.default_rng(2).integers(0, 256, (77, 123), dtype=np.uint8)
+    view = replace(view, photo=Photo(dim(view.pixels.image, alpha), alpha=alpha))
+    fused, generic = (
+        gpu.stepper(rows.start(copy(gaussians))),
+        GenericStepper(gpu, rows.start(copy(gaussians))),
+    )
+    for number, ground in enumerate(
+        [(0.2, 0.5, 0.9), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.9, 0.1, 0.0)] * 3, 1
+    ):
+        for stepper in (fused, generic):
+            stepper.take(view, plan(number, background=ground))
+    np.testing.assert_allclose(fused.result()[:3], generic.result()[:3], rtol=1e-4)
+    for a, b in zip(numbers(fused.look()), numbers(generic.look()), strict=True):
+        assert np.linalg.norm(a - b) <= 2e-3 * np.linalg.norm(b) + 5e-6
 
 
 def test_any_first_capacity_gives_the_same_bytes(gpu):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gsplat_train.datasets import load_scene
 from gsplat_train.datasets.decode import dim
-from gsplat_train.datasets.images import FilePhoto, over, same_shape
+from gsplat_train.datasets.images import FilePhoto, same_shape
 from gsplat_train.datasets.masks import counts
 from gsplat_train.errors import UserError
 from gsplat_train.scene import Photo
@@ -140,16 +140,92 @@ def test_the_alpha_of_a_photo_is_kept(good):
     assert b.pixels.alpha is None
     np.testing.assert_array_equal(a.pixels.alpha[0, ::10], [255, 128, 0, 0])
     np.testing.assert_array_equal(a.image[0, ::10], [[200, 100, 50], [100, 50, 25], [0, 0, 0], [0, 0, 0]])
-    white = over(a.pixels, (1.0, 1.0, 1.0))
+    white = a.pixels.over((1.0, 1.0, 1.0))
     np.testing.assert_allclose(white[0, 0] * 255, [200, 100, 50])
     np.testing.assert_allclose(white[0, 10] * 255, [227, 177, 152], atol=1)
     np.testing.assert_allclose(white[0, 30], 1)
-    np.testing.assert_array_equal(over(Photo(b.image), (1, 1, 1)), b.image / np.float32(255))
+    np.testing.assert_array_equal(Photo(b.image).over((1, 1, 1)), b.image / np.float32(255))
+
+
+def test_a_photo_of_alpha_255_is_opaque(good):
+    Image.fromarray(np.full((30, 40, 4), 255, np.uint8)).save(good / "images/a.png")
+    lines = []
+    assert load_scene(good, log=lines.append).views[0].pixels.alpha is None
+    assert not any("see-through" in line for line in lines)
+
+
+def test_see_through_photos_are_told(good):
+    make_transparent(good)
+    lines = []
+    load_scene(good, log=lines.append)
+    assert any("1 are see-through" in line and "--alpha-mode" in line for line in lines)
+
+
+def test_alpha_may_be_ignored(good, tmp_path, monkeypatch):
+    """The colours as they stand in the file, also from the cache of undistorted photos."""
+    monkeypatch.setenv("GS_CACHE", str(tmp_path / "cache"))
+    make_transparent(good)
+    photo = load_scene(good, alpha_mode="ignore").views[0].pixels
+    assert photo.alpha is None and photo.mask is None
+    assert (photo.image == [200, 100, 50]).all()
+    files = binary_files([(1, "OPENCV", 40, 30, [50, 52, 19, 16, 0.2, 0, 0, 0])], IMAGES, POINTS)
+    (good / "sparse/0/cameras.bin").write_bytes(files["cameras.bin"])
+    assert load_scene(good).views[0].pixels.alpha is not None
+    for _ in range(2):
+        photo = load_scene(good, alpha_mode="ignore").views[0].pixels
+        assert photo.alpha is None and (photo.image == [200, 100, 50]).all()
+
+
+def cut_out(root, name="a.png", size=(160, 120)):
+    """A white disc on garbage: magenta and black where nothing is seen. The straight pixels as they should be."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    inside = np.hypot(x - 80, y - 60) < 40
+    rgba = np.zeros((size[1], size[0], 4), np.uint8)
+    rgba[x % 2 == 0] = [255, 0, 255, 0]
+    rgba[inside] = 255
+    Image.fromarray(rgba).save(root / "images" / name)
+
+
+@pytest.mark.parametrize("distorted", [False, True])
+def test_cut_out_photos_have_no_fringe(good, distorted):
+    """Reduced and undistorted, a white disc over white is white, whatever stands where nothing is seen."""
+    cut_out(good)
+    if distorted:
+        files = binary_files([(1, "OPENCV", 40, 30, [50, 52, 19, 16, 0.2, 0, 0, 0])], IMAGES, POINTS)
+        (good / "sparse/0/cameras.bin").write_bytes(files["cameras.bin"])
+    for size in (160, 50):
+        photo = load_scene(good, max_size=size, cache=False).views[0].pixels
+        assert photo.image.shape[1] == size and (photo.alpha % 255 > 0).any() == (distorted or size == 50)
+        assert (photo.image <= photo.alpha[:, :, None]).all()
+        assert photo.shown((1.0, 1.0, 1.0)).min() >= 254
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_masks_and_alpha_together(good, inverted):
+    make_transparent(good)
+    put_mask(good / "masks/a.png", *((40, 30), 0, 255) if inverted else ((40, 30),))
+    options = {"invert_masks": inverted}
+    photo = load_scene(good, **options).views[0].pixels  # a mask on top of an alpha
+    np.testing.assert_array_equal(photo.mask, LEFT)
+    np.testing.assert_array_equal(photo.alpha[0, ::10], [255, 128, 0, 0])
+    photo = load_scene(good, mask_mode="transparent", **options).views[0].pixels
+    assert photo.mask is None
+    np.testing.assert_array_equal(photo.alpha[0, ::10], [255, 128, 0, 0])
+    photo = load_scene(good, mask_mode="transparent", alpha_mode="ignore", **options).views[0].pixels
+    assert photo.mask is None
+    np.testing.assert_array_equal(photo.alpha, LEFT)
+    np.testing.assert_array_equal(photo.shown((1.0, 1.0, 1.0))[0, ::10, 2], [50, 50, 255, 255])
+    photo = load_scene(good, mask_mode="transparent", alpha_mode="mask", **options).views[0].pixels
+    np.testing.assert_array_equal(photo.mask, LEFT)  # alpha 128 counts
+    np.testing.assert_array_equal(photo.alpha, LEFT)
+    photo = load_scene(good, alpha_mode="ignore", **options).views[0].pixels
+    np.testing.assert_array_equal(photo.mask, LEFT)
+    assert photo.alpha is None
 
 
 def test_transparent_pixels_may_not_count(good):
     make_transparent(good)
-    photo = load_scene(good, alpha_mode="ignore").views[0].pixels
+    photo = load_scene(good, alpha_mode="mask").views[0].pixels
     assert photo.alpha is None
     np.testing.assert_array_equal(photo.mask, LEFT)
 

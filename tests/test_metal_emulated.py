@@ -41,6 +41,7 @@ from test_gradients import (  # noqa: F401
 from gsplat_train.backends import python
 from gsplat_train.backends.gpu.kernels import KERNELS
 from gsplat_train.backends.gpu.text import body
+from gsplat_train.datasets.decode import dim
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Photo, View
@@ -65,9 +66,10 @@ def photo(width, height):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def seen(mask=None):
+def seen(mask=None, alpha=None):
     """What CAMERA photographed."""
-    return View("view", CAMERA, Photo(photo(40, 36), mask), index=0)
+    image = photo(40, 36) if alpha is None else dim(photo(40, 36), alpha)
+    return View("view", CAMERA, Photo(image, mask, alpha), index=0)
 
 
 def begun(n=150, size=4.0):
@@ -75,20 +77,20 @@ def begun(n=150, size=4.0):
     return rows.start(to_mlx(scene(CAMERA, n, seed=4, size=size)))
 
 
-def train(backend, steps=3, mask=None, **changes):
+def train(backend, steps=3, mask=None, alpha=None, **changes):
     """(arrays by name, sums, result) of the fused stepper, which runs ahead of the host."""
     stepper = backend.stepper(begun())
-    result = take(stepper, seen(mask), steps, **changes)
+    result = take(stepper, seen(mask, alpha), steps, **changes)
     state = stepper.look()
     moments = {f"m {name}": leaf for name, leaf in rows.rows(state.m).items()}
     return rows.rows(state.gaussians) | moments, state.sums, result
 
 
-def assert_generic(backend, mask=None, **changes):
+def assert_generic(backend, mask=None, alpha=None, **changes):
     """Three steps as the generic stepper takes them."""
-    found, sums, result = train(backend, mask=mask, **changes)
+    found, sums, result = train(backend, mask=mask, alpha=alpha, **changes)
     generic = GenericStepper(python, begun())
-    assert result == pytest.approx(take(generic, seen(mask), 3, **changes), rel=1e-4)
+    assert result == pytest.approx(take(generic, seen(mask, alpha), 3, **changes), rel=1e-4)
     state = generic.look()
     for name in Gaussians._fields:
         # Three steps of 1e-3. Adam divides by the gradient's size: where that is rounding, signs differ.
@@ -111,6 +113,28 @@ def test_the_step_of_a_masked_view_is_the_generic_one(backend, kind):
     mask = np.random.default_rng(1).integers(0, 3, (36, 40), dtype=np.uint8)
     mask[:, 25:] = 0
     assert_generic(backend, mask if kind == "some pixels" else 0 * mask)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_step_of_a_see_through_view_is_the_generic_one(backend, masked):
+    rng = np.random.default_rng(2)
+    mask = rng.integers(0, 3, (36, 40), dtype=np.uint8) if masked else None
+    alpha = rng.integers(0, 256, (36, 40), dtype=np.uint8)
+    alpha[:, :10], alpha[:, 30:] = 255, 0
+    assert_generic(backend, mask, alpha, **EVERYTHING)
+
+
+def test_a_see_through_view_before_white_is_the_converted_one(backend):
+    alpha = np.random.default_rng(2).integers(0, 256, (36, 40), dtype=np.uint8)
+    view = seen(alpha=alpha)
+    results = []
+    for photo in (view.pixels, Photo(view.pixels.shown((1.0, 1.0, 1.0)))):
+        stepper = backend.stepper(begun())
+        result = take(stepper, replace(view, photo=photo), 2, background=(1.0, 1.0, 1.0))
+        results.append((result, {name: leaf.copy() for name, leaf in rows.rows(stepper.look().m).items()}))
+    assert results[0][0] == results[1][0]
+    for name, leaf in results[0][1].items():
+        np.testing.assert_array_equal(leaf, results[1][1][name])
 
 
 def test_any_order_of_threads_gives_the_same_bytes():

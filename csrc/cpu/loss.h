@@ -107,8 +107,9 @@ GS_INLINE M16 counting(const LossArgs& args, int row, int x) {
 // a time: photo and picture -> u, v -> maps, and seven rows behind, maps -> gradient. Of each only the last rows are kept, so
 // everything between stays in the second-level cache, however wide or long the strip. The maps of the rows above and below the
 // strip are computed for it alone. A blur goes over columns into lines with margins of zeros, then along these.
-// With a mask, pixels that do not count are zero in u and v, have no maps and get no gradient.
-template <bool kMasked>
+// With a mask, pixels that do not count are zero in u and v, have no maps and get no gradient. With a matte the photo is laid over
+// the background of the render.
+template <bool kMasked, bool kMatte>
 static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* scratch) {
     const PlaneArgs& p = args.planes;
     const Window g;
@@ -137,6 +138,7 @@ static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* sc
     for (float*& line : blurred) line = take(1);
 
     const F16 to_unit = 1.0f / 255.0f, zero = 0.0f;
+    const F16 background = p.background[channel], opaque = 255.0f;
     const F16 ssim_weight = args.ssim_weight, l1_weight = args.l1_weight;
     F16 l1 = zero, ssim = zero;
     int next = row0 - 2 * kReach;  // of u and v
@@ -148,7 +150,10 @@ static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* sc
                 continue;
             }
             for (int x = 0; x < columns; x += 16) {
-                const F16 a = load(image + long(next) * stride + x), b = load_u8(target + long(next) * stride + x) * to_unit;
+                const F16 a = load(image + long(next) * stride + x);
+                F16 photo = load_u8(target + long(next) * stride + x);
+                if constexpr (kMatte) photo += (opaque - load_u8(args.alpha + long(next) * stride + x)) * background;
+                const F16 b = photo * to_unit;
                 F16 both = a + b, difference = a - b;
                 if constexpr (kMasked) {
                     const M16 counts = counting<true>(args, next, x);
@@ -210,8 +215,9 @@ static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* sc
 }
 
 static void loss_strip(LossArgs& args, int channel, int row0, int row1, float* scratch) {
-    if (args.mask) loss_rows<true>(args, channel, row0, row1, scratch);
-    else loss_rows<false>(args, channel, row0, row1, scratch);
+    const auto rows = args.mask ? (args.alpha ? loss_rows<true, true> : loss_rows<true, false>)
+                                : (args.alpha ? loss_rows<false, true> : loss_rows<false, false>);
+    rows(args, channel, row0, row1, scratch);
 }
 
 }  // namespace gs::GS_ISA

@@ -453,13 +453,15 @@ double Pipeline::counting(const uint8_t* mask) const {
     return double(std::max(std::accumulate(rows.begin(), rows.end(), 0L), 1L));
 }
 
-LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask) {
+LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask, const uint8_t* alpha) {
     const Timer timer(stage_seconds[3]);
     const double count = 3.0 * counting(mask);
     LossArgs shared = {};
     shared.planes = planes_;
     shared.target = target;
     shared.mask = mask;
+    const bool black = std::all_of(planes_.background, planes_.background + 3, [](float x) { return x == 0.0f; });
+    shared.alpha = black ? nullptr : alpha;
     shared.v_image = v_image();
     shared.ssim_weight = float(-ssim_lambda / count);
     shared.l1_weight = float((1.0 - ssim_lambda) / count);

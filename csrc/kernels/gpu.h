@@ -56,6 +56,11 @@ GS_FN float visible_reach(float opacity) {
 GS_CONSTANT float kTap0 = 0.266011725f, kTap1 = 0.213005538f, kTap2 = 0.10936069f, kTap3 = 0.0360007721f, kTap4 = 0.00759875814f,
                   kTap5 = 0.00102838008f;
 
+// A photo's number, which is over black, as it is over a background: k and alpha from 0 to 255; the result from 0 to 1.
+GS_FN float laid_over(float k, float alpha, float background) {
+    return (k + (255.0f - alpha) * background) * (1.0f / 255.0f);
+}
+
 // floor(255 x + 0.5) of x in [0, 1], exactly: the sum may round up to the next whole number; NaN gives 0.
 GS_FN float eight_bits(float x) {
     const float clipped = x > 0.0f ? min(x, 1.0f) : 0.0f, k = floor(fma(255.0f, clipped, 0.5f));

@@ -54,7 +54,9 @@ for (uint o = 0; o < 4; ++o) {
     const int px = left + int(col), py = top + int(row + o);
     if (px < width && py < height) {
         const uint p = 3 * uint(py * width + px) + channel;
-        const float x = image[p], y = float(target[p]) * (1.0f / 255.0f);
+        float y = float(target[p]) * (1.0f / 255.0f);
+        if (MATTE) y = laid_over(float(target[p]), float(matte[p / 3]), settings[kBackground + int(channel)]);
+        const float x = image[p];
         const float sign = x > y ? 1.0f : x < y ? -1.0f : 0.0f;
         const float v = settings[kSsimWeight] * (d[0][o] + 2.0f * x * d[1][o] + y * d[2][o]) + settings[kL1Weight] * sign;
         v_image[p] = !MASK || mask[py * width + px] != 0 ? v : 0.0f;

@@ -3,6 +3,7 @@
 // With blurred moments mu = G*x, nu = G*y, s = G*x^2 - mu^2, t = G*y^2 - nu^2, c = G*xy - mu nu:
 // SSIM = A B / (C D), A = 2 mu nu + C1, B = 2 c + C2, C = mu^2 + nu^2 + C1, D = s + t + C2. Zeros lie around the picture.
 // With MASK, pixels that do not count are zeros in both pictures too, and have no SSIM and no derivatives.
+// With MATTE the photo is laid over the render's background; `loss` does the same.
 // A thread blurs four neighbours at once: what it reads from threadgroup memory serves them all.
 threadgroup float xs[26 * 43];  // 43: rows begin in other banks
 threadgroup float ys[26 * 43];
@@ -20,7 +21,9 @@ for (uint i = tid; i < 26 * 42; i += 128) {
     const bool inside = px >= 0 && px < width && py >= 0 && py < height && (!MASK || mask[py * width + px] != 0);
     const uint p = inside ? 3 * uint(py * width + px) + channel : 0;
     xs[43 * row + col] = inside ? image[p] : 0.0f;
-    ys[43 * row + col] = inside ? float(target[p]) * (1.0f / 255.0f) : 0.0f;
+    float y = inside ? float(target[p]) * (1.0f / 255.0f) : 0.0f;
+    if (MATTE && inside) y = laid_over(float(target[p]), float(matte[p / 3]), settings[kBackground + int(channel)]);
+    ys[43 * row + col] = y;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 for (uint i = tid; i < 26 * 8; i += 128) {

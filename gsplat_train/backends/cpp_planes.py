@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photos and masks as the native code reads them: a plane a channel, rows padded with zeros."""
+"""Photos, masks and alpha as the native code reads them: a plane a channel, rows padded with zeros."""
 
 from __future__ import annotations
 
@@ -21,4 +21,12 @@ def mask_plane(mask: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     plane = np.zeros(_csrc.plane_shape(width, height), np.uint8)
     plane[:height, :width] = mask > 0
+    return plane
+
+
+def alpha_plane(alpha: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] -> [rows, stride], padded with 255: no background shows beyond the picture."""
+    height, width = alpha.shape
+    plane = np.full(_csrc.plane_shape(width, height), 255, np.uint8)
+    plane[:height, :width] = alpha
     return plane

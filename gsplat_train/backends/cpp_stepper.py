@@ -16,7 +16,7 @@ from ..training.crew import ALONE, in_order
 from ..training.plan import Statistics, StepPlan
 from ..training.protocol import Bounds, StepResult, T
 from ..training.rows import SUMS, HostPopulation, Population, Room, TrainState, zero_sums
-from .cpp_planes import mask_plane, photo_planes
+from .cpp_planes import alpha_plane, mask_plane, photo_planes
 from .kept import Kept
 
 PHOTO_BYTES = 4 << 30
@@ -129,9 +129,10 @@ def _shot(view: View) -> tuple[Any, int]:
     camera, photo = view.camera, view.pixels
     planes = photo_planes(photo.image)
     mask = None if photo.mask is None else mask_plane(photo.mask)
+    alpha = None if (matte := photo.matte) is None else alpha_plane(matte)
     viewmat, K = (np.ascontiguousarray(matrix, np.float32) for matrix in (camera.viewmat, camera.K))
-    shot = _csrc.Shot(viewmat, K, camera.width, camera.height, planes, mask)
-    return shot, planes.nbytes + (0 if mask is None else mask.nbytes)
+    shot = _csrc.Shot(viewmat, K, camera.width, camera.height, planes, mask, alpha)
+    return shot, sum(plane.nbytes for plane in (planes, mask, alpha) if plane is not None)
 
 
 def _in_place(*trees: Gaussians) -> list[list[np.ndarray]]:

@@ -55,7 +55,7 @@ def render_views(
         for done, view in enumerate(views, 1):
             frame = shoot(model.gaussians, view.camera, stages, look)
             photo = None if view.photo is None else view.photo.decode()
-            pixels, mask = (None, None) if photo is None else (photo.image, photo.mask)
+            pixels, mask = (None, None) if photo is None else (photo.shown(look.background), photo.mask)
             score = stages.score(frame.image, pixels, mask)
             path = folder / names[view.name]
             if not np.isnan(score.psnr):

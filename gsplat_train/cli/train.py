@@ -60,6 +60,13 @@ def train(
     invert_masks: Annotated[
         bool | None, typer.Option("--invert-masks", help="Black is what counts in a mask.")
     ] = None,
+    alpha_mode: Annotated[
+        Literal["transparent", "mask", "ignore"] | None,
+        typer.Option(help="What photos' alpha is: see-through, a mask, nothing."),
+    ] = None,
+    background: Annotated[
+        Literal["black", "white", "random"] | None, typer.Option(help="Behind the splats.")
+    ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust", help="Train on what the check of the scene refuses.")
     ] = None,
@@ -135,6 +142,8 @@ def train(
         "fov": fov,
         "mask_mode": mask_mode,
         "invert_masks": invert_masks,
+        "alpha_mode": alpha_mode,
+        "background": background,
         "trust": trust,
     }
     if write is not None:

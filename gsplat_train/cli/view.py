@@ -63,7 +63,7 @@ def view(
     def render(wish: Wish) -> np.ndarray:
         return picture_of(gaussians, wish.camera, wish, stages, look)
 
-    server = Server(studio, at, lambda: shown | title, state, lambda index: photo_jpeg(views, index))
+    server = Server(studio, at, lambda: shown | title, state, lambda index: photo_jpeg(views, index, ground))
     report.release()
     say(f"{server}; Ctrl-C ends it")
     if open_:

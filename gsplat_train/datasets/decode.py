@@ -69,16 +69,18 @@ def header(path: Path, ask: Callable[[int, int], bool]) -> tuple[int, int, bool]
         raise UserError(f"photo {path} is not a picture pillow can read; {REMEDY}") from error
 
 
-def pixels(picture: Image.Image, path: Path, turn: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+def pixels(
+    picture: Image.Image, path: Path, turn: bool = False, bare: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
     """[H, W, 3] uint8, over black where it is transparent, and alpha [H, W] uint8; None: opaque everywhere.
 
-    turn: as the EXIF tag says.
+    turn: as the EXIF tag says. bare: the colours as they stand in the file, whatever alpha says, and no alpha.
     """
     try:
         picture.load()
         if turn:
             picture = ImageOps.exif_transpose(picture)
-        return _to_rgb(picture)
+        return _to_rgb(picture, bare)
     except UserError as error:
         raise UserError(f"photo {path}: {error}") from None
     except MemoryError:
@@ -87,7 +89,7 @@ def pixels(picture: Image.Image, path: Path, turn: bool = False) -> tuple[np.nda
         raise UserError(f"photo {path} is damaged ({error}); {REMEDY}") from error
 
 
-def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def _to_rgb(picture: Image.Image, bare: bool) -> tuple[np.ndarray, np.ndarray | None]:
     if picture.mode.startswith("I"):  # 16 bits a pixel; pillow's own conversion would clip at 255
         grey = np.rint(np.clip(np.asarray(picture, np.float64) / 257, 0, 255)).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2), None
@@ -96,6 +98,8 @@ def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     if picture.has_transparency_data:
         rgba = np.asarray(picture.convert("RGBA"))
         alpha = rgba[:, :, 3]
+        if bare:
+            return rgba[:, :, :3].copy(), None
         if alpha.min() < 255:
             return dim(rgba[:, :, :3], alpha), alpha.copy()
     return np.array(picture.convert("RGB")), None

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -74,14 +73,14 @@ class FilePhoto:
         width, height = self.out or self.size
         name = None
         if self.warp and self.use_cache:
-            settings = repr((CACHE_VERSION, self.size, self.turn, self.warp, width, height))
-            name = cache.key(data, settings)
+            settings = (CACHE_VERSION, self.size, self.turn, self.warp, width, height)
+            name = cache.key(data, repr((*settings, "bare") if self._bare else settings))
             if (kept := cache.read(name, (height, width))) is not None:
                 return self._finished(kept), True
         if self.warp and self.warp.wraps:
-            picture = _panorama(self.path, self.path.stat().st_mtime_ns, self.turn, *self.size)
+            picture = _panorama(self.path, self.path.stat().st_mtime_ns, self.turn, self._bare, *self.size)
         else:
-            image, alpha = pixels(open_picture(self.path, data), self.path, self.turn)
+            image, alpha = pixels(open_picture(self.path, data), self.path, self.turn, self._bare)
             picture = _reduced(image if alpha is None else np.dstack([image, alpha]), *self.size)
         if self.warp:
             picture = resample(picture, self.warp, width, height)
@@ -93,15 +92,24 @@ class FilePhoto:
         """The photo with the masks that apply to it."""
         image, alpha = picture, None
         if picture.shape[2] == 4:
-            image, alpha = np.ascontiguousarray(picture[:, :, :3]), picture[:, :, 3].copy()
+            alpha = picture[:, :, 3].copy()
+            image = np.minimum(
+                picture[:, :, :3], alpha[:, :, None]
+            )  # filters overshoot, each plane on its own
+        solid = None
+        if self.alpha_mode == "mask" and alpha is not None:
+            solid, alpha = np.where(alpha >= masks.HALF, 255, 0).astype(np.uint8), None
         mask = self._mask()
         if self.mask_mode == "transparent" and mask is not None and self.mask is not None:
             image, alpha = dim(image, mask), mask if alpha is None else np.minimum(alpha, mask)
             mask = self._uncovered()
-        if self.alpha_mode == "ignore" and alpha is not None:
-            solid = np.where(alpha >= masks.HALF, 255, 0).astype(np.uint8)
-            mask, alpha = solid if mask is None else np.minimum(mask, solid), None
+        if solid is not None:
+            mask = solid if mask is None else np.minimum(mask, solid)
         return Photo(image, mask, alpha)
+
+    @property
+    def _bare(self) -> bool:
+        return self.alpha_mode == "ignore"
 
     def _mask(self) -> np.ndarray | None:
         if self.mask is None:
@@ -137,15 +145,6 @@ def _stamp(path: Path) -> tuple[str, ...]:
     )
 
 
-def over(photo: Photo, background: np.ndarray | Sequence[float]) -> np.ndarray:
-    """The photo [H, W, 3] float32, 0 to 1, over a background colour [3]: `image` is over black already."""
-    image = photo.image.astype(np.float32) / 255
-    if photo.alpha is None:
-        return image
-    through = 1 - photo.alpha[:, :, None].astype(np.float32) / 255
-    return image + through * np.asarray(background, np.float32)
-
-
 def same_shape(width: int, height: int, other_width: int, other_height: int) -> bool:
     """Whether one size is the other resized, each side rounded to whole pixels."""
     ratio = (width / other_width) / (height / other_height)
@@ -165,7 +164,7 @@ def _reduced(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _panorama(path: Path, stamp: int, turn: bool, width: int, height: int) -> np.ndarray:
+def _panorama(path: Path, stamp: int, turn: bool, bare: bool, width: int, height: int) -> np.ndarray:
     """A reduced panorama, decoded once for its six sides."""
-    image, alpha = pixels(open_picture(path, read(path)), path, turn)
+    image, alpha = pixels(open_picture(path, read(path)), path, turn, bare)
     return _reduced(image if alpha is None else np.dstack([image, alpha]), width, height)

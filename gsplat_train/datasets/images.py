@@ -24,7 +24,7 @@ from ..machine import budget, give_back, resident_bytes
 from ..scene import Camera, Photo, View
 from . import cache, masks, photo_store
 from .decode import decode, header
-from .file_photo import FilePhoto, over, same_shape
+from .file_photo import FilePhoto, same_shape
 from .files import shorten
 from .lenses import PANORAMA, Lens
 from .options import LoadOptions
@@ -38,7 +38,6 @@ __all__ = [
     "decode",
     "load_photos",
     "load_views",
-    "over",
     "same_shape",
     "with_masks",
 ]
@@ -268,7 +267,9 @@ def _report(
         side = sides[0].views[0].camera.width
         log(f"photos: {len(sides)} panoramas, each cut into {len(SIDES)} views of {side}x{side}")
     if transparent := sum(item.transparent for item in loaded):
-        log(f"photos: {transparent} are partly transparent and were laid over black")
+        log(
+            f"photos: {transparent} are see-through: they are laid over the render's background (--alpha-mode)"
+        )
     if (counted := float(np.mean([item.counted for item in loaded] or [1.0]))) < 1:
         log(f"photos: {100 * counted:.0f} % of their pixels count")
         if empty := [item.views[0].name for item in loaded if not item.counted]:

@@ -18,7 +18,7 @@ def _unseen(what: str, done: int, total: int) -> None:
 
 
 MASK_MODES = ("ignore", "transparent", "off")
-ALPHA_MODES = ("transparent", "ignore")
+ALPHA_MODES = ("transparent", "mask", "ignore")
 FOV_RANGE = (10.0, 150.0)  # degrees
 
 
@@ -30,7 +30,8 @@ class LoadOptions:
     fov: float = 0.0  # degrees that the longer side spans after undistortion; 0: what fills the picture
     mask_mode: str = "ignore"  # masked pixels do not count; transparent: they are see-through; off: no masks
     invert_masks: bool = False  # black is what counts in a mask
-    alpha_mode: str = "transparent"  # of photos with alpha; ignore: see-through pixels do not count
+    alpha_mode: str = "transparent"  # of photos with alpha: see-through; mask: pixels that are do not count;
+    # ignore: the colours as they are in the file
     cache: bool = True  # keep undistorted photos on disk, and decoded ones that are larger than memory
     memory: int = 0  # bytes that the process may take in all; 0: a share of what is free
     trust: bool = False  # train on what the check of cameras, photos and points would refuse

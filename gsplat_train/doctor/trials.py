@@ -40,7 +40,7 @@ PUBLISHED = "BENCHMARKS.md has 128 it/s for cpp on 2 cores of a Zen 4 (Fern), 4,
 
 
 def step(backend: Backend) -> Finding:
-    """Three fused steps, masks, noise, sums and regularisers in use, beside three generic ones of the reference."""
+    """Three fused steps, everything in use that a step may have, beside three generic ones of the reference."""
     name = "fused step"
     ours, theirs = start(_splats(60)), start(_splats(60))
     fused = backend.stepper(ours)
@@ -165,13 +165,17 @@ def _splats(n: int) -> Gaussians:
 
 
 def _noise_view(width: int, height: int, masked: bool = True) -> View:
-    """A camera at the origin; the photo is noise, of which with a mask the left two thirds count."""
+    """A camera at the origin; the photo is noise, of which with a mask the left two thirds count, and half of these
+    are see-through.
+    """
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     mask = np.zeros((height, width), np.uint8)
     mask[:, : 2 * width // 3] = 1
+    alpha = np.full((height, width), 255, np.uint8)
+    alpha[::2] = image[::2].max(axis=2)  # the image is over black: no channel is above it
     K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]])
     camera = Camera(np.eye(4), K, width, height)
-    return replace(View("noise", camera, Photo(image, mask if masked else None)), index=0)
+    return replace(View("noise", camera, Photo(image, mask, alpha) if masked else Photo(image)), index=0)
 
 
 def _digest(gaussians: Gaussians) -> str:

@@ -2,7 +2,8 @@
 """How well Gaussians show the views of a scene: usable on any model.
 
 The backend scores as evaluate/metrics.py defines it, the render rounded to 8 bits against the uint8 photo; the
-means are over views, at all SH degrees. A view of whose mask no pixel counts has no score.
+means are over views, at all SH degrees. A photo that is see-through lies over the render's background. A view of
+whose mask no pixel counts has no score.
 """
 
 from __future__ import annotations
@@ -35,13 +36,11 @@ def measure(
 
     `each` gets every view with its render [H, W, 3] uint8. gaussians and views are in one frame.
     """
-    scores = {}
+    scores, ground = {}, BACKGROUNDS[background]
     for view in views:
-        out = render(
-            gaussians, view.camera, backend, background=BACKGROUNDS[background], antialiased=antialiased
-        )
+        out = render(gaussians, view.camera, backend, background=ground, antialiased=antialiased)
         photo = None if view.photo is None else view.photo.decode()
-        pixels, mask = (None, None) if photo is None else (photo.image, photo.mask)
+        pixels, mask = (None, None) if photo is None else (photo.shown(ground), photo.mask)
         score = backend.score(out.image, pixels, mask)
         if not np.isnan(score.psnr):
             scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}

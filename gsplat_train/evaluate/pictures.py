@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..scene import View
 from ..storage import atomic_write
 
 ERROR_GAIN = 4.0  # the preview shows errors brighter by this
@@ -25,9 +24,8 @@ SHEET_ROWS = 12  # views on one sheet
 CAPTION = 18  # pixels
 
 
-def write_preview(path: Path, view: View, picture: np.ndarray) -> None:
+def write_preview(path: Path, photo: np.ndarray, picture: np.ndarray) -> None:
     """A PNG of the photo, the render and their difference, side by side."""
-    photo = view.pixels.image
     write_png(path, np.concatenate([photo, picture, error_of(photo, picture)], axis=1))
 
 

@@ -36,7 +36,7 @@ def not_finite(state: TrainState) -> list[str]:
     ]
 
 
-def psnr_of_one_colour(views: Sequence[View]) -> float:
+def psnr_of_one_colour(views: Sequence[View], background: Sequence[float] = (0.0, 0.0, 0.0)) -> float:
     """The PSNR, in dB, of pictures that show each photo's mean colour everywhere: the mean over the views."""
-    errors = [(view.pixels.image / 255.0).var(axis=(0, 1)).mean() for view in views]
+    errors = [(view.pixels.shown(background) / 255.0).var(axis=(0, 1)).mean() for view in views]
     return float(np.mean([-10 * np.log10(max(error, 1e-10)) for error in errors]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from ..evaluate.measure import measure
+from ..evaluate.measure import BACKGROUNDS, measure
 from ..evaluate.pictures import write_preview
 from ..machine import processor
 from ..scene import View
@@ -82,7 +82,7 @@ class Evaluation:
             return
         name = str(PurePosixPath(view.name).with_suffix("")).replace("/", "_")
         path = trainer.run.previews / file_name(f"test_{name}", f"_{trainer.step:07d}.png")
-        write_preview(path, view, picture)
+        write_preview(path, view.pixels.shown(BACKGROUNDS[trainer.config.background]), picture)
 
     def _summary(self) -> dict[str, Any]:
         """What metrics.json says beside the scores."""
@@ -130,7 +130,8 @@ class Evaluation:
         trainer, counts = self.trainer, self.trainer.counts
         if trainer.step < max(trainer.config.steps / 10, FLAT_STEPS) or counts.get("warned_flat"):
             return
-        flat = psnr_of_one_colour(self._some_training_views())
+        ground = BACKGROUNDS[trainer.config.background]
+        flat = psnr_of_one_colour(self._some_training_views(), ground)
         if psnr < flat:
             counts["warned_flat"] = True
             trainer.message(

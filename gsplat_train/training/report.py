@@ -24,6 +24,7 @@ from PIL import Image
 from .. import config as config_module
 from ..config import Config, configure
 from ..errors import UserError
+from ..evaluate.measure import BACKGROUNDS
 from ..evaluate.pictures import reduced
 from ..machine import processor
 from ..model.opening import upright
@@ -72,7 +73,8 @@ class Report(Callback):
         if view.photo is None or (held and view.name not in held):
             return
         if view.name not in self.photos:
-            self.photos[view.name] = _jpeg(view.pixels.image)
+            photo = view.pixels.shown(BACKGROUNDS[trainer.config.background])
+            self.photos[view.name] = _jpeg(photo)
         self.pictures[view.name] = (self.photos[view.name], _jpeg(picture))
 
     def evaluated(self, trainer: Trainer, metrics: dict[str, Any]) -> None:

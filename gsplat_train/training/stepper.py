@@ -20,7 +20,7 @@ from ..backends.python import adam as scaled_adam
 from ..model.gaussians import Gaussians
 from ..model.quaternions import rotate
 from ..renderer import render
-from ..scene import View
+from ..scene import Photo, View
 from .crew import ALONE, in_order
 from .draws import NOISE, Key, hashed
 from .objective import Objective, Seen
@@ -123,7 +123,7 @@ class GenericStepper:
         groups, and (radii, gradients of the means on the screen, absolute ones).
         """
         state, photo = self.state, view.pixels
-        target = mx.array(photo.image)
+        target = _target(photo, plan.background)
         mask = None if photo.mask is None else mx.array(photo.mask)
         groups = self.objective.groups
 
@@ -181,6 +181,12 @@ def _counted(view: View, radii: mx.array, v_means2d: mx.array, v_absgrad: mx.arr
         array[visible] = np.linalg.norm(np.asarray(v)[visible] * half, axis=1)
     counted[-1] = visible
     return list(counted)
+
+
+def _target(photo: Photo, background: tuple[float, float, float]) -> mx.array:
+    """What the render shall be: the photo over the render's own background; uint8 where that makes no difference."""
+    plain = photo.matte is None or not any(background)
+    return mx.array(photo.image if plain else photo.over(background))
 
 
 # The noise, Adam and the sums stand here in NumPy and MLX, in csrc/cpu/update.h and in csrc/kernels/update.metal:

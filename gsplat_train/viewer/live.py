@@ -101,7 +101,7 @@ class Live(Callback):
     def photo(self, index: int) -> bytes | None:
         """A JPEG of a view's photo; for the server's threads."""
         assert self.trainer is not None
-        return photo_jpeg(self.trainer.scene.views, index)
+        return photo_jpeg(self.trainer.scene.views, index, BACKGROUNDS[self.trainer.config.background])
 
     def _pause(self, trainer: Trainer) -> None:
         """Renders and waits until training is to go on; the time does not count as training's."""
@@ -123,12 +123,14 @@ class Live(Callback):
         self.studio.fulfil(render)
 
 
-def photo_jpeg(views: Sequence[View], index: int) -> bytes | None:
-    """A JPEG of the photo of view number `index`; None where there is none."""
+def photo_jpeg(views: Sequence[View], index: int, background: Sequence[float]) -> bytes | None:
+    """A JPEG of the photo of view number `index`, over the background; None where there is none."""
     if not 0 <= index < len(views) or views[index].photo is None:
         return None
     file = io.BytesIO()
-    Image.fromarray(reduced(views[index].pixels.image, PHOTO_WIDTH)).save(file, "JPEG", quality=85)
+    Image.fromarray(reduced(views[index].pixels.shown(background), PHOTO_WIDTH)).save(
+        file, "JPEG", quality=85
+    )
     return file.getvalue()
 
 

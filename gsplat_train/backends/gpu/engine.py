@@ -278,7 +278,7 @@ class Engine:
             return _reference_loss(image, target, ssim_lambda, mask)
         height, width, _ = image.shape
         sizes = Sizes(1, 0, width, height, 8)
-        photo, counting, masked = target.reshape(-1), None, (mask is not None,)
+        photo, counting, template = target.reshape(-1), None, (mask is not None, False)
         counts = photo
         if mask is not None:
             check_mask(mask, image)
@@ -292,10 +292,10 @@ class Engine:
         # The value and its gradient come from one pass; l1 and ssim are for the log and pass no gradient.
         @mx.custom_function
         def loss(image: mx.array) -> tuple[mx.array, mx.array]:
-            pictures = [image.reshape(-1), photo, counts]
-            maps, partials = self.run("ssim", sizes, [*pictures, size_array], masked)
+            pictures = [image.reshape(-1), photo, counts, photo]
+            maps, partials = self.run("ssim", sizes, [*pictures, settings, size_array], template)
             inputs = [*pictures, maps, partials, settings, size_array]
-            v_image, values = self.run("loss", sizes, inputs, masked)
+            v_image, values = self.run("loss", sizes, inputs, template)
             return values, v_image
 
         @loss.vjp

@@ -90,8 +90,9 @@ _SETTINGS = "settings float32 32;"
 _TILES = "ids int32 capacity; offsets int32 tiles + 1; buckets uint32 tiles + 1;"
 _PARAMS = "params float32 14 * n; shn float32 bands;"
 _SPLATS = "records float32 8 * n;"
-# mask: 0 where a pixel does not count. Without MASK it is not read, and may be any array of uint8.
+# mask: 0 where a pixel does not count; matte: how opaque the photo is. Without MASK, MATTE: any array, not read.
 _PICTURES = "image float32 3 * area; target uint8 3 * area; mask uint8 area;"
+_MATTED = _PICTURES + "matte uint8 area;"
 _SEEN = "radii int32 2 * n; colours float32 4 * n;"
 
 KERNELS = {
@@ -169,19 +170,19 @@ KERNELS = {
         ),
         KernelSpec(
             "ssim",
-            _arrays(_PICTURES + _SIZES),
+            _arrays(_MATTED + _SETTINGS + _SIZES),
             _arrays("maps float32 9 * area; partials float32 6 * blocks"),
             128,
             "3 * blocks",
-            template=("MASK",),
+            template=("MASK", "MATTE"),
         ),
         KernelSpec(
             "loss",
-            _arrays(_PICTURES + "maps float32 9 * area; partials float32 6 * blocks;" + _SETTINGS + _SIZES),
+            _arrays(_MATTED + "maps float32 9 * area; partials float32 6 * blocks;" + _SETTINGS + _SIZES),
             _arrays("v_image float32 3 * area; loss float32 8"),
             128,
             "3 * blocks",
-            template=("MASK",),
+            template=("MASK", "MATTE"),
         ),
         KernelSpec(
             "score",

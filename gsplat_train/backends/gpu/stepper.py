@@ -134,7 +134,7 @@ class Ahead:
             steps = self.journal[self.launched : self.launched + BATCH]
             first = self.first_step + self.launched + 1
             shots = [(view, plan, self.photos.get(view.key, partial(_photo, view))) for view, plan in steps]
-            rows = [self._settings(plan, shot[2], first + i) for i, (_, plan, shot) in enumerate(shots)]
+            rows = [self._settings(plan, shot[-1], first + i) for i, (_, plan, shot) in enumerate(shots)]
             table = mx.array(np.stack(rows))
             for i, (view, plan, shot) in enumerate(shots):
                 self._launch(view, plan, shot, table[i])
@@ -150,11 +150,15 @@ class Ahead:
         width, height = camera.width, camera.height
         sizes = Sizes(self.n, self.rest, width, height, engine.capacity(width, height))
         size_array = engine.sizes(sizes, plan.sh_degree, plan.antialiased)
-        photo, mask, _ = shot
+        photo, mask, matte, _ = shot
+        if not any(plan.background):
+            matte = None  # the photo is over black already
         camera_data = self.cameras.get(view.key, lambda: (camera_array(camera.viewmat, camera.K), CAMERA))
-        inputs = (camera_data, photo, photo if mask is None else mask, settings, size_array)
+        hides = [photo if plane is None else plane for plane in (mask, matte)]  # what is not used is not read
+        inputs = (camera_data, photo, *hides, settings, size_array)
         absgrad = plan.statistics is Statistics.ABSGRADIENTS
-        step = engine.compiled(_kernels_of_a_step, sizes, absgrad, wanted, mask is not None)
+        planes = (mask is not None, matte is not None)
+        step = engine.compiled(_kernels_of_a_step, sizes, absgrad, wanted, planes)
         trees, results = step(
             (self.params, self.m, self.v), (self.status, self.flags, self.stats if wanted else None), inputs
         )
@@ -243,15 +247,18 @@ def _kernels_of_a_step(
     sizes: Sizes,
     absgrad: bool,
     wanted: bool,
-    masked: bool,
+    planes: tuple[bool, bool],
     trees: Any,
     carried: Any,
     inputs: Any,
 ) -> Any:
-    """The kernels, in order. trees: parameters, m, v, each in two arrays; what they are after the step."""
+    """The kernels, in order. trees: parameters, m, v, each in two arrays; what they are after the step.
+
+    planes: whether the photo has a mask, and a matte.
+    """
     (params, shn), (m, m_shn), (v, v_shn) = trees
     status, flags, stats = carried
-    camera_data, photo, mask, settings, size_array = inputs
+    camera_data, photo, mask, matte, settings, size_array = inputs
     run = engine.run
     records, radii, counters = run("project", sizes, [params, camera_data, size_array])
     (colours,) = run("colour", sizes, [params, shn, radii, camera_data, size_array])
@@ -260,9 +267,9 @@ def _kernels_of_a_step(
     image, final_t, checkpoints, used = run(
         "forward", sizes, [records, colours, *binned, settings, size_array]
     )
-    pictures = [image, photo, mask if masked else photo]  # of a kernel without MASK the third is not read
-    maps, partials = run("ssim", sizes, [*pictures, size_array], (masked,))
-    v_image, loss = run("loss", sizes, [*pictures, maps, partials, settings, size_array], (masked,))
+    pictures = [image, photo, mask, matte]
+    maps, partials = run("ssim", sizes, [*pictures, settings, size_array], planes)
+    v_image, loss = run("loss", sizes, [*pictures, maps, partials, settings, size_array], planes)
     rasterized = [records, colours, *binned, lists["slots"], lists["bucket_tiles"], used, checkpoints]
     (grads,) = run(
         "backward", sizes, [*rasterized, image, final_t, v_image, final_t, size_array], (False, absgrad)
@@ -346,19 +353,27 @@ class GpuStepper:
     def _empty(self, view: View, plan: StepPlan) -> StepResult:
         """A step of no Gaussians: the background is all there is."""
         photo = view.pixels
-        target, mask = mx.array(photo.image), None if photo.mask is None else mx.array(photo.mask)
+        target, mask = (
+            mx.array(photo.over(plan.background)),
+            None if photo.mask is None else mx.array(photo.mask),
+        )
         image = mx.broadcast_to(mx.array(plan.background), target.shape)
         values = self.engine.photometric_loss(image, target, plan.ssim_lambda, mask)
         self.state.step += 1
         return _result(mx.stack([*values]))
 
 
-def _photo(view: View) -> tuple[tuple[mx.array, mx.array | None, int], int]:
-    """(uint8 [3 H W], the mask uint8 [H W] or None, pixels that count) of a view on the device, and their bytes."""
+def _photo(view: View) -> tuple[tuple[mx.array, mx.array | None, mx.array | None, int], int]:
+    """(uint8 [3 H W], the mask and the matte uint8 [H W] or None, pixels that count) of a view on the device, and
+    their bytes.
+    """
     photo = view.pixels
     pixels = on_device(mx.array(np.ascontiguousarray(photo.image).reshape(-1)))
-    if photo.mask is None:
-        return (pixels, None, photo.image.shape[0] * photo.image.shape[1]), photo.image.nbytes
-    counts = (photo.mask > 0).astype(np.uint8)
-    mask = on_device(at_least_eight(mx.array(counts.reshape(-1))))
-    return (pixels, mask, int(counts.sum())), photo.image.nbytes + counts.nbytes
+    counts = None if photo.mask is None else (photo.mask > 0).astype(np.uint8)
+    mask, matte = (
+        None if plane is None else on_device(at_least_eight(mx.array(plane.reshape(-1))))
+        for plane in (counts, photo.matte)
+    )
+    counting = photo.image.shape[0] * photo.image.shape[1] if counts is None else int(counts.sum())
+    size = sum(plane.nbytes for plane in (photo.image, counts, photo.matte) if plane is not None)
+    return (pixels, mask, matte, counting), size
