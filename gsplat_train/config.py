@@ -7,6 +7,7 @@ type and range. What an owner owns is a table of its name there, `mcmc.grow_rate
 `grow_rate` for the strategy in use. Sources: [3DGS] Kerbl et al. 2023 and its code, [gsplat] gsplat's trainer,
 [MCMC] Kheradmand et al. 2024, [splatfacto] nerfstudio's. "step" counts the views trained on, the first is 1; a step of
 the optimiser is over `batch` of them.
+The defaults suit the default number of steps; in shorter runs those that `lengths` names follow, unless given.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from . import registry
+from . import lengths, registry
 from .errors import UserError
 from .settings import checked, choice, names, number, size
 from .storage import home_expanded
@@ -250,11 +251,12 @@ def is_builtin(scene: str) -> bool:
     return path is not None and read(path).get("scene") == scene
 
 
-def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Mapping[str, Any]] = ()) -> Config:
+def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] = ()) -> Config:
     """The settings for a scene, a built-in's name or a folder: defaults, then its own, then those of the
-    files given, then those given by name. A scene given here always wins over a file's.
+    files given, then those given by name. A scene given here always wins over a file's. What nobody gave
+    follows the number of steps.
     """
-    chosen: list[Path | Mapping[str, Any]] = []
+    chosen: list[Path] = []
     if is_builtin(scene):
         layer = find(scene)
         assert layer is not None
@@ -265,8 +267,32 @@ def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Mappin
             wrong = "is not a folder" if folder.exists() else "is not there"
             raise UserError(f"scene {scene} {wrong}; give a folder or one of {', '.join(builtin_scenes())}")
         scene = str(folder.resolve())
-    own = [{key: value for key, value in layer.items() if key != "scene"} for layer in files_given]
-    return load([*chosen, *own, {"scene": scene}], given)
+    config = load([*chosen, *files_given, {"scene": scene}], given)
+    brought: dict[str, Any] = {}
+    fixed = set(given)
+    for path in (*chosen, *files_given):
+        if path in files():
+            brought |= read(path)
+        else:
+            fixed |= read(path).keys()
+    return fitted(config, fixed, brought)
+
+
+def fitted(config: Config, given: Collection[str], brought: Mapping[str, Any] | None = None) -> Config:
+    """`config` with what depends on the length made to suit a run that is shorter than its settings are for.
+
+    given: settings that stay. brought: by a configuration of the program; they suit its steps, and in runs of
+    these and more nothing changes. All others are the defaults', which suit the default steps.
+    """
+    brought = brought or {}
+    length = brought.get("steps", Config.steps)
+    if config.horizon >= length:
+        return config
+    fixed, own = ({key.rpartition(".")[2] for key in keys} for keys in (given, brought))
+    homes = {name: length if name in own else Config.steps for name in lengths.NAMES if name not in fixed}
+    values = {name: value_of(config, name) for name in lengths.NAMES}
+    known = {name: value for name, value in values.items() if value is not None}
+    return changed(config, lengths.shortened(known, config.horizon, homes))
 
 
 # ---- whose settings ----

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings: what wins, what is refused and how, and that a run's config.toml brings them all back."""
 
+import itertools
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from gsplat_train import config
+from gsplat_train import config, lengths
 from gsplat_train.config import Config
 from gsplat_train.errors import UserError
 
@@ -161,3 +162,39 @@ def test_a_changed_configuration_keeps_the_rest() -> None:
     before = config.load([], {"strategy": "adc", "reset_every": 10, "seed": 3})
     after = config.changed(before, config.check({"min_opacity": 0.1, "steps": 9}, "test"))
     assert (after.own.reset_every, after.own.min_opacity, after.seed, after.steps) == (10, 0.1, 3, 9)
+
+
+def test_what_depends_on_the_length_follows_it_unless_given(tmp_path):
+    def of(steps=None, *files, **given):
+        settings = config.configure(str(tmp_path), given | ({} if steps is None else {"steps": steps}), files)
+        return {name: config.value_of(settings, name) for name in lengths.NAMES}
+
+    usual = {name: config.value_of(config.load(), name) for name in lengths.NAMES}
+    assert of() == of(30_000) == of(50_000) == usual
+    short = of(200)
+    assert short["init_scale"] == 0.6 and short["sh_interval"] == short["refine_start"] == 20
+    assert short["lr_means_end"] == pytest.approx(0.1 * short["lr_means"])
+    assert all(short[name] != usual[name] for name in usual)
+    for few, more in itertools.pairwise((1, 20, 200, 1000, 3000, 7000, 30_000)):
+        before, after = of(few), of(more)
+        assert all(before[name] >= after[name] for name in lengths.POWERS)
+        assert all(before[name] <= after[name] for name in lengths.IN_STEPS)
+    assert of(200, init_scale=0.1) == short | {"init_scale": 0.1}
+    assert of(200, **{"mcmc.refine_start": 50}) == short | {"refine_start": 50}
+    assert of(200, lr_means=1e-5)["lr_means_end"] == usual["lr_means_end"]  # never above what was given ...
+    file = tmp_path / "own.toml"
+    file.write_text("steps = 200\nsh_interval = 0\n")
+    assert of(None, file) == short | {"sh_interval": 0}
+    assert of(200, strategy="adc")["init_scale"] == 1.0  # which it brings
+
+
+@pytest.mark.parametrize("name", ["demo", "fern"])
+def test_a_built_in_configuration_is_of_its_own_length(name):
+    def of(settings):
+        return {key: config.value_of(settings, key) for key in lengths.NAMES}
+
+    plain = config.load([config.find(name)])
+    assert of(config.configure(name, {})) == of(plain)
+    fast = config.find(f"{name}_fast")
+    assert of(config.configure(name, {}, [fast])) == of(config.load([config.find(name), fast]))
+    assert config.configure(name, {"steps": 200}).init_scale > 2 * plain.init_scale

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from foreign_scenes import small_demo
 
 import gsplat_train
 from gsplat_train import Callback, load_model
@@ -402,3 +403,12 @@ def test_a_reduced_photo_averages_and_its_camera_sees_the_same() -> None:
     squares = view.image.reshape(18, 2, 24, 2, 3).mean(axis=(1, 3))
     assert np.abs(half.image - squares).max() <= 1
     assert half.camera.K[:2] == pytest.approx(view.camera.K[:2] / 2)
+
+
+def test_a_first_look_is_no_dots_on_black() -> None:
+    look = gsplat_train.train(small_demo(), steps=200, backend=tiny.BACKEND)
+    dots = gsplat_train.train(
+        small_demo(), Config(backend=tiny.BACKEND, steps=200)
+    )  # settings that are all given
+    assert dots.metrics["test"]["psnr"] < 10  # measured: 7.0
+    assert look.metrics["test"]["psnr"] > 17  # 18.8

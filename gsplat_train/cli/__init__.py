@@ -169,18 +169,19 @@ def parse_settings(assignments: list[str]) -> dict[str, str]:
 class Given(NamedTuple):
     """What the command line asks for, checked."""
 
-    files: tuple[dict[str, Any], ...]  # the settings of --config
+    files: tuple[Path, ...]  # of --config
     options: dict[str, Any]  # named options and --set
 
     @property
     def all(self) -> dict[str, Any]:
         """The later winning."""
-        return {key: value for layer in (*self.files, self.options) for key, value in layer.items()}
+        layers = (*map(config_module.read, self.files), self.options)
+        return {key: value for layer in layers for key, value in layer.items()}
 
 
 def given_settings(scene: str, name: str | None, options: Mapping[str, Any], assignments: list[str]) -> Given:
     """What the command line asks for: --config, then named options (None: not given), then --set."""
-    files = () if name is None else (config_module.read(_find_config(scene, name)),)
+    files = () if name is None else (_find_config(scene, name),)
     named = config_module.check({k: v for k, v in options.items() if v is not None}, "command line")
     return Given(files, named | config_module.check(parse_settings(assignments), "--set"))
 

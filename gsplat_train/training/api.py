@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import backends
-from ..config import Config, changed, check, configure
+from ..config import Config, changed, check, configure, fitted, load
 from ..datasets import read_scene
 from ..errors import UserError
 from ..model.gaussians import Gaussians
@@ -42,15 +42,19 @@ def train(
 ) -> TrainResult:
     """Trains Gaussians on a scene: one that was loaded, or what the command would be given.
 
-    config: all settings (None: the defaults, for a name or folder those of the command); `settings` change
-    single ones, as steps=2000. out: the run folder; None leaves no files. Works in any thread. UserError and its
-    kin, as the command.
+    config: all settings (None: the defaults, for a name or folder those of the command, as they suit the steps);
+    `settings` change single ones, as steps=2000. out: the run folder; None leaves no files. Works in any thread.
+    UserError and its kin, as the command.
     """
     started, spent = time.monotonic(), {}
-    if isinstance(scene, Scene):
-        chosen = changed(config or Config(), check(settings, "train"))
+    single = check(settings, "train")
+    if config is not None:
+        chosen = changed(config, single)
+    elif isinstance(scene, Scene):
+        chosen = fitted(load([], single), single)
     else:
-        chosen = changed(config or configure(os.fspath(scene), {}), check(settings, "train"))
+        chosen = configure(os.fspath(scene), single)
+    if not isinstance(scene, Scene):
 
         def say(line: str) -> None:
             for callback in callbacks:

@@ -14,6 +14,7 @@ import itertools
 import json
 import platform
 import shlex
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,7 +236,8 @@ def command(config: Config) -> str:
     if not config.scene:
         return "the scene was given in Python; its settings are below"
     try:
-        usual = configure(config.scene, {})
+        usual = configure(config.scene, {"steps": config.horizon})
+        usual = replace(usual, steps=configure(config.scene, {}).steps)
     except UserError:  # it has gone
         usual = Config()
     words = ["gs-train", config.scene]
