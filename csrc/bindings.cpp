@@ -271,6 +271,7 @@ struct StepPlan {
     std::array<float, 3> background = {};
     uint32_t seed = 0;
     bool antialiased = false, absgrad = false;
+    std::optional<std::array<float, 6>> exposure;  // of the photo: gain, then offset, a channel each
 };
 
 using Sums = std::optional<std::tuple<Out<float>, Out<float>, Out<float>>>;
@@ -291,14 +292,23 @@ StepSettings settings_of(const StepPlan& plan, const Sums& sums, long n) {
     return s;
 }
 
-// The loss of a view and the gradient of its picture; false where one is not finite.
-bool to_splats(Pipeline& p, const Tree& t, const Shot& shot, const StepPlan& plan, LossValue& value) {
+// The loss of a view and the gradient of its picture; false where one is not finite. v_exposure: filled where plan.exposure is.
+bool to_splats(Pipeline& p, const Tree& t, const Shot& shot, const StepPlan& plan, LossValue& value,
+               std::array<double, 6>& v_exposure) {
     p.project(t.params, t.n, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased);
     p.bin();
     p.forward(plan.background.data());
-    value = p.loss(shot.target.data(), plan.ssim_lambda, shot.mask ? shot.mask->data() : nullptr,
-                   shot.alpha ? shot.alpha->data() : nullptr);
-    return std::isfinite(value.loss) && p.backward(false, plan.absgrad);
+    const uint8_t *photo = shot.target.data(), *mask = shot.mask ? shot.mask->data() : nullptr;
+    Exposure exposure = {};
+    if (plan.exposure) {
+        std::copy_n(plan.exposure->begin(), 3, exposure.gain);
+        std::copy_n(plan.exposure->begin() + 3, 3, exposure.offset);
+    }
+    const uint8_t* alpha = shot.alpha ? shot.alpha->data() : nullptr;
+    value = p.loss(photo, plan.ssim_lambda, mask, alpha, plan.exposure ? p.expose(photo, exposure) : nullptr);
+    if (!std::isfinite(value.loss)) return false;
+    if (plan.exposure) p.expose_vjp(photo, exposure, v_exposure.data());
+    return p.backward(false, plan.absgrad);
 }
 
 struct Trees {
@@ -312,20 +322,22 @@ Trees trees(const nb::sequence& params, const nb::sequence& m, const nb::sequenc
     return t;
 }
 
-// The whole step in place: (loss, l1, ssim, updated). A loss that is not finite updates nothing.
+// The whole step in place: (loss, l1, ssim, updated, v_exposure). A loss that is not finite updates nothing. v_exposure: of log
+// gain, then offset, where the plan has an exposure.
 nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, const Shot& shot, const StepPlan& plan,
                      Sums sums) {
     const Trees t = trees(params, m, v, plan);
     const StepSettings s = settings_of(plan, sums, t.params.n);
     LossValue value;
     bool updated = false;
+    std::array<double, 6> v_exposure = {};
     {
         nb::gil_scoped_release release;
-        if (to_splats(p, t.params, shot, plan, value))
+        if (to_splats(p, t.params, shot, plan, value, v_exposure))
             updated = p.update(t.params.params, {t.m.params, t.v.params}, plan.sh_degree, t.params.sh_stride, shot.camera,
                                plan.antialiased, s);
     }
-    return nb::make_tuple(value.loss, value.l1, value.ssim, updated);
+    return nb::make_tuple(value.loss, value.l1, value.ssim, updated, plan.exposure ? nb::cast(v_exposure) : nb::none());
 }
 
 // The gradients of one view into `view` [8 + 14 N], or [8 + 17 N] with those of density control; the header is the caller's.
@@ -340,7 +352,8 @@ nb::tuple view_gradients(Pipeline& p, nb::sequence params, const Shot& shot, con
     bool whole = false;
     {
         nb::gil_scoped_release release;
-        whole = to_splats(p, t, shot, plan, value);
+        std::array<double, 6> v_exposure;
+        whole = to_splats(p, t, shot, plan, value, v_exposure);
         if (whole) p.gradients(t.params, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased, sums, out);
     }
     return nb::make_tuple(value.loss, value.l1, value.ssim, whole);
@@ -450,7 +463,8 @@ NB_MODULE(_csrc, m) {
         .def_rw("background", &StepPlan::background)
         .def_rw("seed", &StepPlan::seed)
         .def_rw("antialiased", &StepPlan::antialiased)
-        .def_rw("absgrad", &StepPlan::absgrad);
+        .def_rw("absgrad", &StepPlan::absgrad)
+        .def_rw("exposure", &StepPlan::exposure);
     nb::class_<Pipeline> pipeline(m, "Pipeline");
     pipeline.def(nb::init<>()).def("bin", &bin).def("statistics", &statistics, nb::arg("reset") = false);
     define(pipeline, "project", &project);

@@ -139,7 +139,7 @@ def test_a_setting_of_another_strategy_is_refused() -> None:
 def test_the_mode_of_a_group_is_set_by_its_name() -> None:
     loaded = config.load([], {"exposure": "affine", "exposure.lr": "0.01"})
     assert (loaded.sections["exposure"].mode, loaded.sections["exposure"].lr) == ("affine", 0.01)
-    with pytest.raises(UserError, match="must be one of off, gain, affine, got 'on'"):
+    with pytest.raises(UserError, match="must be one of auto, off, gain, affine, got 'on'"):
         config.load([], {"exposure": "on"})
 
 

@@ -38,7 +38,7 @@ ORDER = """
     renderer
     evaluate.measure evaluate.exported evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
     evaluate.path_files
-    training.groups training.exposure training.objective training.alpha training.stepper
+    training.groups training.brightness training.exposure training.objective training.alpha training.stepper
     training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
     training.checkpoint training.identity training.photos training.read_ahead training.clock training.run_folder
     training.callbacks

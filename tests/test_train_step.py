@@ -174,7 +174,7 @@ def test_a_term_has_its_weight_and_its_gradient() -> None:
     config = tiny.settings(**{"alpha.weight": 2.0})
     opaque = replace(view(), photo=Photo(view().pixels.image, alpha=np.full((36, 48), 255, np.uint8)))
     objective = Objective.of(config, (opaque,))
-    assert not objective.is_plain
+    assert not objective.is_fused_by(backends.load(tiny.BACKEND))
     with_term, without = start(), start()
     a = make_stepper(backends.load(tiny.BACKEND), with_term, objective)
     assert isinstance(a, GenericStepper)

@@ -453,11 +453,12 @@ double Pipeline::counting(const uint8_t* mask) const {
     return double(std::max(std::accumulate(rows.begin(), rows.end(), 0L), 1L));
 }
 
-LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask, const uint8_t* alpha) {
+LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask, const uint8_t* alpha, float* image) {
     const Timer timer(stage_seconds[3]);
     const double count = 3.0 * counting(mask);
     LossArgs shared = {};
     shared.planes = planes_;
+    if (image) shared.planes.image = image;
     shared.target = target;
     shared.mask = mask;
     const bool black = std::all_of(planes_.background, planes_.background + 3, [](float x) { return x == 0.0f; });
@@ -482,6 +483,18 @@ LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t
     value.ssim /= count;
     value.loss = (1.0 - ssim_lambda) * value.l1 + ssim_lambda * (1.0 - value.ssim);
     return value;
+}
+
+float* Pipeline::expose(const uint8_t* target, const Exposure& exposure) {
+    const Timer timer(stage_seconds[3]);
+    float* exposed = exposed_.get(3 * plane_size());
+    gs::expose(planes_, target, exposure, exposed);
+    return exposed;
+}
+
+void Pipeline::expose_vjp(const uint8_t* target, const Exposure& exposure, double gradient[6]) {
+    const Timer timer(stage_seconds[3]);
+    gs::expose_vjp(planes_, target, exposure, exposed_.data(), v_image(), gradient);
 }
 
 bool Pipeline::backward(bool with_v_alpha, bool absgrad) {
@@ -636,7 +649,8 @@ bool Pipeline::combine(const Params& params, long n, const Moments& moments, int
 size_t Pipeline::bytes() const {
     return records_.bytes() + keys_.bytes() + keys_b_.bytes() + order_.bytes() + order_b_.bytes() + offsets_.bytes() +
            first_slot_.bytes() + histogram_.bytes() + spans_.bytes() + used_.bytes() + tiles_.bytes() + image_.bytes() +
-           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + slots_.bytes() + scored_.bytes();
+           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + slots_.bytes() + scored_.bytes() +
+           exposed_.bytes();
 }
 
 }  // namespace gs

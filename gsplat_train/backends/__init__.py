@@ -8,7 +8,7 @@ Notation: N Gaussians, M intersections of a splat with a tile, tiles of 16x16 pi
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module, metadata, util
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..evaluate.metrics import Score
     from ..model.gaussians import Gaussians
+    from ..training.groups import Group
     from ..training.protocol import Bounds
     from ..training.rows import TrainState
     from ..training.stepper import Stepper
@@ -51,10 +52,13 @@ class Backend(Protocol):
 
     deterministic: bool  # whether the same seed gives the same bytes
 
-    def stepper(self, state: TrainState, bounds: Bounds | None = None) -> Stepper | None:
+    def stepper(
+        self, state: TrainState, bounds: Bounds | None = None, groups: Mapping[str, Group] = ...
+    ) -> Stepper | None:
         """A stepper (training.stepper.Stepper) that fuses the plain objective: the photometric loss, masks
         included, and the regularisers. None where the backend has none: the generic one serves. `bounds` hold for
-        the device from then on, whoever takes the steps; UserError where they are too narrow.
+        the device from then on, whoever takes the steps; UserError where they are too narrow. groups: only
+        such as the module names in FUSED_GROUPS, if it has that, and only in steps over one view.
         """
         ...
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -31,7 +31,10 @@ from ..training.protocol import Bounds, Stepper
 from ..training.rows import TrainState
 from . import Projected, Tiles
 from .cpp_planes import mask_plane, photo_planes
-from .cpp_stepper import CppStepper
+from .cpp_stepper import NO_GROUPS, CppStepper
+
+if TYPE_CHECKING:
+    from ..training.groups import Group
 
 _csrc.simd()  # UserError where GS_SIMD names nothing that runs here
 _threads = os.environ.get("GS_THREADS", "")
@@ -224,9 +227,14 @@ def adam(
 deterministic = True
 
 
-def stepper(state: TrainState, bounds: Bounds | None = None) -> Stepper:
+FUSED_GROUPS = frozenset({"exposure"})
+
+
+def stepper(
+    state: TrainState, bounds: Bounds | None = None, groups: Mapping[str, Group] = NO_GROUPS
+) -> Stepper:
     """See Backend.stepper."""
-    return CppStepper(_own.pipeline, state, bounds)
+    return CppStepper(_own.pipeline, state, bounds, groups)
 
 
 def thread_count() -> int:

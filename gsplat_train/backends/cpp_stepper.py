@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +20,10 @@ from ..training.rows import SUMS, HostPopulation, Population, Room, TrainState, 
 from .cpp_planes import alpha_plane, mask_plane, photo_planes
 from .kept import Kept
 
+if TYPE_CHECKING:
+    from ..training.groups import Group
+
+NO_GROUPS: Mapping[str, Group] = MappingProxyType({})
 PHOTO_BYTES = 4 << 30
 SPARE, MOST = 0.5, 1 << 62  # rows, of those there are, when there is no room for more
 NAN = float("nan")
@@ -28,8 +33,15 @@ HEADER, FLOATS, FLOATS_WITH_SUMS = 8, 14, 17  # numbers of a view's gradients: c
 class CppStepper:
     """See training.stepper.Stepper."""
 
-    def __init__(self, pipeline: Any, state: TrainState, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        state: TrainState,
+        bounds: Bounds | None = None,
+        groups: Mapping[str, Group] = NO_GROUPS,
+    ) -> None:
         self.pipeline, self.state = pipeline, state
+        self.exposure = groups.get("exposure")
         self.kept = Kept(PHOTO_BYTES)
         self.room = Room(SPARE, (bounds.most_splats if bounds else 0) or MOST)
         self._trees: list[list[np.ndarray]] | None = None  # the state's arrays, for writing
@@ -75,9 +87,18 @@ class CppStepper:
             self.last = self._over((view, *more), self._trees, sums, plan)
             return self.last
         shot = self.kept.get(view.key, lambda: _shot(view))
-        loss, l1, ssim, updated = self.pipeline.train_step(*self._trees, shot, _native(plan), sums)
+        native = _native(plan)
+        if self.exposure is not None:
+            native.exposure = _exposure(self.exposure, view)
+        loss, l1, ssim, updated, v_exposure = self.pipeline.train_step(*self._trees, shot, native, sums)
         if updated:
             state.step += 1
+            if self.exposure is not None:
+                gradient = np.zeros(self.exposure.values.shape, np.float32)
+                gradient[self.exposure.row[view.name]] = v_exposure
+                if self.exposure.mode == "gain":
+                    gradient[:, 3:] = 0
+                self.exposure.step(gradient, plan.group_rates["exposure"], state.step)
             self.last = StepResult(loss, l1, ssim, True)
         else:  # of a gradient that is not finite the others have moved already
             self.last = StepResult(NAN, l1, ssim, not np.isfinite(loss))
@@ -109,6 +130,13 @@ def fitting(rows: np.ndarray | None, count: int, length: int) -> np.ndarray:
     return (
         rows if rows is not None and rows.shape == (count, length) else np.zeros((count, length), np.float32)
     )
+
+
+def _exposure(group: Group, view: View) -> list[float]:
+    """Gain, then offset, of the view's photo."""
+    row = group.values[group.row[view.name]]
+    offset = np.zeros(3, np.float32) if group.mode == "gain" else row[3:]
+    return [*np.exp(row[:3]).tolist(), *offset.tolist()]
 
 
 def _native(plan: StepPlan) -> Any:

@@ -3,25 +3,35 @@
 
     C' = exp(gain) C + offset
 
-After each step both are shifted to zero mean over the photos, so that no cast enters the splats: what all photos
-share belongs to the scene.
+They begin where brightness.py measures them. After each step both are shifted to zero mean over the photos, so
+that no cast enters the splats: what all photos share belongs to the scene. A pixel that the photo shows saturated
+says only "at least": what lies above 1 there counts as 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
+from ..errors import UserError
+from ..scene import View
 from ..settings import choice, number
+from . import brightness
 
 WIDTH = 6  # log gain of red, green, blue, then their offsets
 START = (0.0,) * WIDTH
+# Photos are said to differ from this standard deviation of log gain, if gains explain so many times as much.
+# Of one exposure (demo, Fern, lego): below 0.015 and 1.02; very small scenes: 0.06 and 1.03. Made to differ by 0.05:
+# 1.08 and more. A phone that chose for itself (plush): 0.13 and 1.3.
+DIFFERENT, BETTER = 0.04, 1.06
 
 
 @dataclass(frozen=True)
 class Settings:
-    mode: str = choice("off", "gain", "affine")  # gain: no offsets
+    mode: str = choice("auto", "off", "gain", "affine")  # gain: no offsets; auto: affine where photos differ
     lr: float = number(1e-3, 0.0)  # of Adam, at the first step ...
     lr_end: float = number(1e-4, 0.0)  # ... falls exponentially to this at the last
 
@@ -38,6 +48,40 @@ def image(row: mx.array, image: mx.array, mode: str) -> mx.array:
     return brighter if mode == "gain" else brighter + row[3:]
 
 
-def settle(values: mx.array, mode: str) -> mx.array:
+def beside(image: mx.array, photo: mx.array) -> mx.array:
+    """[H, W, 3] as it is held to the photo, uint8."""
+    return mx.where((photo == 255) & (image >= 1), 1.0, image)
+
+
+def decide(mode: str, views: Sequence[View], points: np.ndarray, fused: bool) -> tuple[str, str]:
+    """(the mode for these training views, what to say of it). UserError where it makes no sense.
+
+    fused: whether the backend learns it at full speed; otherwise `auto` only tells.
+    """
+    if mode != "auto":
+        if mode != "off" and len(views) < 2:
+            raise UserError(
+                f"exposure={mode} compares photos, and there is {len(views)} to train on; leave it out"
+            )
+        return mode, ""
+    measured = brightness.measure(brightness.some(views), points)
+    if measured.spread < DIFFERENT or measured.better < BETTER:
+        return "off", ""
+    differ = f"the photos differ in exposure (by {100 * measured.spread:.0f} %, a standard deviation)"
+    if not fused:
+        return "off", f"{differ}; --set exposure=affine levels them, but makes steps slower on this backend"
+    return (
+        "affine",
+        f"{differ}: gain and offset of each are learnt; --set exposure=off leaves them as they are",
+    )
+
+
+def begin(views: Sequence[View], points: np.ndarray) -> np.ndarray:
+    """[views, 6] float32: the rows to start from."""
+    gains = brightness.measure(views, points).gains
+    return np.concatenate([gains, np.zeros_like(gains)], axis=1).astype(np.float32)
+
+
+def settle(values: np.ndarray, mode: str) -> np.ndarray:
     """[views, 6] with zero mean over the views."""
     return values - values.mean(axis=0, keepdims=True)

@@ -9,12 +9,18 @@ A module of `registry.GROUPS` has
     image(row, image) -> image      what a row [WIDTH] makes of a render [H, W, 3]; differentiable
     settle(values) -> values        what is done to all rows [views, WIDTH] after a step
 
+and where it has them
+
+    beside(image, photo) -> image   what of the image is held to the photo [H, W, 3] uint8
+    begin(views, points) -> [views, WIDTH]          other rows to start from
+    decide(mode, views, points, fused) -> (mode, what to say)   the mode for this scene
+
 Rows are known by the view's name, so that they survive a resume and another order of views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -24,7 +30,7 @@ import numpy as np
 
 from .. import registry
 from ..backends.python import ADAM_BETA1, ADAM_BETA2, ADAM_EPS
-from ..config import Config
+from ..config import Config, changed
 from ..errors import UserError
 from ..scene import View
 
@@ -37,28 +43,34 @@ class Group:
     module: ModuleType
     mode: str
     row: dict[str, int]
-    values: mx.array
-    m: mx.array
-    v: mx.array
+    values: np.ndarray
+    m: np.ndarray
+    v: np.ndarray
 
     def image(self, values: mx.array, view: View, image: mx.array) -> mx.array:
         """The render of `view` after this group, as a function of all its rows."""
-        changed: mx.array = self.module.image(values[self.row[view.name]], image, self.mode)
-        return changed
+        shown: mx.array = self.module.image(values[self.row[view.name]], image, self.mode)
+        return shown
 
-    def step(self, gradient: mx.array, rate: float, number: int, views: int = 1) -> None:
-        """Adam's step over `views` views to number `number` on all rows, then what the group settles."""
-        beta1, beta2, eps = ADAM_BETA1**views, ADAM_BETA2**views, ADAM_EPS / views**0.5
+    def beside(self, image: mx.array, photo: mx.array) -> mx.array:
+        """What of the image is held to the photo."""
+        held: mx.array = self.module.beside(image, photo) if hasattr(self.module, "beside") else image
+        return held
+
+    def step(self, gradient: np.ndarray, rate: float, number: int, views: int = 1) -> None:
+        """Adam's step over `views` views to number `number` on all rows, then what the group settles. In NumPy: these
+        are a few hundred numbers.
+        """
+        beta1, beta2, eps = ADAM_BETA1**views, ADAM_BETA2**views, np.float32(ADAM_EPS / views**0.5)
         self.m = beta1 * self.m + (1 - beta1) * gradient
         self.v = beta2 * self.v + (1 - beta2) * gradient * gradient
         m, v = self.m / (1 - ADAM_BETA1**number), self.v / (1 - ADAM_BETA2**number)
-        self.values = self.module.settle(self.values - rate * m / (mx.sqrt(v) + eps), self.mode)
-        mx.eval(self.values, self.m, self.v)
+        self.values = self.module.settle(self.values - rate * m / (np.sqrt(v) + eps), self.mode)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps, by the names that `restore` takes."""
         arrays = {"values": self.values, "m": self.m, "v": self.v}
-        return {f"groups.{self.name}.{key}": np.asarray(array) for key, array in arrays.items()}
+        return {f"groups.{self.name}.{key}": array for key, array in arrays.items()}
 
     def restore(self, tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
         """Takes the rows of a checkpoint, `names` saying whose each is; UserError where one is missing."""
@@ -67,16 +79,40 @@ class Group:
         order = np.array([names.index(name) for name in self.row])
         for key in ("values", "m", "v"):
             array = tensors[f"groups.{self.name}.{key}"]
-            setattr(self, key, mx.array(np.ascontiguousarray(array.reshape(len(names), -1)[order])))
+            setattr(self, key, np.array(array.reshape(len(names), -1)[order], np.float32))
 
 
-def open_groups(config: Config, names: Sequence[str], views: Sequence[View]) -> dict[str, Group]:
-    """The named groups at their start: for each view the row that changes nothing."""
+def decided(
+    config: Config,
+    views: Sequence[View],
+    points: np.ndarray,
+    fused: frozenset[str],
+    say: Callable[[str], None],
+) -> Config:
+    """The settings with the mode of each group that this scene gets; `say` hears why. fused: at full speed."""
+    for name, entry in registry.GROUPS.items():
+        module = registry.module(entry)
+        if hasattr(module, "decide"):
+            mode, why = module.decide(config.sections[name].mode, views, points, name in fused)
+            config = changed(config, {f"{name}.mode": mode})
+            if why:
+                say(why)
+    return config
+
+
+def open_groups(
+    config: Config, names: Sequence[str], views: Sequence[View], points: np.ndarray | None = None
+) -> dict[str, Group]:
+    """The named groups at their start: what they `begin` with, otherwise for each view what changes nothing."""
     found: dict[str, Group] = {}
     for name in names:
         module: Any = registry.module(registry.GROUPS[name])
-        values = mx.array(np.tile(np.array(module.START, np.float32), (len(views), 1)))
-        zeros = mx.zeros_like(values)
+        if points is not None and hasattr(module, "begin"):
+            values = np.array(module.begin(views, points), np.float32)
+        else:
+            values = np.tile(np.array(module.START, np.float32), (len(views), 1))
         rows = {view.name: i for i, view in enumerate(views)}
-        found[name] = Group(name, module, config.sections[name].mode, rows, values, zeros, mx.array(zeros))
+        found[name] = Group(
+            name, module, config.sections[name].mode, rows, values, *np.zeros((2, *values.shape), np.float32)
+        )
     return found

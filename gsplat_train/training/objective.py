@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from .. import registry
 from ..backends import Backend
@@ -42,6 +43,11 @@ class Seen(NamedTuple):
     plan: StepPlan
 
 
+def fused_groups(backend: Backend, views: int = 1) -> frozenset[str]:
+    """The parameter groups that the backend's own stepper trains in steps over so many views."""
+    return frozenset(getattr(backend, "FUSED_GROUPS", ()) if views == 1 else ())
+
+
 @dataclass
 class Objective:
     """Terms and parameter groups of a run, beside those that every run has."""
@@ -49,16 +55,17 @@ class Objective:
     terms: dict[str, Term] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it has only the terms that every run has: then a backend may fuse it."""
-        return not self.terms and not self.groups
+    def is_fused_by(self, backend: Backend, views: int = 1) -> bool:
+        """Whether it has only the terms that every run has, and groups that the backend's stepper knows."""
+        return not self.terms and self.groups.keys() <= fused_groups(backend, views)
 
     @classmethod
-    def of(cls, config: Config, views: tuple[View, ...]) -> Objective:
-        """The objective that the settings ask for, on these training views."""
+    def of(cls, config: Config, views: tuple[View, ...], points: np.ndarray | None = None) -> Objective:
+        """The objective that the settings ask for, on these training views; points: of their scene, where groups
+        shall begin with what they measure.
+        """
         terms = {name: registry.module(registry.TERMS[name]).term for name in active_terms(config)}
-        return cls(terms, open_groups(config, active_groups(config), views))
+        return cls(terms, open_groups(config, active_groups(config), views, points))
 
     def loss(
         self, backend: Backend, seen: Seen, mask: mx.array | None, target: mx.array

@@ -106,10 +106,9 @@ def active_terms(config: Config) -> list[str]:
 
 
 def active_groups(config: Config) -> list[str]:
-    """The groups of registry.GROUPS that the settings turn on."""
-    return [
-        name for name, section in config.sections.items() if name in registry.GROUPS and section.mode != "off"
-    ]
+    """The groups of registry.GROUPS that the settings turn on; `auto` is off until `groups.decided`."""
+    groups = [(name, section) for name, section in config.sections.items() if name in registry.GROUPS]
+    return [name for name, section in groups if section.mode not in ("off", "auto")]
 
 
 def learning_rates(config: Config, step: int) -> dict[str, float]:

@@ -32,11 +32,14 @@ T = TypeVar("T")
 
 
 def make_stepper(
-    backend: Backend, state: TrainState, objective: Objective, bounds: Bounds | None = None
+    backend: Backend, state: TrainState, objective: Objective, bounds: Bounds | None = None, views: int = 1
 ) -> Stepper:
-    """The backend's own stepper where it fuses this objective, otherwise the generic one."""
-    fused: Stepper | None = backend.stepper(state, bounds)
-    if fused is not None and objective.is_plain:
+    """The backend's own stepper where it fuses this objective, otherwise the generic one. views: of a step."""
+    groups = objective.groups if objective.is_fused_by(backend, views) else {}
+    fused: Stepper | None = (
+        backend.stepper(state, bounds, groups) if groups else backend.stepper(state, bounds)
+    )
+    if fused is not None and objective.is_fused_by(backend, views):
         return fused
     return GenericStepper(backend, state, objective)
 
@@ -94,7 +97,7 @@ class GenericStepper:
     def _step_over(self, views: tuple[View, ...], plan: StepPlan) -> StepResult:
         """A step on several: their gradients are added in order, whoever made them, and divided by their number."""
         state, groups = self.state, self.objective.groups.values()
-        shapes = [leaf.shape for leaf in (*state.gaussians, *(group.values for group in groups))]
+        shapes = [*(leaf.shape for leaf in state.gaussians), *(group.values.shape for group in groups)]
         counts = [3, *(math.prod(shape) for shape in shapes)]
         if plan.statistics is not Statistics.NONE:
             counts += [state.n_splats] * len(SUMS)
@@ -134,13 +137,14 @@ class GenericStepper:
                 means2d_probe=probes[0], absgrad_probe=absgrad,
             )  # fmt: skip
             for name, group in groups.items():
-                out = out._replace(image=group.image(values[name], view, out.image))
+                shown = group.image(values[name], view, out.image)
+                out = out._replace(image=group.beside(shown, target))
             seen = Seen(gaussians, out, view, photo, plan)
             total, parts = self.objective.loss(self.backend, seen, mask, target)
             return total, parts, out.projected.radii
 
         probe = mx.zeros((state.n_splats, 2))
-        values = {name: group.values for name, group in groups.items()}
+        values = {name: mx.array(group.values) for name, group in groups.items()}
         (total, (loss, l1, ssim), radii), gradients = mx.value_and_grad(loss_of, argnums=(0, 1, 2))(
             state.gaussians, [probe, probe], values
         )
@@ -163,7 +167,7 @@ class GenericStepper:
         if plan.noise:
             add_noise(state, plan.noise, plan.seed)
         for (name, group), gradient in zip(self.objective.groups.items(), leaves[len(NAMES) :], strict=True):
-            group.step(gradient, plan.group_rates[name], state.step, views)
+            group.step(np.asarray(gradient), plan.group_rates[name], state.step, views)
 
     def _count(self, *added: np.ndarray) -> None:
         """Adds to the sums."""

@@ -34,7 +34,8 @@ from .callbacks import Callback
 from .clock import Clock
 from .evaluation import Evaluation
 from .forecast import Forecast
-from .objective import Objective
+from .groups import decided
+from .objective import Objective, fused_groups
 from .photos import ViewSampler
 from .plan import Schedule
 from .protocol import Bounds, StepResult
@@ -78,6 +79,7 @@ class Trainer:
     ) -> None:
         began = time.monotonic() if started is None else started
         self.config, self.scene, self.run, self.callbacks = config, scene, run, callbacks
+        self.warnings: list[str] = []
         self.backend = backends.load(config.backend)
         if config.deterministic and not self.backend.deterministic:
             raise UserError(
@@ -92,7 +94,11 @@ class Trainer:
             self.views, config.seed, config.downscales, config.downscale_every, config.batch
         )
         self.rng = np.random.default_rng(config.seed)
-        self.objective = Objective.of(config, self.views)
+        if resume is None:
+            config = self.config = decided(
+                config, self.views, normalized.points, fused_groups(self.backend, config.batch), self.message
+            )
+        self.objective = Objective.of(config, self.views, normalized.points if resume is None else None)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
         if resume is None:
             state = start(self._initial_gaussians(normalized))
@@ -107,14 +113,13 @@ class Trainer:
         self.schedule = Schedule(config, self.strategy)
         sizes = [(view.camera.width, view.camera.height) for view in self.views]
         bounds = Bounds(config.gpu_memory, config.max_splats, max(sizes, key=math.prod))
-        self.stepper = make_stepper(self.backend, state, self.objective, bounds)
+        self.stepper = make_stepper(self.backend, state, self.objective, bounds, config.batch)
         self.ahead = read_ahead(self.sampler, config.steps, self.stepper)
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
         self.saved = -1 if resume is None else state.step
         self.stopping = False
         self.metrics: dict[str, Any] = {}
-        self.warnings: list[str] = []
         self.began = began - self.counts["wall_seconds"]
         self.began_steps = time.monotonic()
         self.clock = Clock(began, self.counts.get("stage_seconds"), spent)
