@@ -158,6 +158,19 @@ def test_a_picture_that_cannot_be_written_loses_no_step(tmp_path: Path) -> None:
     assert found is not None and found.state.step == 20
 
 
+def test_steps_go_on_while_a_picture_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the run ends when it is."""
+    went_on, written = threading.Event(), []
+
+    def slow(path: Path, view: Any, picture: Any) -> None:
+        written.append(went_on.wait(10) or path.name.endswith("40.png"))
+
+    monkeypatch.setattr(evaluation, "write_preview", slow)
+    work = make(tiny.settings(), tmp_path)
+    in_step(work, 21, lambda result: went_on.set() or result).train()
+    assert written == [True, True]
+
+
 def test_stopping_saves(tmp_path: Path) -> None:
     class Stop(Callback):
         def step(self, trainer: Trainer, newest: StepResult) -> None:

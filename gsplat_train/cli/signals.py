@@ -14,7 +14,8 @@ PATIENCE = 3  # the signal of this number ends the program at once
 @contextmanager
 def stopping(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
     """While inside, SIGINT, SIGTERM and SIGHUP (unless nohup has it ignored) call `stop`, and are acknowledged at
-    once; the third one does what the first would have done before.
+    once; the third one does what the first would have done before. After one the program is to end: more are
+    ignored.
     """
     received = 0
 
@@ -38,5 +39,5 @@ def stopping(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[N
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, handler in previous.items():  # one more while the program ends shall not change how it ends
+            signal.signal(number, signal.SIG_IGN if received else handler)

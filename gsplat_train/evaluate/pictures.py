@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from ..storage import atomic_write
 
 ERROR_GAIN = 4.0  # the preview shows errors brighter by this
 THREADS = min(4, os.cpu_count() or 1)
-WAITING = 2 * THREADS  # pictures that wait for a thread before the renderer does
+WAITING = 2  # pictures a thread that wait for it before the renderer does
 CELL = 480  # pixels, the width of a picture on a sheet
 SHEET_ROWS = 12  # views on one sheet
 CAPTION = 18  # pixels
@@ -48,10 +48,13 @@ def with_alpha(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 class Writers:
-    """Threads that run what they are given, not too far behind. A context manager; the first error comes out."""
+    """Threads that run what they are given, in its order, not too far behind. A context manager; the first error comes
+    out.
+    """
 
-    def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(THREADS, "writer")
+    def __init__(self, threads: int = THREADS, waiting: int = WAITING) -> None:
+        self.pool = ThreadPoolExecutor(threads, "writer")
+        self.most = waiting * threads
         self.waiting: deque[Future[Any]] = deque()
 
     def __enter__(self) -> Writers:
@@ -60,16 +63,25 @@ class Writers:
     def add(self, write: Callable[..., Any], *arguments: Any) -> None:
         """Calls `write` soon; waits where too many are under way."""
         self.waiting.append(self.pool.submit(write, *arguments))
-        while len(self.waiting) > WAITING:
+        while len(self.waiting) > self.most:
             self.waiting.popleft().result()
+
+    def check(self) -> None:
+        """The error of what has failed since, if any has. Does not wait."""
+        while self.waiting and self.waiting[0].done():
+            self.waiting.popleft().result()
+
+    def finish(self) -> None:
+        """Waits for all, though one fails; its error."""
+        wait(self.waiting)
+        self.check()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.pool.shutdown(cancel_futures=kind is not None)
         if kind is None:
-            for future in self.waiting:
-                future.result()
+            self.check()
 
 
 class Row(NamedTuple):

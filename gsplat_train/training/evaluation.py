@@ -82,7 +82,8 @@ class Evaluation:
             return
         name = str(PurePosixPath(view.name).with_suffix("")).replace("/", "_")
         path = trainer.run.previews / file_name(f"test_{name}", f"_{trainer.step:07d}.png")
-        write_preview(path, view.pixels.shown(BACKGROUNDS[trainer.config.background]), picture)
+        shown = BACKGROUNDS[trainer.config.background]
+        trainer.beside.add(lambda: write_preview(path, view.pixels.shown(shown), picture))
 
     def _summary(self) -> dict[str, Any]:
         """What metrics.json says beside the scores."""

@@ -73,6 +73,9 @@ class Report(Callback):
         held = {held.name for held in trainer.test_views}
         if view.photo is None or (held and view.name not in held):
             return
+        trainer.beside.add(self._keep, view, picture)
+
+    def _keep(self, view: View, picture: np.ndarray) -> None:
         if view.name not in self.photos:
             photo = view.pixels.shown(BACKGROUNDS[trainer.config.background])
             self.photos[view.name] = _jpeg(photo)
@@ -86,18 +89,21 @@ class Report(Callback):
         """Keeps a record; writes the page where the step was measured."""
         self.records.append(record)
         if "train" in record:
-            self._write(trainer)
+            self.written = len(self.records)
+            trainer.beside.add(self._write, trainer, self.content(trainer))
 
     def end(self, trainer: Trainer) -> None:
         """Writes what came after the last evaluation; a run that ended before its first has no page."""
         if len(self.records) > self.written and self.metrics:
-            self._write(trainer)
+            self._write(trainer, self.content(trainer))
 
-    def _write(self, trainer: Trainer) -> None:
-        self.written = len(self.records)
+    def _write(self, trainer: Trainer, content: dict[str, Any]) -> None:
+        """The page; `content` without its views."""
         if trainer.run is None:
             return
-        text = to_json(self.content(trainer)).replace("<", "\\u003c")  # nothing in it ends the script
+        views, note = self._views(content.pop("scores"))
+        text = to_json(content | {"views": views, "views_note": note})
+        text = text.replace("<", "\\u003c")  # nothing in it ends the script
         page = PAGE.read_text("utf-8").replace("/*DATA*/", text)
         title = html.escape(f"{trainer.scene.name} - gsplat_train report")
         page = page.replace("<title>gsplat_train report</title>", f"<title>{title}</title>")
@@ -105,30 +111,29 @@ class Report(Callback):
             file.write(page.encode("utf-8", "replace"))
 
     def content(self, trainer: Trainer) -> dict[str, Any]:
-        """What the page shows."""
+        """What the page shows now, but for the views: their scores."""
         metrics, config = self.metrics, trainer.config
-        views, note = self._views()
         what = "Held-out views" if trainer.test_views else "Training views"
         return {
             "title": f"{trainer.scene.name}: {trainer.n_splats:,} splats",
             "subtitle": f"step {trainer.step:,} of {config.steps:,}, backend {config.backend}"
             + ("" if trainer.step >= config.steps else ", not yet at its end"),
             "facts": _facts(metrics, trainer),
-            "warnings": trainer.warnings,
+            "warnings": list(trainer.warnings),
             "charts": charts(self.records),
-            "views": views,
+            "scores": {
+                **((metrics.get("train") or {}).get("views") or {}),
+                **((metrics.get("test") or {}).get("views") or {}),
+            },
             "views_title": f"{what}, the worst first",
-            "views_note": note,
             "world": world(trainer.scene, {view.name for view in trainer.test_views}),
             "command": command(config),
             "settings": [[key, _text(value), _text(usual)] for key, value, usual in differences(config)],
             "machine": machine(metrics),
         }
 
-    def _views(self) -> tuple[list[dict[str, Any]], str]:
+    def _views(self, scores: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         """The views that fit, the worst first, and a word on those that do not."""
-        scores = {**((self.metrics.get("train") or {}).get("views") or {})}
-        scores |= (self.metrics.get("test") or {}).get("views") or {}
         names = sorted((name for name in self.pictures if name in scores), key=lambda n: scores[n]["psnr"])
         shown: list[dict[str, Any]] = []
         room = PICTURE_BYTES

@@ -21,6 +21,7 @@ import numpy as np
 from .. import backends
 from ..config import Config
 from ..errors import Interrupted, OutOfMemory, StorageError, TrainingDiverged, UserError, is_out_of_memory
+from ..evaluate.pictures import Writers
 from ..model.formats import ply
 from ..model.gaussians import Gaussians, scene_frame
 from ..model.initialize import gaussians_from_points
@@ -43,6 +44,8 @@ from .read_ahead import read_ahead
 from .rows import Edit, Population, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .stepper import make_stepper
+
+PICTURES_WAITING = 16  # of an evaluation, before it waits for them to be written
 
 
 class _Watched:
@@ -117,6 +120,7 @@ class Trainer:
         self.ahead = read_ahead(self.sampler, config.steps, self.stepper)
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
+        self.beside = Writers(threads=1, waiting=PICTURES_WAITING)  # what is written while steps go on
         self.saved = -1 if resume is None else state.step
         self.stopping = False
         self.metrics: dict[str, Any] = {}
@@ -167,6 +171,8 @@ class Trainer:
             if not self.metrics:  # resumed after the last step
                 self.evaluation.run()
             self._write_model()
+            with self.clock.during("saving"):
+                self.beside.finish()
             self.evaluation.finish()
         except Interrupted:
             raise
@@ -174,6 +180,7 @@ class Trainer:
             self._rescue(error)
             raise
         finally:
+            self.beside.pool.shutdown()
             if self.ahead is not None:
                 self.ahead.close()
             for callback in self.callbacks:
@@ -182,6 +189,7 @@ class Trainer:
 
     def _one_step(self) -> None:
         """A step and all that follows it."""
+        self.beside.check()
         config, before, source = self.config, self.step, self.ahead or self.sampler
         number = min(before + config.batch, config.steps)
         first, *more = (source.at(step) for step in range(before, number))
