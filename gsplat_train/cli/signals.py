@@ -39,5 +39,8 @@ def stopping(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[N
     try:
         yield
     finally:
-        for number, handler in previous.items():  # one more while the program ends shall not change how it ends
+        for (
+            number,
+            handler,
+        ) in previous.items():  # one more while the program ends shall not change how it ends
             signal.signal(number, signal.SIG_IGN if received else handler)

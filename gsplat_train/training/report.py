@@ -73,9 +73,9 @@ class Report(Callback):
         held = {held.name for held in trainer.test_views}
         if view.photo is None or (held and view.name not in held):
             return
-        trainer.beside.add(self._keep, view, picture)
+        trainer.beside.add(self._keep, trainer, view, picture)
 
-    def _keep(self, view: View, picture: np.ndarray) -> None:
+    def _keep(self, trainer: Trainer, view: View, picture: np.ndarray) -> None:
         if view.name not in self.photos:
             photo = view.pixels.shown(BACKGROUNDS[trainer.config.background])
             self.photos[view.name] = _jpeg(photo)
