@@ -77,8 +77,7 @@ class Report(Callback):
 
     def _keep(self, trainer: Trainer, view: View, picture: np.ndarray) -> None:
         if view.name not in self.photos:
-            photo = view.pixels.shown(BACKGROUNDS[trainer.config.background])
-            self.photos[view.name] = _jpeg(photo)
+            self.photos[view.name] = _jpeg(view.pixels.shown(BACKGROUNDS[trainer.config.background]))
         self.pictures[view.name] = (self.photos[view.name], _jpeg(picture))
 
     def evaluated(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
