@@ -52,6 +52,7 @@ FORMATS: dict[str, Entry] = {
 STRATEGIES: dict[str, Entry] = {
     "mcmc": "training.strategies.mcmc",
     "adc": "training.strategies.adc",
+    "igs": "training.strategies.igs",
     "none": "training.strategies.none",
 }
 

@@ -87,6 +87,18 @@ def multinomial(xp: Any, weights: Any, n: int, key: Key) -> Any:
     return xp.searchsorted(total_to, xp.sort(points), side="right").astype(xp.int32)
 
 
+def without_return(xp: Any, weights: Any, n: int, key: Key) -> Any:
+    """[N] bool, n times true: rows drawn one after the other in proportion to the weights [N] of those that are left,
+    of which n at least are above 0. The n largest of weight / -log(u), u uniform, are such a draw (Efraimidis and
+    Spirakis 2006).
+    """
+    bits = hashed(xp, xp.arange(len(weights)).astype(xp.uint32), key) >> 8
+    chances = weights / -xp.log((bits.astype(xp.float32) + 0.5) / 2**24)
+    high = chances.astype(xp.float32).view(xp.uint32).astype(xp.uint64) << 32
+    order = high | xp.arange(len(weights))[::-1].astype(xp.uint64)
+    return order >= xp.sort(order)[-n]
+
+
 def cumulative(xp: Any, counts: Any) -> Any:
     """[N] uint64 inclusive sums of `counts`, by blocks where a GPU may do it."""
     if xp is np:

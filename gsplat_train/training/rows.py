@@ -71,6 +71,10 @@ class Population(Protocol):
         """One of SUMS, [n]."""
         ...
 
+    def gaussians(self) -> Gaussians:
+        """The parameters as the backend's stages take them."""
+        ...
+
     def apply(self, edit: Edit) -> None:
         """Moves the rows; other rows start with empty sums. MemoryError, and nothing moved, where there is no room."""
         ...
@@ -95,6 +99,10 @@ class HostPopulation:
     def sums(self, name: str) -> np.ndarray:
         """See Population.sums."""
         return self.state.sums[name]
+
+    def gaussians(self) -> Gaussians:
+        """See Population.gaussians."""
+        return self.state.gaussians
 
     def apply(self, edit: Edit) -> None:
         """See Population.apply."""

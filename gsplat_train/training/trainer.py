@@ -43,16 +43,17 @@ from .protocol import Bounds, StepResult
 from .read_ahead import read_ahead
 from .rows import Edit, Population, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
+from .scores import Maps, Scores
 from .stepper import make_stepper
 
 PICTURES_WAITING = 16  # of an evaluation, before it waits for them to be written
 
 
 class _Watched:
-    """A Population that notes when it is edited."""
+    """A Population that notes when it is edited, with the scores of its Gaussians."""
 
-    def __init__(self, population: Population, edited: list[bool]) -> None:
-        self._population, self._edited = population, edited
+    def __init__(self, population: Population, edited: list[bool], scores: Scores) -> None:
+        self._population, self._edited, self._scores = population, edited, scores
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._population, name)
@@ -61,6 +62,10 @@ class _Watched:
         """See Population.apply."""
         self._population.apply(edit)
         self._edited.append(True)
+
+    def pixel_sums(self, step: int, count: int, maps: Maps) -> list[Any]:
+        """See strategies.Seen."""
+        return self._scores.sums(self._population, step, count, maps)
 
 
 class Trainer:
@@ -116,6 +121,7 @@ class Trainer:
         self.schedule = Schedule(config, self.strategy)
         sizes = [(view.camera.width, view.camera.height) for view in self.views]
         bounds = Bounds(config.gpu_memory, config.max_splats, max(sizes, key=math.prod))
+        self.scores = Scores(self.views, self.backend, config)
         self.stepper = make_stepper(self.backend, state, self.objective, bounds, config.batch)
         self.ahead = read_ahead(self.sampler, config.steps, self.stepper)
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
@@ -226,7 +232,9 @@ class Trainer:
             self.stepper.result()  # to wait for steps is no part of it
             try:
                 with self.clock.during("refinement"):
-                    self.stepper.refine(lambda rows: self.strategy.refine(_Watched(rows, edited), due[0]))  # noqa: B023
+                    self.stepper.refine(
+                        lambda rows: self.strategy.refine(_Watched(rows, edited, self.scores), due[0])
+                    )  # noqa: B023
             except BaseException:
                 self.counts["refinements_due"] = due[1:] if edited else due
                 raise

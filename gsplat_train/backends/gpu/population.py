@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from ...model.gaussians import Gaussians
 from ...training.rows import Edit
-from .engine import at_least_eight
+from .engine import at_least_eight, unpack
 
 Packed = tuple[mx.array, mx.array]  # the first five leaves behind each other, and shN: see engine.pack
 WIDTHS = {
@@ -41,6 +41,10 @@ class GpuPopulation:
     def sums(self, name: str) -> mx.array:
         """See Population.sums."""
         return self.kept_sums[name]
+
+    def gaussians(self) -> Gaussians:
+        """See Population.gaussians."""
+        return unpack(*self.trees[0], self.n, self.rest)
 
     def apply(self, edit: Edit) -> None:
         """See Population.apply. All that is new is made beside the old, and takes its place when it is there."""

@@ -25,6 +25,7 @@ from .. import draws
 from ..draws import Key
 from ..plan import Statistics, halvings_at
 from ..rows import Edit, Population
+from ..scores import errors
 from . import in_window
 
 FAINTEST, NEARLY_OPAQUE = 1e-6, 1.0 - 1e-6  # opacities of 0 and 1 have no logit
@@ -47,6 +48,11 @@ class Settings:
     # In place of the regularisers: taken from the opacities (and their logarithm from the scales) at each
     # refinement, less and less towards the end of the schedule [Brush: 0.002 for every 100 steps]
     opacity_decay: float = number(0.0, 0.0, 0.1)
+    error_views: int = number(
+        0, 0
+    )  # in which a Gaussian's share of the error is summed; 0: opacity alone decides
+    error_floor: float = number(0.2, 0.0)  # of the mean share, added to each
+    split: bool = False  # grows by splitting along the longest axis in place of copies
     scale_decay: float = number(0.0, 0.0, 0.1)
 
 
@@ -71,9 +77,10 @@ class Strategy:
         if own.opacity_decay or own.scale_decay:
             left = 1 - min(step / self.config.horizon, 1.0)
             decay(population, left * own.opacity_decay, left * own.scale_decay)
-        relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION))
+        shares = error_shares(population, step, own.error_views, own.error_floor) if own.error_views else None
+        relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION), shares)
         key = Key(seed, step, draws.GROWTH)
-        added = grow(population, own.grow_rate, self.cap(step), own.min_opacity, key)
+        added = grow(population, own.grow_rate, self.cap(step), own.min_opacity, key, shares)
         return {"relocated": relocated, "added": added}
 
     def cap(self, step: int) -> int:
@@ -93,10 +100,22 @@ def decay(population: Population, opacity: float, log_scale: float) -> None:
     )
 
 
-def relocate(population: Population, min_opacity: float, key: Key) -> int:
+def error_shares(population: Population, step: int, views: int, floor: float) -> Any:
+    """[N] uint32 weights: the error that a Gaussian carries in some views, in 64ths of the mean."""
+    xp = population.xp
+    total: Any = 0
+    for sums in population.pixel_sums(step, views, errors):
+        total = total + sums[:, 0]
+    share = floor + total / xp.maximum(total.mean(), 1e-12)
+    return xp.clip(xp.round(64 * share), 1, 4096).astype(xp.uint32)
+
+
+def relocate(population: Population, min_opacity: float, key: Key, shares: Any = None) -> int:
     """Moves each dead Gaussian onto a living one drawn by opacity; how many. Moments of both become zero."""
     xp = population.xp
     weights = draws.weights(xp, population.column("logit_opacities"), min_opacity)
+    if shares is not None:
+        weights = weights * shares
     n = int((weights == 0).sum())
     if n in (0, population.n):
         return 0
@@ -108,13 +127,17 @@ def relocate(population: Population, min_opacity: float, key: Key) -> int:
     return n
 
 
-def grow(population: Population, rate: float, cap: int, min_opacity: float, key: Key) -> int:
+def grow(
+    population: Population, rate: float, cap: int, min_opacity: float, key: Key, shares: Any = None
+) -> int:
     """Appends copies of Gaussians drawn by opacity, as many as the rate and the cap allow; how many."""
     xp, old = population.xp, population.n
     n = min(cap, old + math.ceil(rate * old)) - old
     if n <= 0:
         return 0
     weights = draws.weights(xp, population.column("logit_opacities"), min_opacity)
+    if shares is not None:
+        weights = weights * shares
     if not bool((weights > 0).any()):  # nothing to draw from
         return 0
     drawn = draws.multinomial(xp, weights, n, key)

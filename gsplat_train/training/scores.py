@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a map of pixels each Gaussian carries: for density control that looks at pictures, not at gradients.
+
+A Gaussian's weight in a pixel is w = alpha T, what the rasterizer blends its colour with. The derivative of
+sum_p <C(p), M(p)> by its colour is sum_p w(p) M(p), so the backward pass of any backend, fed a made-up gradient M,
+returns the sums over pixels of three maps at once, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..backends import Backend
+from ..config import Config
+from ..scene import View
+from .plan import sh_degree_at
+from .rows import Population
+
+# (view, its photo [H, W, 3] uint8, the render [H, W, 3]) -> [H, W, 3], what each pixel weighs in three sums
+Maps = Callable[[View, mx.array, mx.array], mx.array]
+SCORE_STREAM = 2  # tells the choice of views from what else is drawn by seed and step
+
+
+class Scores:
+    """Sums over the training views. views: in the frame and at the size that training sees."""
+
+    def __init__(self, views: Sequence[View], backend: Backend, config: Config) -> None:
+        self.views, self.backend, self.config = views, backend, config
+
+    def chosen(self, step: int, count: int) -> list[View]:
+        """`count` different views, by seed and step."""
+        random = np.random.default_rng((self.config.seed, step, SCORE_STREAM))
+        index = random.permutation(len(self.views))[:count]
+        return [self.views[i] for i in sorted(index)]
+
+    def sums(self, population: Population, step: int, count: int, maps: Maps) -> list[Any]:
+        """For each of `count` views [N, 3] float32, arrays of the population's kind: sum_p w_i(p) maps(p)."""
+        gaussians, degree = population.gaussians(), sh_degree_at(self.config, step)
+        found = []
+        for view in self.chosen(step, count):
+            width, height = view.camera.width, view.camera.height
+            seen = self.backend.project(
+                gaussians, view.camera.viewmat, view.camera.K, width, height,
+                sh_degree=degree, antialiased=self.config.antialiased,
+            )  # fmt: skip
+            tiles = self.backend.isect_tiles(seen, width, height)
+
+            def picture(colors: mx.array, seen=seen, tiles=tiles, size=(width, height)) -> mx.array:
+                return self.backend.rasterize(seen._replace(colors=colors), tiles, mx.zeros(3), *size)[0]
+
+            image = mx.stop_gradient(picture(seen.colors))
+            photo = view.pixels
+            weights = maps(view, mx.array(photo.image), image)
+            if photo.mask is not None:
+                weights = weights * (mx.array(photo.mask) > 0)[:, :, None]
+            _, (sums,) = mx.vjp(picture, [seen.colors], [weights])
+            sums = mx.where((seen.radii > 0).all(axis=1, keepdims=True), sums, 0.0)
+            mx.eval(sums)
+            found.append(sums if population.xp is mx else np.array(sums))
+        return found
+
+
+def errors(view: View, photo: mx.array, image: mx.array) -> mx.array:
+    """Maps: |render - photo|, mean over the channels; 1; 0."""
+    error = mx.abs(mx.clip(image, 0, 1) - photo.astype(mx.float32) / 255).mean(axis=2)
+    return mx.stack([error, mx.ones_like(error), mx.zeros_like(error)], axis=2)
+
+
+def edges(view: View, photo: mx.array, image: mx.array) -> mx.array:
+    """Maps: edges of the photo, 0 to 1; 1; 0. An edge is the absolute Laplacian (8 in the middle, -1 around) of the
+    luminance, as Deng et al. 2025 ("Improving Densification in 3D Gaussian Splatting") weigh pixels.
+    """
+    grey = photo.astype(mx.float32) @ (mx.array([0.299, 0.587, 0.114]) / 255)
+    padded = mx.pad(grey, 1, mode="edge")
+    height, width = grey.shape
+    around = sum(
+        padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3) if (dy, dx) != (1, 1)
+    )
+    edge = mx.clip(8 * grey - around, 0, 1)
+    edge = edge / mx.maximum(edge.max(), 1e-6)
+    return mx.stack([edge, mx.ones_like(edge), mx.zeros_like(edge)], axis=2)
