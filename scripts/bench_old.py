@@ -51,7 +51,9 @@ def compare(old: str, backend: str, case: dict[str, Any], pairs: int) -> dict[st
     given = case | {"backend": backend}
     with Runner(HERE.parent, given) as new, Runner(Path(old).resolve(), given) as before:
         runners = (before, new)
-        count = max(4, int(TURN * 1e3 / max(runner.turn(4) for runner in runners)))
+        for runner in runners:
+            runner.turn(8)  # compiles
+        count = max(4, int(TURN * 1e3 / max(runner.turn(40) for runner in runners)))
         times: list[tuple[float, float]] = []
         for k in range(pairs):
             order = runners if k % 2 else runners[::-1]

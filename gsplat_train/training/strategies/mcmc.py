@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from ...config import Config
+from ...model.quaternions import rotate
 from ...settings import number
 from .. import draws
 from ..draws import Key
 from ..plan import Statistics, halvings_at
 from ..rows import Edit, Population
 from ..scores import errors
-from . import in_window
+from . import adc, in_window
 
 FAINTEST, NEARLY_OPAQUE = 1e-6, 1.0 - 1e-6  # opacities of 0 and 1 have no logit
 BRINGS: Mapping[str, Any] = {}  # Config's defaults are MCMC's
@@ -52,17 +53,19 @@ class Settings:
         0, 0
     )  # in which a Gaussian's share of the error is summed; 0: opacity alone decides
     error_floor: float = number(0.2, 0.0)  # of the mean share, added to each
-    split: bool = False  # grows by splitting along the longest axis in place of copies
+    pull: int = number(0, 0, 2)  # 1: by mean absgrad, 2: by gradient
+    # A copy lies so many standard deviations from its original's middle along the longest axis, the original as many
+    # on the other side, and both are as much shorter along it as keeps their common variance; 0: in the same place
+    split: float = number(0.0, 0.0, 0.99)
     scale_decay: float = number(0.0, 0.0, 0.1)
 
 
 class Strategy:
     """Relocates the dead, grows to the cap; see strategies.Strategy."""
 
-    statistics = Statistics.NONE
-
     def __init__(self, config: Config) -> None:
         self.config, self.own = config, config.own
+        self.statistics = (Statistics.NONE, Statistics.ABSGRADIENTS, Statistics.GRADIENTS)[self.own.pull]
         self.opacity_weight, self.scale_weight = self.own.opacity_reg, self.own.scale_reg
 
     def noise(self, number: int, rate: float) -> float:
@@ -77,10 +80,14 @@ class Strategy:
         if own.opacity_decay or own.scale_decay:
             left = 1 - min(step / self.config.horizon, 1.0)
             decay(population, left * own.opacity_decay, left * own.scale_decay)
-        shares = error_shares(population, step, own.error_views, own.error_floor) if own.error_views else None
-        relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION), shares)
+        split, shares = own.split, None
+        if own.pull:
+            shares = pull_shares(population, own.error_floor)
+        elif own.error_views:
+            shares = error_shares(population, step, own.error_views, own.error_floor)
+        relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION), shares, split)
         key = Key(seed, step, draws.GROWTH)
-        added = grow(population, own.grow_rate, self.cap(step), own.min_opacity, key, shares)
+        added = grow(population, own.grow_rate, self.cap(step), own.min_opacity, key, shares, split)
         return {"relocated": relocated, "added": added}
 
     def cap(self, step: int) -> int:
@@ -100,6 +107,16 @@ def decay(population: Population, opacity: float, log_scale: float) -> None:
     )
 
 
+def pull_shares(population: Population, floor: float) -> Any:
+    xp = population.xp
+    total = population.sums("absgrad_norm")
+    if not bool((total > 0).any()):
+        total = population.sums("means2d_norm")
+    total = total / xp.maximum(population.sums("count"), 1)
+    share = floor + total / xp.maximum(total.mean(), 1e-12)
+    return xp.clip(xp.round(64 * share), 1, 4096).astype(xp.uint32)
+
+
 def error_shares(population: Population, step: int, views: int, floor: float) -> Any:
     """[N] uint32 weights: the error that a Gaussian carries in some views, in 64ths of the mean."""
     xp = population.xp
@@ -110,7 +127,9 @@ def error_shares(population: Population, step: int, views: int, floor: float) ->
     return xp.clip(xp.round(64 * share), 1, 4096).astype(xp.uint32)
 
 
-def relocate(population: Population, min_opacity: float, key: Key, shares: Any = None) -> int:
+def relocate(
+    population: Population, min_opacity: float, key: Key, shares: Any = None, split: float = 0
+) -> int:
     """Moves each dead Gaussian onto a living one drawn by opacity; how many. Moments of both become zero."""
     xp = population.xp
     weights = draws.weights(xp, population.column("logit_opacities"), min_opacity)
@@ -119,16 +138,23 @@ def relocate(population: Population, min_opacity: float, key: Key, shares: Any =
     n = int((weights == 0).sum())
     if n in (0, population.n):
         return 0
-    drawn = draws.multinomial(xp, weights, n, key)
+    drawn = draw(xp, weights, n, key, split)
+    n = len(drawn)
     dead = draws.positions(xp, weights == 0, n)
     source = xp.arange(population.n).astype(xp.int32)
     source[dead] = drawn
-    population.apply(shared(population, source, drawn, dead, min_opacity))
+    population.apply(shared(population, source, drawn, dead, min_opacity, split))
     return n
 
 
 def grow(
-    population: Population, rate: float, cap: int, min_opacity: float, key: Key, shares: Any = None
+    population: Population,
+    rate: float,
+    cap: int,
+    min_opacity: float,
+    key: Key,
+    shares: Any = None,
+    split: float = 0,
 ) -> int:
     """Appends copies of Gaussians drawn by opacity, as many as the rate and the cap allow; how many."""
     xp, old = population.xp, population.n
@@ -140,15 +166,26 @@ def grow(
         weights = weights * shares
     if not bool((weights > 0).any()):  # nothing to draw from
         return 0
-    drawn = draws.multinomial(xp, weights, n, key)
+    drawn = draw(xp, weights, n, key, split)
+    n = len(drawn)
     rows = xp.arange(old + n).astype(xp.int32)
     source = xp.concatenate([rows[:old], drawn])
-    edit = shared(population, source, drawn, rows[old:], min_opacity)
+    edit = shared(population, source, drawn, rows[old:], min_opacity, split)
     population.apply(replace(edit, most=cap))
     return n
 
 
-def shared(population: Population, source: Any, drawn: Any, copies: Any, min_opacity: float) -> Edit:
+def draw(xp: Any, weights: Any, n: int, key: Key, split: float) -> Any:
+    """The rows to copy, in rising order; where they are split, none twice and maybe fewer."""
+    if not split:
+        return draws.multinomial(xp, weights, n, key)
+    n = min(n, int((weights > 0).sum()))
+    return draws.positions(xp, draws.without_return(xp, weights.astype(xp.float32), n, key), n)
+
+
+def shared(
+    population: Population, source: Any, drawn: Any, copies: Any, min_opacity: float, split: float = 0
+) -> Edit:
     """The edit that makes the rows `copies` of the rows `drawn`, which rise: opacity and scale are divided among
     the copies of one and itself, and the moments of all become zero.
     """
@@ -156,8 +193,18 @@ def shared(population: Population, source: Any, drawn: Any, copies: Any, min_opa
     n = draws.mentions(xp, drawn) + 1
     logits, shrink = divide(xp, population.column("logit_opacities")[drawn], n, min_opacity)
     log_scales = population.column("log_scales")[drawn] + shrink[:, None]
+    if split:
+        log_scales = population.column("log_scales")[drawn]
+        axis = xp.argmax(log_scales, axis=1)
+        unit = (xp.arange(3)[None] == axis[:, None]).astype(xp.float32)
+        reach = split * xp.exp(adc.largest(xp, log_scales)[:, None])
+        offset = rotate(population.column("quats")[drawn], reach * unit, xp)
+        log_scales = log_scales + unit * (0.5 * math.log(1 - split * split))
     columns = {"logit_opacities": logits, "log_scales": log_scales}
     twice = {name: xp.concatenate([column, column]) for name, column in columns.items()}
+    if split:
+        means = population.column("means")[drawn]
+        twice["means"] = xp.concatenate([means - offset, means + offset])
     return Edit(source, xp.concatenate([drawn, copies]), twice)
 
 
