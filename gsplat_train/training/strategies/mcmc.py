@@ -53,19 +53,19 @@ class Settings:
         0, 0
     )  # in which a Gaussian's share of the error is summed; 0: opacity alone decides
     error_floor: float = number(0.2, 0.0)  # of the mean share, added to each
-    pull: int = number(0, 0, 2)  # 1: by mean absgrad, 2: by gradient
-    # A copy lies so many standard deviations from its original's middle along the longest axis, the original as many
-    # on the other side, and both are as much shorter along it as keeps their common variance; 0: in the same place
-    split: float = number(0.0, 0.0, 0.99)
-    scale_decay: float = number(0.0, 0.0, 0.1)
+    # Standard deviations that a copy and its original move apart along the longest axis, each to one side, and get
+    # shorter along it, so that together they are as long as the original was; 0: they stay in one place [MCMC].
+    # BENCHMARKS.md: half of one brings 0.2 dB
+    split: float = number(0.5, 0.0, 0.99)
 
 
 class Strategy:
     """Relocates the dead, grows to the cap; see strategies.Strategy."""
 
+    statistics = Statistics.NONE
+
     def __init__(self, config: Config) -> None:
         self.config, self.own = config, config.own
-        self.statistics = (Statistics.NONE, Statistics.ABSGRADIENTS, Statistics.GRADIENTS)[self.own.pull]
         self.opacity_weight, self.scale_weight = self.own.opacity_reg, self.own.scale_reg
 
     def noise(self, number: int, rate: float) -> float:
@@ -81,9 +81,7 @@ class Strategy:
             left = 1 - min(step / self.config.horizon, 1.0)
             decay(population, left * own.opacity_decay, left * own.scale_decay)
         split, shares = own.split, None
-        if own.pull:
-            shares = pull_shares(population, own.error_floor)
-        elif own.error_views:
+        if own.error_views:
             shares = error_shares(population, step, own.error_views, own.error_floor)
         relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION), shares, split)
         key = Key(seed, step, draws.GROWTH)
@@ -105,16 +103,6 @@ def decay(population: Population, opacity: float, log_scale: float) -> None:
     population.apply(
         Edit(columns={"logit_opacities": lowered, "log_scales": population.column("log_scales") - log_scale})
     )
-
-
-def pull_shares(population: Population, floor: float) -> Any:
-    xp = population.xp
-    total = population.sums("absgrad_norm")
-    if not bool((total > 0).any()):
-        total = population.sums("means2d_norm")
-    total = total / xp.maximum(population.sums("count"), 1)
-    share = floor + total / xp.maximum(total.mean(), 1e-12)
-    return xp.clip(xp.round(64 * share), 1, 4096).astype(xp.uint32)
 
 
 def error_shares(population: Population, step: int, views: int, floor: float) -> Any:
@@ -144,6 +132,8 @@ def relocate(
     source = xp.arange(population.n).astype(xp.int32)
     source[dead] = drawn
     population.apply(shared(population, source, drawn, dead, min_opacity, split))
+    if shares is not None:
+        shares[dead] = shares[drawn]
     return n
 
 
@@ -176,11 +166,14 @@ def grow(
 
 
 def draw(xp: Any, weights: Any, n: int, key: Key, split: float) -> Any:
-    """The rows to copy, in rising order; where they are split, none twice and maybe fewer."""
+    """The rows to copy, in rising order, drawn by `weights`; where copies are set apart none comes twice, so that
+    they are fewer than `n` by those that were drawn again.
+    """
+    drawn = draws.multinomial(xp, weights, n, key)
     if not split:
-        return draws.multinomial(xp, weights, n, key)
-    n = min(n, int((weights > 0).sum()))
-    return draws.positions(xp, draws.without_return(xp, weights.astype(xp.float32), n, key), n)
+        return drawn
+    first = xp.concatenate([xp.ones(1) > 0, drawn[1:] != drawn[:-1]])
+    return drawn[draws.positions(xp, first, int(first.sum()))]
 
 
 def shared(
@@ -194,18 +187,24 @@ def shared(
     logits, shrink = divide(xp, population.column("logit_opacities")[drawn], n, min_opacity)
     log_scales = population.column("log_scales")[drawn] + shrink[:, None]
     if split:
-        log_scales = population.column("log_scales")[drawn]
-        axis = xp.argmax(log_scales, axis=1)
-        unit = (xp.arange(3)[None] == axis[:, None]).astype(xp.float32)
-        reach = split * xp.exp(adc.largest(xp, log_scales)[:, None])
-        offset = rotate(population.column("quats")[drawn], reach * unit, xp)
-        log_scales = log_scales + unit * (0.5 * math.log(1 - split * split))
+        log_scales, offset = halves(population, drawn, split)
     columns = {"logit_opacities": logits, "log_scales": log_scales}
     twice = {name: xp.concatenate([column, column]) for name, column in columns.items()}
     if split:
         means = population.column("means")[drawn]
         twice["means"] = xp.concatenate([means - offset, means + offset])
     return Edit(source, xp.concatenate([drawn, copies]), twice)
+
+
+def halves(population: Population, index: Any, split: float) -> tuple[Any, Any]:
+    """(log scales [S, 3] of either half of Gaussians, offset [S, 3] of one half from the middle): two of the standard
+    deviation s sqrt(1 - split^2) at +- split s have the variance s^2 of one.
+    """
+    xp, log_scales = population.xp, population.column("log_scales")[index]
+    unit = (xp.arange(3)[None] == xp.argmax(log_scales, axis=1)[:, None]).astype(xp.float32)
+    reach = split * xp.exp(adc.largest(xp, log_scales)[:, None])
+    offset = rotate(population.column("quats")[index], reach * unit, xp)
+    return log_scales + unit * (0.5 * math.log(1 - split * split)), offset
 
 
 def divide(xp: Any, logits: Any, n: Any, min_opacity: float) -> tuple[Any, Any]:
