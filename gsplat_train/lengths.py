@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-POWERS = {"init_scale": 0.36, "lr_means": 0.4, "lr_means_end": 1.2, "lr_scales": 0.3, "lr_sh0": 0.3}
+POWERS = {"init_scale": 0.36, "lr_means": 0.4, "lr_means_end": 0.4, "lr_scales": 0.3, "lr_sh0": 0.3}
 MOST = {"init_scale": 0.6, "lr_means": 1.2e-3, "lr_scales": 0.03, "lr_sh0": 0.02}  # that is gone up to
 END_SHARE = 0.1  # of lr_means, that lr_means_end goes up to
 STEP_SHARE = 0.1  # of the steps, that the settings in steps end by

@@ -58,7 +58,7 @@ def test_text_becomes_the_type_of_its_setting(key: str, text: str, value: object
         ({"lr_means": "nan"}, "lr_means must be at least 0, got nan"),
         ({"lr_means": "inf"}, "lr_means must be at least 0, got inf"),
         ({"undistort": "yes"}, "undistort must be true or false, got 'yes'"),
-        ({"strategy": "mcm"}, "strategy must be one of mcmc, adc, none, got 'mcm'"),
+        ({"strategy": "mcm"}, "strategy must be one of mcmc, adc, igs, none, got 'mcm'"),
     ],
 )
 def test_bad_settings_are_one_line(settings: dict, message: str) -> None:

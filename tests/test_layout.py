@@ -39,7 +39,8 @@ ORDER = """
     evaluate.measure evaluate.exported evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
     evaluate.path_files
     training.groups training.brightness training.exposure training.objective training.alpha training.stepper
-    training.strategies training.strategies.none training.strategies.mcmc training.strategies.adc
+    training.scores training.strategies training.strategies.none training.strategies.adc training.strategies.mcmc
+    training.strategies.igs
     training.checkpoint training.identity training.photos training.read_ahead training.clock training.run_folder
     training.callbacks
     training.forecast training.alive training.evaluation training.trainer training.report training.api

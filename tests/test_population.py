@@ -36,7 +36,16 @@ def some_state(n: int = 200) -> TrainState:
     return state
 
 
-@pytest.mark.parametrize("changes", [{}, {"strategy": "adc"}, {"strategy": "adc", "reset_every": 10}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"split": 0.0},
+        {"strategy": "igs", "grow_absgradient": 1e-5, "edge_views": 0},
+        {"strategy": "adc"},
+        {"strategy": "adc", "reset_every": 10},
+    ],
+)
 def test_a_refinement_gives_the_same_rows_on_a_gpu_and_on_the_host(changes: dict[str, Any]) -> None:
     config = settings(max_splats=300, **changes)
     state = some_state()

@@ -114,7 +114,7 @@ def active_groups(config: Config) -> list[str]:
 def learning_rates(config: Config, step: int) -> dict[str, float]:
     """The rate of each leaf for the step after `step` steps; that of means decays exponentially (3DGS)."""
     progress = min(step / config.horizon, 1.0)
-    first, last = config.lr_means, config.lr_means_end
+    first, last = config.lr_means, min(config.lr_means_end, config.lr_means)  # it never rises
     means = first * (last / first) ** progress if first > 0 else 0.0
     return {
         "means": EXTENT * means,

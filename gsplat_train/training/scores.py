@@ -9,7 +9,7 @@ returns the sums over pixels of three maps at once, in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -22,6 +22,16 @@ from .rows import Population
 
 # (view, its photo [H, W, 3] uint8, the render [H, W, 3]) -> [H, W, 3], what each pixel weighs in three sums
 Maps = Callable[[View, mx.array, mx.array], mx.array]
+
+
+class ScoredPopulation(Population, Protocol):
+    """A Population whose Gaussians can be held against the training photos."""
+
+    def pixel_sums(self, step: int, count: int, maps: Maps) -> list[Any]:
+        """See Scores.sums."""
+        ...
+
+
 SCORE_STREAM = 2  # tells the choice of views from what else is drawn by seed and step
 
 

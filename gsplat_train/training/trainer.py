@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -64,7 +65,7 @@ class _Watched:
         self._edited.append(True)
 
     def pixel_sums(self, step: int, count: int, maps: Maps) -> list[Any]:
-        """See strategies.Seen."""
+        """See scores.ScoredPopulation."""
         return self._scores.sums(self._population, step, count, maps)
 
 
@@ -225,16 +226,18 @@ class Trainer:
             where = f", state saved in {self.run.root}" if self.run else ""
             raise Interrupted(f"interrupted at step {self.step}{where}")
 
+    def _refine(self, number: int, edited: list[bool], rows: Population) -> dict[str, int]:
+        return self.strategy.refine(_Watched(rows, edited, self.scores), number)
+
     def _refine_due(self) -> None:
         """The refinements after a step. One that fails before it has edited anything is done again by a resumed run."""
         while due := self.counts.get("refinements_due"):
             edited: list[bool] = []
+            refine = partial(self._refine, due[0], edited)
             self.stepper.result()  # to wait for steps is no part of it
             try:
                 with self.clock.during("refinement"):
-                    self.stepper.refine(
-                        lambda rows: self.strategy.refine(_Watched(rows, edited, self.scores), due[0])
-                    )  # noqa: B023
+                    self.stepper.refine(refine)
             except BaseException:
                 self.counts["refinements_due"] = due[1:] if edited else due
                 raise

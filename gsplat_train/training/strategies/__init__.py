@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ... import registry
 from ...config import Config
 from ..plan import Statistics
-from ..rows import Population
+from ..scores import ScoredPopulation
 
 
 class Strategy(Protocol):
@@ -37,7 +37,7 @@ class Strategy(Protocol):
         """Whether `refine` has something to do after step `step`."""
         ...
 
-    def refine(self, population: Population, step: int) -> dict[str, int]:
+    def refine(self, population: ScoredPopulation, step: int) -> dict[str, int]:
         """Edits the rows; how many were duplicated, split, ..., for the log. What is drawn depends on the seed and the
         step alone.
         """

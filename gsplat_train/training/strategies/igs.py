@@ -20,7 +20,7 @@ from .. import draws
 from ..draws import Key
 from ..plan import Statistics
 from ..rows import Edit, Population
-from ..scores import edges
+from ..scores import ScoredPopulation, edges
 from . import adc, in_window
 
 BRINGS: Mapping[str, Any] = {
@@ -84,7 +84,7 @@ class Strategy:
         share = (step - own.refine_start) / max(last - own.refine_start, 1)
         return round(config.max_splats * math.sqrt(min(max(share, 0.0), 1.0)))
 
-    def refine(self, population: Population, step: int) -> dict[str, int]:
+    def refine(self, population: ScoredPopulation, step: int) -> dict[str, int]:
         own, counts = self.own, {"split": 0, "pruned": 0}
         if in_window(own, self.config, step):
             counts["split"] = self.grow(population, step)
@@ -95,7 +95,7 @@ class Strategy:
             adc.reset_opacities(population, own.reset_opacity)
         return counts
 
-    def grow(self, population: Population, step: int) -> int:
+    def grow(self, population: ScoredPopulation, step: int) -> int:
         """Splits candidates; how many."""
         xp, n, own = population.xp, population.n, self.own
         pull = population.sums("absgrad_norm") / xp.maximum(population.sums("count"), 1)
@@ -113,7 +113,7 @@ class Strategy:
         return count
 
 
-def edge_scores(population: Population, step: int, views: int) -> Any:
+def edge_scores(population: ScoredPopulation, step: int, views: int) -> Any:
     """[N] the edges that a Gaussian carries in some views, each over the mean of those that carry any."""
     xp = population.xp
     total: Any = 0

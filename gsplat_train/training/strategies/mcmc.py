@@ -26,7 +26,7 @@ from .. import draws
 from ..draws import Key
 from ..plan import Statistics, halvings_at
 from ..rows import Edit, Population
-from ..scores import errors
+from ..scores import ScoredPopulation, errors
 from . import adc, in_window
 
 FAINTEST, NEARLY_OPAQUE = 1e-6, 1.0 - 1e-6  # opacities of 0 and 1 have no logit
@@ -49,6 +49,7 @@ class Settings:
     # In place of the regularisers: taken from the opacities (and their logarithm from the scales) at each
     # refinement, less and less towards the end of the schedule [Brush: 0.002 for every 100 steps]
     opacity_decay: float = number(0.0, 0.0, 0.1)
+    scale_decay: float = number(0.0, 0.0, 0.1)
     error_views: int = number(
         0, 0
     )  # in which a Gaussian's share of the error is summed; 0: opacity alone decides
@@ -75,7 +76,7 @@ class Strategy:
     def due(self, step: int) -> bool:
         return in_window(self.own, self.config, step)
 
-    def refine(self, population: Population, step: int) -> dict[str, int]:
+    def refine(self, population: ScoredPopulation, step: int) -> dict[str, int]:
         own, seed = self.own, self.config.seed
         if own.opacity_decay or own.scale_decay:
             left = 1 - min(step / self.config.horizon, 1.0)
@@ -105,7 +106,7 @@ def decay(population: Population, opacity: float, log_scale: float) -> None:
     )
 
 
-def error_shares(population: Population, step: int, views: int, floor: float) -> Any:
+def error_shares(population: ScoredPopulation, step: int, views: int, floor: float) -> Any:
     """[N] uint32 weights: the error that a Gaussian carries in some views, in 64ths of the mean."""
     xp = population.xp
     total: Any = 0
@@ -127,14 +128,13 @@ def relocate(
     if n in (0, population.n):
         return 0
     drawn = draw(xp, weights, n, key, split)
-    n = len(drawn)
-    dead = draws.positions(xp, weights == 0, n)
+    dead = draws.positions(xp, weights == 0, n)[: len(drawn)]
     source = xp.arange(population.n).astype(xp.int32)
     source[dead] = drawn
     population.apply(shared(population, source, drawn, dead, min_opacity, split))
     if shares is not None:
         shares[dead] = shares[drawn]
-    return n
+    return len(drawn)
 
 
 def grow(
