@@ -100,7 +100,7 @@ def test_settings_are_all_there_with_what_is_said_of_them() -> None:
         (["--progress", "loud"], ["--progress", "'loud'", "'bar', 'plain', 'jsonl'"]),
         (["--backend", "gpu"], ["--backend", "'gpu'", "cpp"]),
         (["--set", "steps=few"], ["steps", "'few'", "whole number"]),
-        (["--set", "strategy=best"], ["strategy", "'best'", "mcmc, adc, none"]),
+        (["--set", "strategy=best"], ["strategy", "'best'", "mcmc, adc, igs, none"]),
     ],
 )
 def test_a_wrong_value_is_named_with_its_option(arguments: list[str], parts: list[str]) -> None:
