@@ -66,6 +66,7 @@ LONG = {  # longer, each with its reason
     "gsplat_train/training/trainer.py": "the loop, and everything that can end it",
     "gsplat_train/backends/cpp.py": "every stage of a backend, and the fused step",
     "gsplat_train/backends/gpu/engine.py": "every stage of both GPUs",
+    "gsplat_train/backends/gpu/kernels.py": "the table of all kernels",
     "gsplat_train/backends/gpu/stepper.py": "running ahead of the host, and its return",
 }
 TEST_LINES = 600

@@ -16,7 +16,7 @@ from metal.emulated import ORDERS
 from metal.emulated import backend as emulated
 from metal.fixtures import clang  # noqa: F401
 from metal.launcher import KernelError
-from plans import EVERYTHING, take
+from plans import EVERYTHING, plan, take
 from scenes import camera, scene, to_mlx
 from test_backends import (  # noqa: F401
     test_a_pixel_ends_before_its_transmittance_would_fall_too_low,
@@ -224,8 +224,11 @@ BEYOND = {  # what keeps a kernel inside its arrays -> too much of it
 
 
 def run_every_kernel(backend):
-    """A step, gradients by autograd, and a tile whose list is sorted in pieces."""
+    """Steps over one view and over two, gradients by autograd, and a tile whose list is sorted in pieces."""
     train(backend, steps=1)
+    stepper = backend.stepper(begun())
+    stepper.take(seen(), plan(2, views=2), seen())
+    stepper.look()
     gaussians = to_mlx(scene(CAMERA, 140, size=2))
     mx.eval(mx.grad(lambda g: render(g, CAMERA, backend).image.sum())(gaussians))
     gaussians, view = crowd(3000)

@@ -88,7 +88,8 @@ class Engine:
             names = sizes.names
             values = [
                 sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
-                int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], *[0] * 4,
+                int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], sizes.views,
+                sizes.parts, 0, 0,
             ]  # fmt: skip
             check_sizes(sizes)
             make_room(self._sizes, MOST_SIZES, sizes.n)

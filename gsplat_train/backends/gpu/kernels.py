@@ -31,6 +31,8 @@ class Sizes:
     width: int
     height: int
     capacity: int  # intersections that there is room for
+    views: int = 1  # of a step
+    parts: int = 14  # numbers a Gaussian of a view's gradients: 17 with the sums of density control
 
     @property
     def names(self) -> dict[str, int]:
@@ -49,6 +51,8 @@ class Sizes:
             "buckets": self.capacity // BUCKET + tiles,
             "groups": -(-self.n // INTERSECT_GROUP),
             "flags": -(-self.n // 128),
+            "views": self.views,
+            "row": 8 + self.parts * self.n,  # numbers of a view's gradients
         }
 
 
@@ -236,6 +240,50 @@ KERNELS = {
             "update_shn",
             _arrays(
                 "shn float32 bands; m float32 bands; v_in float32 bands; colour float32 8 * n;"
+                + _SETTINGS
+                + _SIZES
+            ),
+            _arrays("new_shn float32 bands; new_m float32 bands; new_v float32 bands"),
+            256,
+            "flags",
+        ),
+        KernelSpec(
+            "gradients",
+            _arrays(
+                _PARAMS
+                + _SEEN
+                + "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
+                + "status uint32 8; loss float32 8;"
+                + _CAMERA
+                + _SIZES
+            ),
+            _arrays("view float32 row"),
+            128,
+            "flags",
+            template=("STATS",),
+            registers=80,
+        ),
+        KernelSpec(
+            "combine",
+            _arrays(
+                "params float32 14 * n; m float32 14 * n; v_in float32 14 * n; views float32 views * row;"
+                + "status uint32 8; stats_in float32 3 * n;"
+                + _SETTINGS
+                + _SIZES
+            ),
+            _arrays(
+                "new_params float32 14 * n; new_m float32 14 * n; new_v float32 14 * n; moving uint32 n;"
+                "flags uint32 flags; stats float32 3 * n; new_status uint32 8; loss float32 8"
+            ),
+            128,
+            "flags",
+            template=("STATS",),
+        ),
+        KernelSpec(
+            "combine_shn",
+            _arrays(
+                "params float32 14 * n; shn float32 bands; m float32 bands; v_in float32 bands;"
+                + "views float32 views * row; moving uint32 n; cameras float32 32 * views;"
                 + _SETTINGS
                 + _SIZES
             ),

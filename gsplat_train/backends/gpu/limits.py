@@ -24,6 +24,10 @@ ROOMY = 8  # the former where lists with it take less than 1 / ROOMY of the memo
 AREA_ARRAYS, SLOT = 9, 12  # numbers of the longest array a pixel (`maps`) and an intersection (`slot_grads`)
 
 
+# Kernels of the stages alone, and of steps over several views.
+UNFUSED = ("splat_grads", "project_vjp", "score", "gradients", "combine", "combine_shn")
+
+
 @cache
 def device_memory() -> int:
     """Bytes that the device has; 8 GB if MLX does not say."""
@@ -35,7 +39,7 @@ def device_memory() -> int:
 def step_bytes(sizes: Sizes) -> int:
     """What the kernels of a step write."""
     names, itemsize = sizes.names, {"uint8": 1}
-    specs = [spec for spec in KERNELS.values() if spec.name not in ("splat_grads", "project_vjp", "score")]
+    specs = [spec for spec in KERNELS.values() if spec.name not in UNFUSED]
     return sum(a.count(names) * itemsize.get(a.dtype, 4) for spec in specs for a in spec.outputs)
 
 

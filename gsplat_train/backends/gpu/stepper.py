@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ...errors import UserError
 from ...model.gaussians import Gaussians
 from ...scene import View
-from ...training.crew import ALONE
+from ...training.crew import ALONE, Crew
 from ...training.plan import Statistics, StepPlan
 from ...training.protocol import Bounds, StepResult, T
 from ...training.rows import SUMS, HostPopulation, Population, TrainState, zero_sums
@@ -46,15 +45,18 @@ BATCH = 4  # steps handed to MLX at once: one upload of settings and one graph f
 CAMERA_BYTES = 16 << 20
 CAMERA = 128  # bytes of a camera
 HALF_TAKEN = 2  # a flag of `update`: a gradient was not finite, and other Gaussians have moved
-BETA1, BETA2 = 0.9, 0.999  # csrc/constants.h
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-15  # csrc/constants.h
 NAN = StepResult(math.nan, math.nan, math.nan)
 
 
 class Ahead:
     """The steps of one TrainState that the host has asked for and not yet looked at."""
 
-    def __init__(self, engine: Engine, photos: Kept, cameras: Kept, state: TrainState) -> None:
+    def __init__(
+        self, engine: Engine, photos: Kept, cameras: Kept, state: TrainState, crew: Crew = ALONE
+    ) -> None:
         self.engine, self.photos, self.cameras, self.state = engine, photos, cameras, state
+        self.crew = crew
         trees = (state.gaussians, state.m, state.v)
         self.n, self.rest = state.gaussians.means.shape[0], state.gaussians.shN.shape[1]
         self.params, self.m, self.v = map(pack, trees)  # each a pair of flat arrays: all but shN, and shN
@@ -64,7 +66,7 @@ class Ahead:
         mx.eval(empty)
         state.gaussians, state.m, state.v = empty  # until `finish`: what they held is held packed
         self.first_step = state.step
-        self.journal: list[tuple[View, StepPlan]] = []
+        self.journal: list[tuple[tuple[View, ...], StepPlan]] = []
         self.stats: mx.array | None = None
         self.last = StepResult(0.0, 0.0, 0.0)
         self.seen: deque[mx.array] = deque()
@@ -86,30 +88,35 @@ class Ahead:
         self.photos.shrink(self.engine.budget.photos(sizes))
         self.engine.budget.hold(sizes)
 
-    def step(self, view: View, plan: StepPlan) -> StepResult:
-        """Asks for one more step; the newest loss that the host has seen."""
-        self.journal.append((view, plan))
-        self.state.step += 1
+    def step(self, views: tuple[View, ...], plan: StepPlan) -> StepResult:
+        """Asks for one more step; the newest loss that the host has seen. What is decided here depends on nothing
+        that only one process of a crew knows: all must gather the same steps in the same order.
+        """
+        self.journal.append((views, plan))
+        self.state.step += len(views)
         count = len(self.journal)
-        window = self._window(view)
+        window = self._window(views)
         if count == 1 or count - self.launched >= min(self.batch, window):
             self._launch_waiting()
             self.batch = min(2 * self.batch, BATCH)
         if count == self.launched and (self.never_looked or count - self.looked >= window):
             self.looked, self.never_looked = count, False
-            self._look(view)
+            self._look(views)
         return self._newest()
 
     def _newest(self) -> StepResult:
         return NAN._replace(whole=self.whole) if self.failed else self.last
 
-    def _window(self, view: View) -> int:
+    def _window(self, views: tuple[View, ...]) -> int:
         """Steps between two looks, fewer where the arrays of many would fill the memory."""
-        width, height = view.camera.width, view.camera.height
-        sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
-        return self.engine.budget.window(sizes)
+        all_sizes = [
+            Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
+            for width, height in _sizes_of(views)
+        ]
+        window = min(self.engine.budget.window(sizes) for sizes in all_sizes)
+        return max(1, window // (self.crew.each if self.crew.size > 1 else len(views)))
 
-    def _look(self, view: View) -> None:
+    def _look(self, views: tuple[View, ...]) -> None:
         """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
         self.seen.append(self.status)
         if len(self.seen) == 1 and len(self.journal) > 1:
@@ -117,50 +124,116 @@ class Ahead:
         status = np.asarray(self.seen.popleft())
         if len(self.journal) == 1:
             self.last = _result(self.loss)
-        self._make_room(status, view)
+        self._make_room(status, views)
         if status[0] != 0:
             self._settle()
 
-    def _make_room(self, status: np.ndarray, view: View) -> None:
+    def _make_room(self, status: np.ndarray, views: tuple[View, ...]) -> None:
         """More capacity before it runs out: intersections grow slowly while a scene is trained."""
-        width, height = view.camera.width, view.camera.height
-        if status[0] == 0 and status[2] * 1.15 > self.engine.capacity(width, height):
-            self.engine.grow(width, height, int(status[2]))
-            self._divide_memory()
+        for width, height in _sizes_of(views):
+            if status[0] == 0 and status[2] * 1.15 > self.engine.capacity(width, height):
+                self.engine.grow(width, height, int(status[2]))
+                self._divide_memory()
 
     def _launch_waiting(self) -> None:
         """Hands the steps that were asked for to MLX, all asynchronous."""
         while self.launched < len(self.journal):
             steps = self.journal[self.launched : self.launched + BATCH]
-            first = self.first_step + self.launched + 1
-            shots = [(view, plan, self.photos.get(view.key, partial(_photo, view))) for view, plan in steps]
-            rows = [self._settings(plan, shot[-1], first + i) for i, (_, plan, shot) in enumerate(shots)]
-            table = mx.array(np.stack(rows))
-            for i, (view, plan, shot) in enumerate(shots):
-                self._launch(view, plan, shot, table[i])
+            number = self._views_to(self.launched)
+            shots, rows = [], []
+            for views, plan in steps:
+                number += len(views)
+                shots.append(
+                    [
+                        (view, *self.photos.get(view.key, partial(_photo, view)))
+                        for view in self.crew.own(views)
+                    ]
+                )
+                rows += [self._settings(plan, shot[-1], number) for shot in shots[-1]]
+                if not self._is_fused(views):
+                    rows.append(self._settings(plan, 1, number))
+            table = iter(mx.array(np.stack(rows)))
+            for (views, plan), own in zip(steps, shots, strict=True):
+                if self._is_fused(views):
+                    self._launch(own[0], plan, next(table))
+                else:
+                    self._launch_over(views, own, plan, table)
             self.launched += len(steps)
             results = (self.params, self.m, self.v, self.flags, self.status, self.loss)
             mx.async_eval(results if self.stats is None else (*results, self.stats))
 
-    def _launch(self, view: View, plan: StepPlan, shot: Any, settings: mx.array) -> None:
+    def _is_fused(self, views: tuple[View, ...]) -> bool:
+        return len(views) == 1 and self.crew.size == 1
+
+    def _views_to(self, count: int) -> int:
+        """The number of the last view of the first `count` steps in the journal."""
+        return self.first_step + sum(len(views) for views, _ in self.journal[:count])
+
+    def _camera(self, view: View) -> mx.array:
+        camera = view.camera
+        data: mx.array = self.cameras.get(view.key, lambda: (camera_array(camera.viewmat, camera.K), CAMERA))
+        return data
+
+    def _launch(self, shot: Any, plan: StepPlan, settings: mx.array) -> None:
         """One step. settings: the step's row of the table."""
-        engine, camera, wanted = self.engine, view.camera, plan.statistics is not Statistics.NONE
-        if wanted and self.stats is None:
-            self.stats = mx.zeros(3 * max(3, self.n))
-        width, height = camera.width, camera.height
-        sizes = Sizes(self.n, self.rest, width, height, engine.capacity(width, height))
-        size_array = engine.sizes(sizes, plan.sh_degree, plan.antialiased)
-        photo, mask, matte, _ = shot
-        if not any(plan.background):
-            matte = None  # the photo is over black already
-        camera_data = self.cameras.get(view.key, lambda: (camera_array(camera.viewmat, camera.K), CAMERA))
-        hides = [photo if plane is None else plane for plane in (mask, matte)]  # what is not used is not read
-        inputs = (camera_data, photo, *hides, settings, size_array)
-        absgrad = plan.statistics is Statistics.ABSGRADIENTS
-        planes = (mask is not None, matte is not None)
-        step = engine.compiled(_kernels_of_a_step, sizes, absgrad, wanted, planes)
+        sizes, inputs, planes = self._inputs(shot, plan, settings)
+        absgrad, wanted = plan.statistics is Statistics.ABSGRADIENTS, self._wanted(plan)
+        step = self.engine.compiled(_kernels_of_a_step, sizes, absgrad, wanted, planes)
         trees, results = step(
             (self.params, self.m, self.v), (self.status, self.flags, self.stats if wanted else None), inputs
+        )
+        (self.params, self.m, self.v), (self.status, self.flags, stats, self.loss) = trees, results
+        if wanted:
+            self.stats = stats
+
+    def _wanted(self, plan: StepPlan) -> bool:
+        """Whether the step adds to the sums, which are then there."""
+        wanted = plan.statistics is not Statistics.NONE
+        if wanted and self.stats is None:
+            self.stats = mx.zeros(3 * max(3, self.n))
+        return wanted
+
+    def _inputs(
+        self, shot: Any, plan: StepPlan, settings: mx.array, parts: int = 14
+    ) -> tuple[Sizes, Any, Any]:
+        """(sizes, what the kernels of a view read beside the state, whether its photo has a mask, and a matte)."""
+        view, photo, mask, matte, _ = shot
+        width, height = view.camera.width, view.camera.height
+        sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height), parts=parts)
+        size_array = self.engine.sizes(sizes, plan.sh_degree, plan.antialiased)
+        if not any(plan.background):
+            matte = None  # the photo is over black already
+        hides = [photo if plane is None else plane for plane in (mask, matte)]  # what is not used is not read
+        inputs = (self._camera(view), photo, *hides, settings, size_array)
+        return sizes, inputs, (mask is not None, matte is not None)
+
+    def _launch_over(
+        self, views: tuple[View, ...], own: list[Any], plan: StepPlan, table: Iterator[mx.array]
+    ) -> None:
+        """One step over several views, of which `own` are this process's: gradients, the others', one update."""
+        wanted, absgrad = self._wanted(plan), plan.statistics is Statistics.ABSGRADIENTS
+        parts, rows = 17 if wanted else 14, []
+        for shot in own:
+            sizes, inputs, planes = self._inputs(shot, plan, next(table), parts)
+            graph = self.engine.compiled(_kernels_of_a_view, sizes, absgrad, wanted, planes)
+            rows.append(graph(self.params, (self.status, self.flags), inputs))
+        if self.crew.size > 1:
+            length = 8 + parts * self.n
+            rows += [(mx.zeros(length), self.status)] * (self.crew.each - len(rows))
+            together = self.crew.gather(mx.stack([row.reshape(-1)[:length] for row, _ in rows])).reshape(-1)
+        else:
+            together = mx.concatenate([row.reshape(-1) for row, _ in rows])
+        sizes = Sizes(self.n, self.rest, 16, 16, 8, len(views), parts)
+        graph = self.engine.compiled(_kernels_of_an_update, sizes, wanted)
+        trees, results = graph(
+            (self.params, self.m, self.v),
+            (rows[0][1], self.stats if wanted else None),
+            (
+                together,
+                mx.concatenate([self._camera(view) for view in views]),
+                next(table),
+                self.engine.sizes(sizes, plan.sh_degree, plan.antialiased),
+            ),
         )
         (self.params, self.m, self.v), (self.status, self.flags, stats, self.loss) = trees, results
         if wanted:
@@ -169,6 +242,7 @@ class Ahead:
     def _settings(self, plan: StepPlan, counting: int, number: int) -> np.ndarray:
         """float32 [32] of step `number` (from 1), in the order of csrc/kernels/gpu.h; `counting` pixels count."""
         out = loss_settings(plan.ssim_lambda, counting, 1, counting)
+        views = plan.views
         unbias = 1 / (1 - BETA1**number)
         out[:6] = [rate * unbias for rate in plan.rates]
         out[6] = 1 / (1 - BETA2**number)
@@ -176,6 +250,7 @@ class Ahead:
         out[9] = plan.noise
         out[10:12].view(np.uint32)[:] = plan.seed & 0xFFFFFFFF, number
         out[12:15] = plan.background
+        out[19:23] = BETA1**views, BETA2**views, EPS / math.sqrt(views), 1 / views
         return out
 
     def _settle(self) -> None:
@@ -190,11 +265,10 @@ class Ahead:
             if state != 1:
                 break
             todo = self.journal[done:]
-            self.first_step += done
-            self.state.step = self.first_step
+            self.first_step = self.state.step = self._views_to(done)
             self.journal = []  # should there be no room, the steps that were done stay
             self._restart()
-            for width, height in {(view.camera.width, view.camera.height) for view, _ in todo}:
+            for width, height in _sizes_of(view for views, _ in todo for view in views):
                 self.engine.grow(width, height, int(status[2]))
             self._divide_memory()
             self.journal = todo
@@ -202,7 +276,7 @@ class Ahead:
             self._make_room(status, self.journal[-1][0])
         self.failed = done < len(self.journal)
         self.whole = trouble != HALF_TAKEN
-        self.state.step = self.first_step + done
+        self.state.step = self._views_to(done)
         if not self.failed:
             self.last = _result(self.loss)
 
@@ -258,8 +332,40 @@ def _kernels_of_a_step(
     """
     (params, shn), (m, m_shn), (v, v_shn) = trees
     status, flags, stats = carried
-    camera_data, photo, mask, matte, settings, size_array = inputs
+    camera_data, *_, settings, size_array = inputs
     run = engine.run
+    seen, status, loss = _kernels_to_slots(engine, sizes, absgrad, planes, trees[0], (status, flags), inputs)
+    stepped = [
+        params,
+        shn,
+        m,
+        v,
+        *seen,
+        status,
+        loss,
+        stats if wanted else loss,
+        camera_data,
+        settings,
+        size_array,
+    ]
+    params, m, v, colour, flags, stats = run("update", sizes, stepped, (wanted,))
+    if sizes.rest:
+        shn, m_shn, v_shn = run("update_shn", sizes, [shn, m_shn, v_shn, colour, settings, size_array])
+    return ((params, shn), (m, m_shn), (v, v_shn)), (status, flags, stats, loss)
+
+
+def _kernels_to_slots(
+    engine: Engine,
+    sizes: Sizes,
+    absgrad: bool,
+    planes: tuple[bool, bool],
+    tree: Any,
+    carried: Any,
+    inputs: Any,
+) -> Any:
+    """Those of a view, to the gradients of its intersections: (what sums them up, status, loss)."""
+    (params, shn), (status, flags), run = tree, carried, engine.run
+    camera_data, photo, mask, matte, settings, size_array = inputs
     records, radii, counters = run("project", sizes, [params, camera_data, size_array])
     (colours,) = run("colour", sizes, [params, shn, radii, camera_data, size_array])
     lists = engine.bins(sizes, size_array, records, radii, counters, status, flags)
@@ -274,12 +380,43 @@ def _kernels_of_a_step(
     (grads,) = run(
         "backward", sizes, [*rasterized, image, final_t, v_image, final_t, size_array], (False, absgrad)
     )
-    stepped = [params, shn, m, v, radii, colours, lists["spans"], lists["group_starts"], grads]
-    stepped += [lists["status"], loss, stats if wanted else loss, camera_data, settings, size_array]
-    params, m, v, colour, flags, stats = run("update", sizes, stepped, (wanted,))
+    return [radii, colours, lists["spans"], lists["group_starts"], grads], lists["status"], loss
+
+
+def _kernels_of_a_view(
+    engine: Engine,
+    sizes: Sizes,
+    absgrad: bool,
+    wanted: bool,
+    planes: tuple[bool, bool],
+    tree: Any,
+    carried: Any,
+    inputs: Any,
+) -> Any:
+    """(the view's gradients behind their header, status)."""
+    seen, status, loss = _kernels_to_slots(engine, sizes, absgrad, planes, tree, carried, inputs)
+    read = [*tree, *seen, status, loss, inputs[0], inputs[-1]]
+    (row,) = engine.run("gradients", sizes, read, (wanted,))
+    return row, status
+
+
+def _kernels_of_an_update(
+    engine: Engine, sizes: Sizes, wanted: bool, trees: Any, carried: Any, inputs: Any
+) -> Any:
+    """One update by the gradients of several views; returns what _kernels_of_a_step does."""
+    (params, shn), (m, m_shn), (v, v_shn) = trees
+    (status, stats), (views, cameras, settings, size_array) = carried, inputs
+    moved = [params, m, v, views, status, stats if wanted else settings, settings, size_array]
+    new, m, v, moving, flags, stats, status, loss = engine.run("combine", sizes, moved, (wanted,))
     if sizes.rest:
-        shn, m_shn, v_shn = run("update_shn", sizes, [shn, m_shn, v_shn, colour, settings, size_array])
-    return ((params, shn), (m, m_shn), (v, v_shn)), (lists["status"], flags, stats, loss)
+        read = [params, shn, m_shn, v_shn, views, moving, cameras, settings, size_array]
+        shn, m_shn, v_shn = engine.run("combine_shn", sizes, read)
+    return ((new, shn), (m, m_shn), (v, v_shn)), (status, flags, stats, loss)
+
+
+def _sizes_of(views: Iterable[View]) -> list[tuple[int, int]]:
+    """The sizes of their photos, each once, in a fixed order."""
+    return sorted({(view.camera.width, view.camera.height) for view in views})
 
 
 def _result(loss: mx.array) -> StepResult:
@@ -317,14 +454,12 @@ class GpuStepper:
 
     def take(self, view: View, plan: StepPlan, *more: View) -> StepResult:
         """See Stepper.take."""
-        if more:
-            raise UserError("a step over several views is not on GPUs yet; leave batch at 1")
         if self.n_splats == 0:
-            self.last = self._empty(view, plan)
+            self.last = self._empty((view, *more), plan)
             return self.last
         if self._ahead is None:
-            self._ahead = Ahead(self.engine, self.photos, self.cameras, self.state)
-        self.last = self._ahead.step(view, plan)
+            self._ahead = Ahead(self.engine, self.photos, self.cameras, self.state, self.crew)
+        self.last = self._ahead.step((view, *more), plan)
         return self.last
 
     def result(self) -> StepResult:
@@ -347,20 +482,20 @@ class GpuStepper:
         if self._ahead is None and self.state.n_splats == 0:
             return change(HostPopulation(self.state))
         if self._ahead is None:
-            self._ahead = Ahead(self.engine, self.photos, self.cameras, self.state)
+            self._ahead = Ahead(self.engine, self.photos, self.cameras, self.state, self.crew)
         return self._ahead.refine(change)
 
-    def _empty(self, view: View, plan: StepPlan) -> StepResult:
+    def _empty(self, views: tuple[View, ...], plan: StepPlan) -> StepResult:
         """A step of no Gaussians: the background is all there is."""
-        photo = view.pixels
-        target, mask = (
-            mx.array(photo.over(plan.background)),
-            None if photo.mask is None else mx.array(photo.mask),
-        )
-        image = mx.broadcast_to(mx.array(plan.background), target.shape)
-        values = self.engine.photometric_loss(image, target, plan.ssim_lambda, mask)
-        self.state.step += 1
-        return _result(mx.stack([*values]))
+        measured = []
+        for view in views:
+            photo = view.pixels
+            target = mx.array(photo.over(plan.background))
+            mask = None if photo.mask is None else mx.array(photo.mask)
+            image = mx.broadcast_to(mx.array(plan.background), target.shape)
+            measured.append(mx.stack([*self.engine.photometric_loss(image, target, plan.ssim_lambda, mask)]))
+        self.state.step += len(views)
+        return _result(sum(measured[1:], measured[0]) / len(views))
 
 
 def _photo(view: View) -> tuple[tuple[mx.array, mx.array | None, mx.array | None, int], int]:

@@ -23,8 +23,15 @@ def source_folder() -> Path:
 
 @cache
 def body(name: str) -> str:
-    """The body of kernel `name`."""
-    return _lean((source_folder() / "kernels" / f"{name}.metal").read_text())
+    """The body of kernel `name`, with the parts that it shares with others."""
+    return _whole(source_folder() / "kernels" / f"{name}.metal")
+
+
+def _whole(path: Path) -> str:
+    lines = _lean(path.read_text()).splitlines()
+    return "\n".join(
+        _whole(path.parent / line.split('"')[1]) if line.startswith('#include "') else line for line in lines
+    )
 
 
 @cache
