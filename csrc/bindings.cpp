@@ -340,8 +340,8 @@ nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::seque
     return nb::make_tuple(value.loss, value.l1, value.ssim, updated, plan.exposure ? nb::cast(v_exposure) : nb::none());
 }
 
-// The gradients of one view into `view` [8 + 14 N], or [8 + 17 N] with those of density control; the header is the caller's.
-// (loss, l1, ssim, whether they are there).
+// The gradients of one view into `view` [16 + 14 N], or [16 + 17 N] with those of density control; the header is the caller's.
+// (loss, l1, ssim, whether they are there, v_exposure as train_step's).
 nb::tuple view_gradients(Pipeline& p, nb::sequence params, const Shot& shot, const StepPlan& plan, Out<float> view) {
     const Tree t = tree<Out<float>>(params, "gaussians");
     checked_degree(plan.sh_degree, t.sh_stride);
@@ -350,16 +350,16 @@ nb::tuple view_gradients(Pipeline& p, nb::sequence params, const Shot& shot, con
     float* out = data(view, sums ? more : few, "view");
     LossValue value;
     bool whole = false;
+    std::array<double, 6> v_exposure = {};
     {
         nb::gil_scoped_release release;
-        std::array<double, 6> v_exposure;
         whole = to_splats(p, t, shot, plan, value, v_exposure);
         if (whole) p.gradients(t.params, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased, sums, out);
     }
-    return nb::make_tuple(value.loss, value.l1, value.ssim, whole);
+    return nb::make_tuple(value.loss, value.l1, value.ssim, whole, plan.exposure ? nb::cast(v_exposure) : nb::none());
 }
 
-// One step on the gradients of plan.views views, [views, 8 + 14 N or 17 N]; positions [views, 3] of their cameras. False: not
+// One step on the gradients of plan.views views, [views, 16 + 14 N or 17 N]; positions [views, 3] of their cameras. False: not
 // finite.
 bool combine(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, In<float> views, In<float> positions,
              const StepPlan& plan, Sums sums) {

@@ -157,10 +157,17 @@ def test_a_run_over_three_views_a_step_refines_measures_and_resumes_to_the_same_
         assert (ours == theirs).all(), name
 
 
-def test_parameter_groups_learn_in_a_step_over_views() -> None:
-    views = tuple(replace(v, name=f"{i}", index=i) for i, v in enumerate(three()[:2]))
-    objective = Objective.of(tiny.settings(exposure="gain"), views)
-    stepper = make_stepper(load_backend(tiny.BACKEND), start(), objective)
-    planned: StepPlan = plan(2, views=2, group_rates={"exposure": 0.01})
-    assert stepper.take(views[0], planned, views[1]).is_finite
-    assert (np.array(objective.groups["exposure"].m)[:, :3] != 0).all()
+@pytest.mark.parametrize("mode", ["gain", "affine"])
+def test_exposures_learn_in_a_step_over_views_as_in_the_generic_one(mode: str) -> None:
+    views = tuple(replace(v, name=f"{i}", index=i) for i, v in enumerate(three()))
+    states, objectives = [start(), start()], [Objective.of(tiny.settings(exposure=mode), views) for _ in "12"]
+    quick = make_stepper(load_backend("cpp"), states[0], objectives[0])
+    slow = GenericStepper(backends.load("python"), states[1], objectives[1])
+    assert not isinstance(quick, GenericStepper)
+    for step in range(1, 4):
+        planned: StepPlan = plan(3 * step, views=3, group_rates={"exposure": 0.01})
+        for stepper in (quick, slow):
+            assert stepper.take(views[0], planned, *views[1:]).is_finite
+    ours, theirs = (np.array(objective.groups["exposure"].m) for objective in objectives)
+    assert (theirs[:, :3] != 0).all()
+    assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-7)

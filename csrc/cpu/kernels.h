@@ -113,7 +113,7 @@ struct UpdateArgs {
 // Where the parts of a view's gradients begin, in floats a Gaussian: each part is as long as its parameters. The gradient of the
 // colour stands for those of sh0 and shN, which follow from it and the direction. The last three are density control's.
 enum Part { kVMean = 0, kVQuat = 3, kVScale = 7, kVLogit = 10, kVRgb = 11, kVNorm = 14, kVAbs = 15, kVCount = 16 };
-constexpr int kViewHeader = 8;  // floats before them
+constexpr int kViewHeader = 16;  // floats before them
 constexpr int kViewFloats = 14, kViewFloatsStat = 17;
 
 struct CombineArgs {

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ NO_GROUPS: Mapping[str, Group] = MappingProxyType({})
 PHOTO_BYTES = 4 << 30
 SPARE, MOST = 0.5, 1 << 62  # rows, of those there are, when there is no room for more
 NAN = float("nan")
-HEADER, FLOATS, FLOATS_WITH_SUMS = 8, 14, 17  # numbers of a view's gradients: csrc/cpu/kernels.h
+HEADER, FLOATS, FLOATS_WITH_SUMS = 16, 14, 17  # numbers of a view's gradients: csrc/cpu/kernels.h
+MEASURED, EXPOSURE = slice(0, 3), slice(3, 9)  # in the header
 
 
 class CppStepper:
@@ -94,11 +95,7 @@ class CppStepper:
         if updated:
             state.step += 1
             if self.exposure is not None:
-                gradient = np.zeros(self.exposure.values.shape, np.float32)
-                gradient[self.exposure.row[view.name]] = v_exposure
-                if self.exposure.mode == "gain":
-                    gradient[:, 3:] = 0
-                self.exposure.step(gradient, plan.group_rates["exposure"], state.step)
+                self._expose(self.exposure, [view], np.array([v_exposure]), plan)
             self.last = StepResult(loss, l1, ssim, True)
         else:  # of a gradient that is not finite the others have moved already
             self.last = StepResult(NAN, l1, ssim, not np.isfinite(loss))
@@ -111,18 +108,32 @@ class CppStepper:
         self._rows = fitting(self._rows, rows, HEADER + (FLOATS if sums is None else FLOATS_WITH_SUMS) * n)
         for row, view in zip(self._rows, crew.own(views), strict=False):
             shot = self.kept.get(view.key, lambda view=view: _shot(view))  # type: ignore[misc]
-            *measured, whole = self.pipeline.view_gradients(trees[0], shot, native, row)
+            if self.exposure is not None:
+                native.exposure = _exposure(self.exposure, view)
+            loss, l1, ssim, whole, v_exposure = self.pipeline.view_gradients(trees[0], shot, native, row)
             row[:HEADER] = 0
-            row[:3] = measured if whole else (NAN, *measured[1:])
+            row[MEASURED] = loss if whole else NAN, l1, ssim
+            row[EXPOSURE] = v_exposure if v_exposure is not None else 0
         together = crew.gather(self._rows)[: len(views)]
-        loss, l1, ssim = (float(value) for value in in_order(together[:, :3]) / np.float32(len(views)))
+        loss, l1, ssim = (in_order(together[:, MEASURED]) / np.float32(len(views))).tolist()
         if not np.isfinite(loss):
             return StepResult(NAN, l1, ssim, True)
         positions = np.array([view.camera.position for view in views], np.float32)
         if not self.pipeline.combine(*trees, together, positions, native, sums):
             return StepResult(NAN, l1, ssim, False)
         self.state.step += len(views)
+        if self.exposure is not None:
+            self._expose(self.exposure, views, together[:, EXPOSURE], plan)
         return StepResult(loss, l1, ssim, True)
+
+    def _expose(self, group: Group, views: Sequence[View], gradients: np.ndarray, plan: StepPlan) -> None:
+        """A step of the exposures, by the gradients [views, 6] of these views'."""
+        gradient = np.zeros(group.values.shape, np.float32)
+        for view, row in zip(views, gradients, strict=True):
+            gradient[group.row[view.name]] += row / len(views)
+        if group.mode == "gain":
+            gradient[:, 3:] = 0
+        group.step(gradient, plan.group_rates["exposure"], self.state.step, plan.views)
 
 
 def fitting(rows: np.ndarray | None, count: int, length: int) -> np.ndarray:

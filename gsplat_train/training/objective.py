@@ -43,9 +43,9 @@ class Seen(NamedTuple):
     plan: StepPlan
 
 
-def fused_groups(backend: Backend, views: int = 1) -> frozenset[str]:
-    """The parameter groups that the backend's own stepper trains in steps over so many views."""
-    return frozenset(getattr(backend, "FUSED_GROUPS", ()) if views == 1 else ())
+def fused_groups(backend: Backend) -> frozenset[str]:
+    """The parameter groups that the backend's own stepper trains."""
+    return frozenset(getattr(backend, "FUSED_GROUPS", ()))
 
 
 @dataclass
@@ -55,9 +55,9 @@ class Objective:
     terms: dict[str, Term] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
 
-    def is_fused_by(self, backend: Backend, views: int = 1) -> bool:
+    def is_fused_by(self, backend: Backend) -> bool:
         """Whether it has only the terms that every run has, and groups that the backend's stepper knows."""
-        return not self.terms and self.groups.keys() <= fused_groups(backend, views)
+        return not self.terms and self.groups.keys() <= fused_groups(backend)
 
     @classmethod
     def of(cls, config: Config, views: tuple[View, ...], points: np.ndarray | None = None) -> Objective:

@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 
 def make_stepper(
-    backend: Backend, state: TrainState, objective: Objective, bounds: Bounds | None = None, views: int = 1
+    backend: Backend, state: TrainState, objective: Objective, bounds: Bounds | None = None
 ) -> Stepper:
-    """The backend's own stepper where it fuses this objective, otherwise the generic one. views: of a step."""
-    groups = objective.groups if objective.is_fused_by(backend, views) else {}
+    """The backend's own stepper where it fuses this objective, otherwise the generic one."""
+    groups = objective.groups if objective.is_fused_by(backend) else {}
     fused: Stepper | None = (
         backend.stepper(state, bounds, groups) if groups else backend.stepper(state, bounds)
     )
-    if fused is not None and objective.is_fused_by(backend, views):
+    if fused is not None and objective.is_fused_by(backend):
         return fused
     return GenericStepper(backend, state, objective)
 

@@ -105,7 +105,7 @@ class Trainer:
         self.rng = np.random.default_rng(config.seed)
         if resume is None:
             config = self.config = decided(
-                config, self.views, normalized.points, fused_groups(self.backend, config.batch), self.message
+                config, self.views, normalized.points, fused_groups(self.backend), self.message
             )
         self.objective = Objective.of(config, self.views, normalized.points if resume is None else None)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
@@ -123,7 +123,7 @@ class Trainer:
         sizes = [(view.camera.width, view.camera.height) for view in self.views]
         bounds = Bounds(config.gpu_memory, config.max_splats, max(sizes, key=math.prod))
         self.scores = Scores(self.views, self.backend, config)
-        self.stepper = make_stepper(self.backend, state, self.objective, bounds, config.batch)
+        self.stepper = make_stepper(self.backend, state, self.objective, bounds)
         self.ahead = read_ahead(self.sampler, config.steps, self.stepper)
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
