@@ -297,17 +297,21 @@ bool to_splats(Pipeline& p, const Tree& t, const Shot& shot, const StepPlan& pla
                std::array<double, 6>& v_exposure) {
     p.project(t.params, t.n, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased);
     p.bin();
-    p.forward(plan.background.data());
     const uint8_t *photo = shot.target.data(), *mask = shot.mask ? shot.mask->data() : nullptr;
+    const uint8_t* alpha = shot.alpha ? shot.alpha->data() : nullptr;
+    const float* background = plan.background.data();
     Exposure exposure = {};
     if (plan.exposure) {
         std::copy_n(plan.exposure->begin(), 3, exposure.gain);
         std::copy_n(plan.exposure->begin() + 3, 3, exposure.offset);
     }
-    const uint8_t* alpha = shot.alpha ? shot.alpha->data() : nullptr;
-    value = p.loss(photo, plan.ssim_lambda, mask, alpha, plan.exposure ? p.expose(photo, exposure) : nullptr);
+    const bool splats_alone = plan.exposure && alpha;
+    float ground[3] = {background[0], background[1], background[2]};
+    if (splats_alone) behind(exposure, background, ground);
+    p.forward(ground);
+    value = p.loss(photo, plan.ssim_lambda, mask, alpha, background, plan.exposure ? p.expose(photo, exposure) : nullptr);
     if (!std::isfinite(value.loss)) return false;
-    if (plan.exposure) p.expose_vjp(photo, exposure, v_exposure.data());
+    if (plan.exposure) p.expose_vjp(photo, exposure, splats_alone ? background : nullptr, v_exposure.data());
     return p.backward(false, plan.absgrad);
 }
 

@@ -154,7 +154,7 @@ Floats first_step(Model model, int width, int height) {
         for (int x = 0; x < width; ++x) alpha[size_t(y) * pipeline.planes().stride + x] = uint8_t(x * 5 + y * 3);
     pipeline.forward(kColour);
     for (const uint8_t* counting : {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(mask.data())})
-        result.push_back(float(pipeline.loss(target.data(), 0.2f, counting, alpha.data()).loss));
+        result.push_back(float(pipeline.loss(target.data(), 0.2f, counting, alpha.data(), kColour).loss));
     pipeline.forward(kBlack);
     pipeline.loss(target.data(), 0.2f);
     pipeline.backward(false, false);

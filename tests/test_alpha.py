@@ -138,7 +138,13 @@ def test_a_run_before_white_is_that_of_converted_photos():
     """Training, scores and the reduced photos of the first steps."""
     ours = see_through_scene()
     theirs = Scene(ours.name, tuple(laid(view, WHITE) for view in ours.views), ours.points, ours.colors)
-    settings = {"background": "white", "steps": 40, "backend": tiny.BACKEND, "max_splats": 400}
+    settings = {
+        "background": "white",
+        "steps": 40,
+        "backend": tiny.BACKEND,
+        "max_splats": 400,
+        "exposure": "off",
+    }
     first, second = (train(scene, **settings) for scene in (ours, theirs))
     for split in ("test", "train"):
         assert first.metrics[split] == second.metrics[split]
@@ -180,3 +186,47 @@ def test_reduced_photos_are_see_through_in_the_same_place():
     view = see_through(facing())
     small, converted = reduce(view, 1).pixels, reduce(laid(view, WHITE), 1).pixels
     assert np.abs(small.shown(WHITE).astype(int) - converted.image).max() <= 1
+
+
+# ---- with exposures of their own ----
+
+
+def exposed_steps(kind, view, changes, mode="affine"):
+    """Six steps, and what they learnt of the exposure, from a gain and an offset."""
+    objective = Objective.of(tiny.settings(exposure=mode), (view,))
+    objective.groups["exposure"].values[:] = [[0.2, -0.1, 0.3, 0.05, -0.04, 0.02]]
+    stepper = kind(load_backend("cpp"), rows.start(tiny.random_gaussians(200)), objective)
+    for number in range(1, 7):
+        wanted = plan(number, sh_degree=1, group_rates={"exposure": 0.0}, **changes)
+        result = stepper.take(view, wanted)
+    group = objective.groups["exposure"]
+    return result, group.m, rows.rows(stepper.look().m)
+
+
+@pytest.mark.parametrize("background", [(0.0, 0.0, 0.0), WHITE, GREEN])
+@pytest.mark.parametrize("masked", [False, True])
+def test_exposure_is_fused_for_see_through_photos(background, masked):
+    load_backend("cpp")
+    view = see_through(facing(), mask() if masked else None)
+    changes = {"background": background}
+    a, b = (exposed_steps(kind, view, changes) for kind in (make_stepper, GenericStepper))
+    assert tuple(a[0]) == pytest.approx(tuple(b[0]), rel=1e-4)
+    assert a[1] == pytest.approx(b[1], rel=2e-3, abs=2e-6) and np.abs(a[1]).max() > 1e-4
+    for name, leaf in a[2].items():
+        assert leaf == pytest.approx(b[2][name], rel=2e-3, abs=1e-6), name
+
+
+def test_the_background_is_not_exposed():
+    """A photo that shows nothing, of splats that are not there: whatever its exposure, it is met exactly."""
+    view = see_through(facing(), alpha=np.zeros((36, 48), np.uint8))
+    for backend in ("cpp", "python"):
+        for colour in (WHITE, GREEN):
+            objective = Objective.of(tiny.settings(exposure="affine"), (view,))
+            objective.groups["exposure"].values[:] = [[0.4, -0.1, 0.3, 0.05, -0.04, 0.02]]
+            state = rows.start(tiny.random_gaussians(20))
+            rows.rows(state.gaussians)["means"][:, 2] -= 100
+            stepper = make_stepper(load_backend(backend), state, objective)
+            result = stepper.take(
+                view, plan(1, sh_degree=1, background=colour, group_rates={"exposure": 0.0})
+            )
+            assert result.l1 < 1e-6 and np.abs(objective.groups["exposure"].m).max() < 1e-6

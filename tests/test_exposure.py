@@ -11,6 +11,7 @@ import tiny
 from plans import plan
 
 from gsplat_train import backends
+from gsplat_train.datasets.decode import dim
 from gsplat_train.datasets.demo import make_demo
 from gsplat_train.errors import UserError
 from gsplat_train.scene import Photo, Scene, View
@@ -52,6 +53,17 @@ def test_gains_are_measured() -> None:
     measured = brightness.measure(altered(scene().views, wanted), scene().points)
     assert measured.gains == pytest.approx(np.log(wanted), abs=0.02)
     assert measured.spread == pytest.approx(np.log(wanted).std(axis=0).max(), abs=0.01)
+
+
+def test_what_is_see_through_is_not_taken_for_dark() -> None:
+    """An alpha of its own for each photo, which its pixels are multiplied with."""
+    views = []
+    for i, view in enumerate(scene().views):
+        alpha = np.full(view.pixels.image.shape[:2], 255, np.uint8)
+        alpha[:, ::2] = 255 - 20 * i
+        alpha[:, 8 * i : 8 * i + 40] = 255
+        views.append(replace(view, photo=Photo(dim(view.pixels.image, alpha), alpha=alpha)))
+    assert brightness.measure(views, scene().points).spread < exposure.DIFFERENT / 2
 
 
 def test_nothing_is_measured_where_nothing_can_be() -> None:

@@ -32,6 +32,10 @@ void each_row(const PlaneArgs& p, F&& body) {
 
 }  // namespace
 
+void behind(const Exposure& exposure, const float background[3], float result[3]) {
+    for (int c = 0; c < 3; ++c) result[c] = (background[c] - exposure.offset[c]) / exposure.gain[c];
+}
+
 void expose(const PlaneArgs& p, const uint8_t* target, const Exposure& exposure, float* exposed) {
     const int columns = p.tiles_x * gs_const::kTile;
     each_row(p, [&](int, const Row& row) {
@@ -46,8 +50,8 @@ void expose(const PlaneArgs& p, const uint8_t* target, const Exposure& exposure,
     });
 }
 
-void expose_vjp(const PlaneArgs& p, const uint8_t* target, const Exposure& exposure, const float* exposed, float* v_image,
-                double gradient[6]) {
+void expose_vjp(const PlaneArgs& p, const uint8_t* target, const Exposure& exposure, const float* background, const float* exposed,
+                float* v_image, double gradient[6]) {
     const int columns = p.tiles_x * gs_const::kTile;
     struct Sums {
         double gain, offset;
@@ -67,6 +71,15 @@ void expose_vjp(const PlaneArgs& p, const uint8_t* target, const Exposure& expos
                 plain[j] += here;
                 v[x + j] = gain * here;
             }
+        if (background) {  // what shines through is not exposed
+            const float* through = p.transmittance + (row.at - long(row.channel) * p.rows * p.stride);
+            for (int x = 0; x < columns; x += kLanes)
+                for (int j = 0; j < kLanes; ++j) {
+                    const float here = v[x + j] / gain * through[x + j];
+                    along[j] -= here * (background[row.channel] - offset);
+                    plain[j] -= here;
+                }
+        }
         Sums& mine = sums[i];
         mine = {0.0, 0.0};
         for (int j = 0; j < kLanes; ++j) mine.gain += along[j], mine.offset += plain[j];

@@ -73,6 +73,7 @@ struct LossArgs {
     const uint8_t* target;  // [3][rows][stride]
     const uint8_t* mask;    // [rows][stride], 0 where a pixel does not count; null: all count
     const uint8_t* alpha;   // [rows][stride]: how opaque the photo, which is over black, is; null: everywhere
+    float background[3];    // behind the photo then
     float* v_image;         // [3][rows][stride]
     float ssim_weight, l1_weight;  // d loss / d (sum of SSIM), d loss / d (sum of |x - y|)
     double l1, ssim;        // sums over this task's pixels

@@ -138,7 +138,7 @@ static void loss_rows(LossArgs& args, int channel, int row0, int row1, float* sc
     for (float*& line : blurred) line = take(1);
 
     const F16 to_unit = 1.0f / 255.0f, zero = 0.0f;
-    const F16 background = p.background[channel], opaque = 255.0f;
+    const F16 background = args.background[channel], opaque = 255.0f;
     const F16 ssim_weight = args.ssim_weight, l1_weight = args.l1_weight;
     F16 l1 = zero, ssim = zero;
     int next = row0 - 2 * kReach;  // of u and v

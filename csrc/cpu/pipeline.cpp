@@ -453,7 +453,8 @@ double Pipeline::counting(const uint8_t* mask) const {
     return double(std::max(std::accumulate(rows.begin(), rows.end(), 0L), 1L));
 }
 
-LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask, const uint8_t* alpha, float* image) {
+LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask, const uint8_t* alpha,
+                         const float* background, float* image) {
     const Timer timer(stage_seconds[3]);
     const double count = 3.0 * counting(mask);
     LossArgs shared = {};
@@ -461,8 +462,10 @@ LossValue Pipeline::loss(const uint8_t* target, float ssim_lambda, const uint8_t
     if (image) shared.planes.image = image;
     shared.target = target;
     shared.mask = mask;
-    const bool black = std::all_of(planes_.background, planes_.background + 3, [](float x) { return x == 0.0f; });
-    shared.alpha = black ? nullptr : alpha;
+    if (alpha && std::any_of(background, background + 3, [](float x) { return x != 0.0f; })) {  // else it is over black already
+        shared.alpha = alpha;
+        std::copy_n(background, 3, shared.background);
+    }
     shared.v_image = v_image();
     shared.ssim_weight = float(-ssim_lambda / count);
     shared.l1_weight = float((1.0 - ssim_lambda) / count);
@@ -492,9 +495,9 @@ float* Pipeline::expose(const uint8_t* target, const Exposure& exposure) {
     return exposed;
 }
 
-void Pipeline::expose_vjp(const uint8_t* target, const Exposure& exposure, double gradient[6]) {
+void Pipeline::expose_vjp(const uint8_t* target, const Exposure& exposure, const float* background, double gradient[6]) {
     const Timer timer(stage_seconds[3]);
-    gs::expose_vjp(planes_, target, exposure, exposed_.data(), v_image(), gradient);
+    gs::expose_vjp(planes_, target, exposure, background, exposed_.data(), v_image(), gradient);
 }
 
 bool Pipeline::backward(bool with_v_alpha, bool absgrad) {
@@ -602,7 +605,8 @@ void Pipeline::gradients(const Params& params, int sh_degree, int sh_stride, con
     float* const parts = view + kViewHeader;
     UpdateArgs args = {};
     args.params = params;
-    args.grads = {parts + kVMean * n_, parts + kVQuat * n_, parts + kVScale * n_, parts + kVLogit * n_, parts + kVRgb * n_, nullptr};
+    args.grads = {parts + kVMean * n_,  parts + kVQuat * n_, parts + kVScale * n_,
+                  parts + kVLogit * n_, parts + kVRgb * n_,  nullptr};
     args.rgb = true;
     args.camera = &camera;
     args.sh_degree = sh_degree;
@@ -649,8 +653,7 @@ bool Pipeline::combine(const Params& params, long n, const Moments& moments, int
 size_t Pipeline::bytes() const {
     return records_.bytes() + keys_.bytes() + keys_b_.bytes() + order_.bytes() + order_b_.bytes() + offsets_.bytes() +
            first_slot_.bytes() + histogram_.bytes() + spans_.bytes() + used_.bytes() + tiles_.bytes() + image_.bytes() +
-           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + slots_.bytes() + scored_.bytes() +
-           exposed_.bytes();
+           transmittance_.bytes() + v_image_.bytes() + v_alpha_.bytes() + slots_.bytes() + scored_.bytes() + exposed_.bytes();
 }
 
 }  // namespace gs

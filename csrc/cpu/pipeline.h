@@ -100,12 +100,12 @@ class Pipeline {
     }
     // Stage 4; target and mask are planar, padded as the planes are. mask (null: all pixels count) is 0 where a pixel does not
     // count: there both pictures are 0, it is in no mean and its gradient is 0. alpha (null: opaque everywhere; 255 in the
-    // padding) says how opaque the target, which is over black, is: it is laid over the background of `forward`.
+    // padding) says how opaque the target, which is over black, is: it is laid over `background`.
     // image: what expose() returned, where the photo has an exposure of its own (exposure.h); then expose_vjp() follows.
     LossValue loss(const uint8_t* target, float ssim_lambda, const uint8_t* mask = nullptr, const uint8_t* alpha = nullptr,
-                   float* image = nullptr);
+                   const float* background = nullptr, float* image = nullptr);
     float* expose(const uint8_t* target, const Exposure& exposure);
-    void expose_vjp(const uint8_t* target, const Exposure& exposure, double gradient[6]);
+    void expose_vjp(const uint8_t* target, const Exposure& exposure, const float* background, double gradient[6]);
     // For evaluation, beside the stages: an image [height][width][3] in 8 bits (to `picture`), and its sums beside a photo's 8
     // bits over the pixels where `mask` (or null) is not 0. Without a photo only `picture` is made.
     ScoreValue score(int width, int height, const float* image, const uint8_t* photo, const uint8_t* mask, uint8_t* picture);

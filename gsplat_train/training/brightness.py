@@ -121,8 +121,8 @@ def _small(photo: Photo) -> tuple[np.ndarray, np.ndarray]:
     size = (min(WIDTH, width), max(round(height * min(WIDTH, width) / width), 1))
     image = np.asarray(Image.fromarray(photo.image).resize(size, Image.Resampling.BOX), np.float64)
     counts = np.ones(image.shape[:2], bool)
-    for plane in (photo.mask, photo.alpha):
+    for plane, least in ((photo.mask, 1), (photo.alpha, 255)):  # what is partly see-through is over black
         if plane is not None:
-            whole = Image.fromarray(((plane > 0) * 255).astype(np.uint8))
+            whole = Image.fromarray(((plane >= least) * 255).astype(np.uint8))
             counts &= np.asarray(whole.resize(size, Image.Resampling.BOX)) == 255
     return image, counts

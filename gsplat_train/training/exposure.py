@@ -5,7 +5,8 @@
 
 They begin where brightness.py measures them. After each step both are shifted to zero mean over the photos, so
 that no cast enters the splats: what all photos share belongs to the scene. A pixel that the photo shows saturated
-says only "at least": what lies above 1 there counts as 1.
+says only "at least": what lies above 1 there counts as 1. Where the photo is see-through it exposes the splats
+alone, and not the background behind them.
 """
 
 from __future__ import annotations

@@ -138,7 +138,12 @@ class GenericStepper:
             )  # fmt: skip
             for name, group in groups.items():
                 shown = group.image(values[name], view, out.image)
-                out = out._replace(image=group.beside(shown, target))
+                if (
+                    photo.matte is not None
+                ):  # what shines through is the step's background, and not the scene's
+                    ground = mx.array(plan.background).reshape(1, 1, 3)
+                    shown -= (1 - out.alpha) * (group.image(values[name], view, ground) - ground)
+                out = out._replace(image=group.beside(shown, mx.array(photo.image)))
             seen = Seen(gaussians, out, view, photo, plan)
             total, parts = self.objective.loss(self.backend, seen, mask, target)
             return total, parts, out.projected.radii
