@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """See-through photos: training, measuring and pictures lay them over the background that the render has."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,11 @@ import tiny
 from conftest import load_backend
 from PIL import Image
 from plans import EVERYTHING, plan, take
+from test_cli import SHORT, call
 
 from gsplat_train import train
 from gsplat_train.datasets.decode import dim
+from gsplat_train.datasets.demo import write_demo
 from gsplat_train.evaluate.measure import measure
 from gsplat_train.renderer import render
 from gsplat_train.scene import Photo, Scene
@@ -230,3 +233,52 @@ def test_the_background_is_not_exposed():
                 view, plan(1, sh_degree=1, background=colour, group_rates={"exposure": 0.0})
             )
             assert result.l1 < 1e-6 and np.abs(objective.groups["exposure"].m).max() < 1e-6
+
+
+# ---- by the commands ----
+
+
+def folder_of(root, alter):
+    """The demo as a COLMAP folder, each photo's pixels changed by `alter`, which returns what is saved, and a mask."""
+    write_demo(root, tiny.scene())
+    for path in (root / "images").glob("*.png"):
+        picture, counts = alter(np.asarray(Image.open(path).convert("RGB")))
+        Image.fromarray(picture).save(path)
+        if counts is not None:
+            (root / "masks").mkdir(exist_ok=True)
+            Image.fromarray(counts).save(root / "masks" / path.name)
+    return root
+
+
+def test_the_commands_lay_photos_over_the_background(tmp_path):
+    """Cut-out photos, photos with masks to be see-through, and photos converted by hand end in the same numbers."""
+    alpha = np.full((36, 48), 255, np.uint8)
+    alpha[:, 30:] = 0
+
+    def white(image):
+        return np.where(alpha[..., None] == 255, image, 255).astype(np.uint8)
+
+    folders = {
+        "rgba": (lambda image: (np.dstack([image, alpha]), None), []),
+        "masks": (lambda image: (image, 255 - alpha), ["--mask-mode", "transparent", "--invert-masks"]),
+        "white": (lambda image: (white(image), None), []),
+    }
+    scores, pictures, said = {}, {}, {}
+    for name, (alter, options) in folders.items():
+        folder, out = folder_of(tmp_path / name, alter), tmp_path / "runs" / name
+        options += ["--background", "white", "--set", "exposure=off", "--trust", "--out", out]
+        said[name] = call("train", folder, *SHORT, *options).stderr
+        scores[name] = json.loads((out / "metrics.json").read_text())["test"]
+        preview = sorted((out / "previews").glob("*.png"))[0]
+        pictures[name] = np.asarray(Image.open(preview))
+        call("render", out, "--out", tmp_path / "views" / name)
+        again = json.loads((tmp_path / "views" / name / "metrics.json").read_text())
+        assert again["psnr"] == pytest.approx(scores[name]["psnr"], abs=0.01)
+    assert scores["rgba"] == scores["masks"] == scores["white"]
+    assert (pictures["rgba"] == pictures["white"]).all() and (pictures["masks"] == pictures["white"]).all()
+    assert (pictures["rgba"][:, 30:48] == 255).all()
+    assert "9 are see-through" in said["rgba"] and "9 are see-through" in said["masks"]
+    out = tmp_path / "ignored"
+    options = ["--alpha-mode", "ignore", "--background", "white", "--set", "exposure=off", "--trust"]
+    call("train", tmp_path / "rgba", *SHORT, *options, "--out", out)
+    assert json.loads((out / "metrics.json").read_text())["test"] != scores["rgba"]

@@ -55,10 +55,11 @@ class Backend(Protocol):
     def stepper(
         self, state: TrainState, bounds: Bounds | None = None, groups: Mapping[str, Group] = ...
     ) -> Stepper | None:
-        """A stepper (training.stepper.Stepper) that fuses the plain objective: the photometric loss, masks
-        included, and the regularisers. None where the backend has none: the generic one serves. `bounds` hold for
-        the device from then on, whoever takes the steps; UserError where they are too narrow. groups: only
-        such as the module names in FUSED_GROUPS, if it has that, and only in steps over one view.
+        """A stepper (training.stepper.Stepper) that fuses the plain objective: the photometric loss, masks and
+        see-through photos included, and the regularisers. None where the backend has none: the generic one
+        serves. `bounds` hold for the device from then on, whoever takes the steps; UserError where they are too
+        narrow. groups: only such as the module names in FUSED_GROUPS, if it has that, and only in steps over one
+        view.
         """
         ...
 

@@ -3,7 +3,8 @@
 
     photometric + opacity_weight mean(opacities) + scale_weight mean(scales) + sum of weight * term
 
-The photometric term compares the render with the pixels of the photo that count (its mask). The terms of
+The photometric term compares the render with the pixels of the photo that count (its mask), the photo over the
+render's background (its alpha). The terms of
 `registry.TERMS` are functions of what a render left (`Seen`); each module has
 
     Settings          a dataclass with `weight`, 0 by default: off
