@@ -17,7 +17,7 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -64,6 +64,10 @@ class Config:
 
     # The run
     steps: int = number(30_000, 1)  # [3DGS]
+    time_budget: float = number(
+        0.0, 0.0
+    )  # seconds, from the command to the model; decides `steps`, once. 0: no budget
+    stop_when_converged: bool = False  # end before `steps` when held-out PSNR rises no more; see README
     schedule_steps: int = number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
     seed: int = number(0, 0, 2**31 - 1)
     batch: int = number(1, 1, 64)  # views a step; all that counts steps then counts views [Grendel-GS]
@@ -114,6 +118,10 @@ class Config:
         """Steps over which the schedules run."""
         return self.schedule_steps or self.steps
 
+    def begun(self) -> Config:
+        """The settings of a new run: prolonging it keeps its schedules. A time budget settles them later."""
+        return self if self.time_budget else replace(self, schedule_steps=self.horizon)
+
 
 # What a resumed run may change: none of it alters what is trained; another backend rounds otherwise.
 FREE_ON_RESUME = frozenset(
@@ -128,6 +136,7 @@ FREE_ON_RESUME = frozenset(
         "checkpoint_keep",
         "log_every",
         "data_root",
+        "stop_when_converged",
     }
 )
 FILE_URL = "file://"

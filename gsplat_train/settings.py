@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any
@@ -16,6 +17,9 @@ from .machine import bytes_of
 
 LEAST_SIZE = 1_000_000  # bytes; less is a number without its unit
 SIZES = "auto, or a size such as 2G or 500M"
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_TIME = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s?)?", re.ASCII)
 
 
 def number(default: float, low: float, high: float = math.inf) -> Any:
@@ -63,6 +67,18 @@ def allowed(owner: type, name: str) -> str:
     if "low" in limits:
         return _range(limits)
     return {bool: "true or false", str: "text"}.get(type(spec.default), type(spec.default).__name__)
+
+
+def seconds_of(text: str, what: str) -> float:
+    """Seconds of a time as 90, 90s, 5m or 1h30m; UserError for other words, which calls it `what`."""
+    found = _TIME.fullmatch(text.replace(" ", "").lower())
+    total = sum(
+        size * float(part or 0)
+        for size, part in zip((3600, 60, 1), found.groups() if found else (), strict=False)
+    )
+    if not 0 < total < 1e9:
+        raise UserError(f"{what} takes a time as 90s, 5m or 1h30m, got {text!r}")
+    return total
 
 
 def _value(default: Any, limits: Mapping[str, Any], value: Any, what: str) -> Any:

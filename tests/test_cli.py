@@ -42,8 +42,12 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(PACKAGE.parent), "GS_DATA": "", "COLUMNS": "100"} | more
 
 
-def call(program: str, *arguments: object, code: int = 0, cwd: Path | None = None, **env: str) -> Any:
-    """Runs a command that shall end with `code`; one that fails says so in one line and nothing else."""
+def call(
+    program: str, *arguments: object, code: int = 0, cwd: Path | None = None, lines: int = 1, **env: str
+) -> Any:
+    """Runs a command that shall end with `code`; one that fails says so in one line and nothing else (or warnings
+    before it: `lines` in all).
+    """
     done = subprocess.run(
         command(program, *arguments),
         capture_output=True,
@@ -54,8 +58,8 @@ def call(program: str, *arguments: object, code: int = 0, cwd: Path | None = Non
     )
     assert done.returncode == code, done.stderr
     if code not in (0, 130):
-        lines = done.stderr.splitlines()
-        assert len(lines) == 1 and lines[0].startswith(f"gs-{program}: ") and not done.stdout, done.stderr
+        said = done.stderr.splitlines()
+        assert len(said) == lines and said[-1].startswith(f"gs-{program}: ") and not done.stdout, done.stderr
     assert "Traceback" not in done.stderr
     return done
 

@@ -43,12 +43,14 @@ ORDER = """
     training.strategies.igs
     training.checkpoint training.identity training.photos training.read_ahead training.clock training.run_folder
     training.callbacks
-    training.forecast training.alive training.evaluation training.trainer training.report training.api
+    training.forecast training.alive training.evaluation training.trainer training.report
+    training.budget training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker
     prepare.process prepare.orient prepare.picture prepare.finish prepare.steps prepare.make
-    cli cli.info cli.signals cli.progress cli.runs cli.from_photos cli.check cli.train cli.render_views
+    cli cli.info cli.signals cli.progress cli.runs cli.one_run cli.seeds cli.from_photos cli.check cli.train
+    cli.render_views
     cli.render_path cli.render
     cli.view
     cli.export cli.prepare

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..training.callbacks import Callback
-from ..training.run_folder import to_json
+from ..training.clock import told
+from ..training.run_folder import RunFolder, to_json
 
 if TYPE_CHECKING:
     from ..training.protocol import StepResult
@@ -28,6 +29,9 @@ JSON_SECONDS = 0.5  # at most so often a line for programs on what is under way
 HOLD_SECONDS = (
     2.0  # so long messages wait, so that of a command that fails at once the error is the only line
 )
+
+
+VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: https://superspl.at/editor"
 
 
 class Progress(Callback):
@@ -168,3 +172,20 @@ def write_result(line: str) -> None:
         print(line, flush=True)
     except (OSError, ValueError, AttributeError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+
+
+def tell_result(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
+    """The result on standard output, and where the model is."""
+    if test := metrics["test"]:
+        views = len(test["views"])
+        report.message(f"held-out PSNR {test['psnr']:.2f} dB, SSIM {test['ssim']:.4f}, mean of {views} views")
+    report.message(f"{metrics['n_splats']:,} splats, {metrics['steps']} steps in {metrics['seconds']:.1f} s")
+    report.message(f"{metrics['wall_seconds']:.1f} s in all: {told(metrics['stage_seconds'])}")
+    if report.mode != "jsonl":
+        scores = {
+            split: metrics[split] and {k: metrics[split][k] for k in ("psnr", "ssim")}
+            for split in ("test", "train")
+        }
+        write_result(to_json(metrics | scores))
+    report.message(f"report: {folder.report}")
+    report.message(f"model: {folder.ply}; {VIEWER}")

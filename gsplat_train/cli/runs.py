@@ -55,7 +55,7 @@ def resumed_run(
     run = RunFolder(home_expanded(out)) if out is not None else _newest(config, log)
     if not run.config.is_file() and run.lock.is_file():
         log(f"{run.root}: its process was ended before the first step; starting anew")
-        return run, replace(config, schedule_steps=config.horizon)
+        return run, config.begun()
     if not run.config.is_file():
         raise UserError(
             f"{run.root} holds no run to resume: it has no config.toml; leave out --resume to start one"

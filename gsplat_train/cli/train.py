@@ -3,27 +3,26 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from ..config import Config
-from ..errors import Interrupted, UserError
+from ..errors import UserError
 from ..machine import process_seconds
+from ..settings import seconds_of
 from ..storage import home_expanded
 from . import AT_HELP, SET_HELP, BackendName, given_settings, make_app, run, shows
 
 if TYPE_CHECKING:
-    from ..training.run_folder import RunFolder
     from .progress import Progress
 
 before_now = 0.0  # seconds that this process had worked when the command began: Python's start and imports
-VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: https://superspl.at/editor"
 
 
 def train(
@@ -35,6 +34,13 @@ def train(
     config: Annotated[str | None, typer.Option(help="A configuration, as fast, or a TOML file.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="In place of --steps: as many as fit, as 90s, 5m.", metavar="TIME")
+    ] = None,
+    stop_when_converged: Annotated[
+        bool | None,
+        typer.Option("--stop-when-converged", help="End when held-out PSNR has stopped rising."),
+    ] = None,
     max_splats: Annotated[int | None, typer.Option(help="Never more Gaussians than this.")] = None,
     max_size: Annotated[
         int | None, typer.Option(help="Longest side of a photo in pixels, 0 for any.")
@@ -43,6 +49,9 @@ def train(
         str | None, typer.Option(help="Memory of the whole process, as 2G; else most of what is free.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is random.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Train so many, of seeds in a row; report mean and spread.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; else runs/SCENE/<date-time>.")] = None,
     images: Annotated[str | None, typer.Option(help="Folder of the photos inside the scene's.")] = None,
     data_root: Annotated[
@@ -131,6 +140,8 @@ def train(
     options: dict[str, Any] = {
         "backend": backend,
         "steps": steps,
+        "time_budget": None if time_budget is None else seconds_of(time_budget, "--time-budget"),
+        "stop_when_converged": stop_when_converged,
         "max_splats": max_splats,
         "max_size": max_size,
         "memory_budget": memory_budget,
@@ -151,6 +162,10 @@ def train(
         return
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
+    if steps is not None and time_budget is not None:
+        raise UserError("--time-budget decides the number of steps; leave out --steps, or the budget")
+    if time_budget is not None:
+        options |= {} if resume else {"schedule_steps": 0}  # those of a run whose settings are given
 
     if json_ and not check:
         raise UserError(
@@ -162,12 +177,16 @@ def train(
 
     given = given_settings(scene, config, options, set_ or [])
     source = capture(scene)
+    place = scene if source is None else str(source if source.is_dir() else source.parent)
+
+    def of_steps(count: int) -> Config:
+        return configure(place, {**given.options, "steps": count}, given.files)
+
     if source is None:
         settings = configure(scene, given.options, given.files)
     elif check:
         raise UserError(f"{scene} has no camera poses yet; first: gs-prepare {scene} OUT, then --check OUT")
     else:
-        place = str(source if source.is_dir() else source.parent)
         settings = replace(configure(place, given.options, given.files), scene=named(source))
     if check:
         from .check import check as check_scene
@@ -179,9 +198,25 @@ def train(
     from .. import backends
 
     backends.check_mlx()
+    from .one_run import train_in
     from .runs import ROOT, new_run, resumed_run
 
     report = _progress(progress, quiet)
+    shared = {
+        "report": report,
+        "viewer": viewer_at or "" if viewer or viewer_at else None,
+        "of_steps": of_steps,
+    }
+    if seeds is not None:
+        from .seeds import train_seeds
+
+        if source is not None:
+            raise UserError(
+                f"--seeds needs a scene with cameras; first: gs-prepare {scene} OUT, then train OUT"
+            )
+        how = "resume" if resume else "overwrite" if overwrite else "new"
+        train_seeds(settings.begun(), seeds, out, given.all, how, report, partial(train_in, **shared))
+        return
     if resume and source is not None:
         out = made_scene(source, out, ROOT / Path(settings.scene).name, report.message)
         settings = replace(settings, scene=str((out / "scene").resolve()))
@@ -190,84 +225,14 @@ def train(
         folder, settings = resumed_run(settings, out, given.all, report.message, moved=out is not None)
     else:
         folder = new_run(settings, out, overwrite)
-        settings = replace(settings, schedule_steps=settings.horizon)
+        settings = settings.begun()
     spent: dict[str, float] = {}
     with folder.claimed(report.message):
         if source is not None:
             began = time.monotonic()
             settings = replace(settings, scene=make_scene(source, folder, report))
             spent["cameras"] = time.monotonic() - began
-        shown = viewer_at or "" if viewer or viewer_at else None
-        _train(settings, folder, resume, report, started, spent, shown)
-
-
-def _train(
-    settings: Config,
-    folder: RunFolder,
-    resume: bool,
-    report: Progress,
-    started: float,
-    spent: dict[str, float],
-    viewer: str | None,
-) -> None:
-    from .. import backends
-    from ..config import is_builtin
-    from ..datasets import read_scene, scene_folder
-    from ..registry import MADE
-    from ..training import checkpoint
-    from ..training.api import run_training
-    from ..training.callbacks import Callback
-    from ..training.report import Report
-    from ..training.trainer import Trainer
-    from ..viewer.live import Live
-    from .signals import stopping
-
-    chosen = backends.choose(settings.backend, report.message)
-    backends.load(chosen)  # or say why not, before the photos are loaded
-    report.message(f"backend: {chosen}" + (" (auto)" if settings.backend == "auto" else ""))
-    settings = replace(settings, backend=chosen)
-    if settings.reader not in MADE and is_builtin(settings.scene):
-        settings = replace(settings, data_root=str(scene_folder(settings).parent.resolve()))
-    found = checkpoint.newest(folder.checkpoints, report.message) if resume else None
-    callbacks: list[Callback] = [report, Report()]
-    if viewer is not None:
-        callbacks.append(Live(viewer))
-    began = time.monotonic()
-    scene = read_scene(settings, report.message, report.at)
-    spent["loading"] = time.monotonic() - began
-    trainer = Trainer(settings, scene, folder, callbacks, found, started, spent)
-    how = "new run" if not resume else f"resuming at step {trainer.step}"
-    train, test = len(trainer.train_views), len(trainer.test_views)
-    report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")
-    report.message(f"{how} in {folder.root}")
-    try:
-        with stopping(trainer.stop, report.now):
-            result = run_training(trainer, found)
-    except Interrupted as error:
-        how = shlex.join(["gs-train", settings.scene, "--out", str(folder.root), "--resume"])
-        raise Interrupted(f"{error}; go on with: {how}") from None
-    _report(result.metrics, folder, report)
-
-
-def _report(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
-    """The result on standard output, and where the model is."""
-    from ..training.clock import told
-    from ..training.run_folder import to_json
-    from .progress import write_result
-
-    if test := metrics["test"]:
-        views = len(test["views"])
-        report.message(f"held-out PSNR {test['psnr']:.2f} dB, SSIM {test['ssim']:.4f}, mean of {views} views")
-    report.message(f"{metrics['n_splats']:,} splats, {metrics['steps']} steps in {metrics['seconds']:.1f} s")
-    report.message(f"{metrics['wall_seconds']:.1f} s in all: {told(metrics['stage_seconds'])}")
-    if report.mode != "jsonl":
-        scores = {
-            split: metrics[split] and {k: metrics[split][k] for k in ("psnr", "ssim")}
-            for split in ("test", "train")
-        }
-        write_result(to_json(metrics | scores))
-    report.message(f"report: {folder.report}")
-    report.message(f"model: {folder.ply}; {VIEWER}")
+        train_in(settings, folder, resume, started=started, spent=spent, **shared)
 
 
 def _progress(mode: str | None, quiet: bool) -> Progress:

@@ -3,25 +3,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..backends import Backend
+from ..config import Config
 from ..model.gaussians import Gaussians
 from ..renderer import render
 from ..scene import View
 from .rows import TrainState, rows
 
 LOOKED_AT = 8  # views
+# What no parameter reaches in training's frame, whose farthest camera is at distance 1; 100 times what scenes need.
+SENSE = {"means": 1e6, "quats": 1e6, "log_scales": 14.0, "logit_opacities": 200.0, "sh0": 1e3, "shN": 1e3}
+RATES = {
+    "means": "lr_means", "quats": "lr_quats", "log_scales": "lr_scales", "logit_opacities": "lr_opacities",
+    "sh0": "lr_sh0", "shN": "lr_shN",
+}  # fmt: skip
 
 
 def is_seen(gaussians: Gaussians, views: Sequence[View], backend: Backend) -> bool:
-    """Whether any of a few views, evenly chosen, shows any splat; gaussians and views are in one frame."""
-    chosen = np.linspace(0, len(views) - 1, min(LOOKED_AT, len(views))).round().astype(int)
+    """Whether any view shows any splat, a few that are evenly chosen first; gaussians and views are in one frame."""
+    few = np.linspace(0, len(views) - 1, min(LOOKED_AT, len(views))).round().astype(int).tolist()
     return any(
         (np.asarray(render(gaussians, views[i].camera, backend).projected.radii) > 0).all(axis=1).any()
-        for i in chosen
+        for i in dict.fromkeys([*few, *range(len(views))])
     )
 
 
@@ -36,7 +44,36 @@ def not_finite(state: TrainState) -> list[str]:
     ]
 
 
+def beyond_sense(gaussians: Gaussians, config: Config) -> tuple[str, str]:
+    """(which parameters have gone where no photo asks for them, what to try), in words; ("", what is tried first)
+    where none has.
+    """
+    worst, most = "", 1.0
+    values = rows(gaussians)
+    for name, limit in SENSE.items():
+        leaf = np.abs(values[name])
+        largest = float(np.nanmax(leaf)) if leaf.size and not np.isnan(leaf).all() else 0.0
+        if largest / limit > most:
+            worst, most = name, largest / limit
+    if not worst:
+        return "", f"try --set lr_means={config.lr_means / 4:g}"
+    rate = RATES[worst]
+    value = getattr(config, rate)
+    usual = getattr(Config(), rate)
+    advice = f"{value / 4:g}" if value <= 4 * usual else f"{usual:g}"
+    return f"{worst} reach {most * SENSE[worst]:.3g} with {rate}={value:g}", f"try --set {rate}={advice}"
+
+
 def psnr_of_one_colour(views: Sequence[View], background: Sequence[float] = (0.0, 0.0, 0.0)) -> float:
-    """The PSNR, in dB, of pictures that show each photo's mean colour everywhere: the mean over the views."""
-    errors = [(view.pixels.shown(background) / 255.0).var(axis=(0, 1)).mean() for view in views]
-    return float(np.mean([-10 * np.log10(max(error, 1e-10)) for error in errors]))
+    """The PSNR, in dB, of pictures that show each photo's mean colour everywhere, over the pixels that count: the
+    mean over the views; infinite where none counts.
+    """
+    errors = []
+    for view in views:
+        photo = view.pixels
+        pixels = photo.shown(background).reshape(-1, 3)
+        if photo.mask is not None:
+            pixels = pixels[photo.mask.reshape(-1) != 0]
+        if len(pixels):
+            errors.append((pixels / 255.0).var(axis=0).mean())
+    return float(np.mean([-10 * np.log10(max(error, 1e-10)) for error in errors])) if errors else math.inf

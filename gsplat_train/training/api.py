@@ -16,6 +16,7 @@ from ..datasets import read_scene
 from ..errors import UserError
 from ..model.gaussians import Gaussians
 from ..scene import Scene
+from .budget import settled
 from .callbacks import Callback
 from .checkpoint import Checkpoint
 from .report import Report
@@ -54,26 +55,35 @@ def train(
         chosen = fitted(load([], single), single)
     else:
         chosen = configure(os.fspath(scene), single)
+
+    def say(line: str) -> None:
+        for callback in callbacks:
+            callback.message(line)
+
+    def tell(what: str, done: int, total: int) -> None:
+        for callback in callbacks:
+            callback.progress(what, done, total)
+
+    def of_steps(steps: int) -> Config:  # what nobody gave follows the steps of a time budget too
+        given = single | {"steps": steps}
+        if config is not None:
+            return changed(config, given)
+        return fitted(load([], given), given) if name is None else configure(name, given)
+
+    name = None if isinstance(scene, Scene) else os.fspath(scene)
     if not isinstance(scene, Scene):
-
-        def say(line: str) -> None:
-            for callback in callbacks:
-                callback.message(line)
-
-        def tell(what: str, done: int, total: int) -> None:
-            for callback in callbacks:
-                callback.progress(what, done, total)
-
         began = time.monotonic()
         scene = read_scene(chosen, say, tell)
         spent["loading"] = time.monotonic() - began
-    chosen = replace(chosen, backend=backends.choose(chosen.backend), schedule_steps=chosen.horizon)
+    chosen = replace(chosen, backend=backends.choose(chosen.backend)).begun()
     if out is None:
+        chosen = settled(chosen, scene, None, started, say, tell, of_steps)
         return run_training(Trainer(chosen, scene, None, callbacks, None, started, spent))
     run = RunFolder(Path(out))
     if run.holds_run():
         raise UserError(f"{out} holds a run; give another folder")
     with run.claimed():
+        chosen = settled(chosen, scene, run, started, say, tell, of_steps)
         return run_training(Trainer(chosen, scene, run, [*callbacks, Report()], None, started, spent))
 
 
@@ -85,4 +95,5 @@ def run_training(trainer: Trainer, resumed: Checkpoint | None = None) -> TrainRe
         trainer.run.write_config(trainer.config)
         trainer.run.truncate_log(trainer.step)
     metrics = trainer.train()
+    trainer.evaluation.end_if_flat()
     return TrainResult(trainer.gaussians(), trainer.config.antialiased, metrics)

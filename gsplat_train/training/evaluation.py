@@ -4,24 +4,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..errors import TrainingDiverged
 from ..evaluate.measure import BACKGROUNDS, measure
 from ..evaluate.pictures import write_preview
 from ..machine import processor
+from ..model.gaussians import Gaussians
 from ..scene import View
-from ..storage import file_name
+from ..storage import file_name, remove
 from .alive import psnr_of_one_colour
 from .run_folder import origin, peak_memory_mb
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-FLAT_STEPS = 200  # a model of fewer steps may still be worse than one colour
+FLAT_STEPS = 200  # in fewer steps a sound run may hardly move
+KEPT_FROM = 0.25  # of the run: best.ply is not written before
+SAME_DB = 0.01  # a last model that is worse by less is the best
+PATIENCE, GAIN_DB = 3, 0.05  # a run has converged when so many evaluations bring less than that
+LEARNT_DB = 0.5  # on training views, that FLAT_STEPS steps bring at the least: they bring 3 and more
 OVERFIT_DB = 0.2  # warn when the held-out PSNR is this far below its best; the spread of seeds is about 0.1
 
 
@@ -30,9 +37,11 @@ class Evaluation:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        defaults = {"best_test": 0.0, "train_at_best": 0.0, "warned": False}
+        defaults: dict[str, Any] = {"best_test": 0.0, "train_at_best": 0.0, "warned": False}
+        defaults |= {"kept": None, "tests": []}  # what best.ply is; held-out PSNR of all evaluations
         trainer.counts = defaults | trainer.counts
         self.done, self.total = 0, 0  # views of the evaluation under way
+        self.flat = ""  # what is wrong with a model that shows no more than a colour would
 
     def run(self) -> None:
         """Measures held-out and some training views, pictures a few, writes metrics.json; warns of
@@ -43,25 +52,31 @@ class Evaluation:
             gaussians, some = trainer.gaussians(), self._some_training_views()
             self.done, self.total = 0, len(trainer.test_views) + len(some)
             test, train = (
-                measure(
-                    gaussians,
-                    views,
-                    trainer.backend,
-                    background=trainer.config.background,
-                    antialiased=trainer.config.antialiased,
-                    each=self._pictured,
-                )
-                for views in (trainer.test_views, some)
+                self._measured(gaussians, views, self._pictured) for views in (trainer.test_views, some)
             )
             self._compare_with_one_colour(train["psnr"])
+            if trainer.test_views:
+                self._watch(test["psnr"], train["psnr"])
+                self._end_if_converged(test["psnr"])
+                self._keep_best(test["psnr"], gaussians)
             scores = {"test": test if trainer.test_views else None, "train": train}
             trainer.metrics = self._summary() | scores | {"warnings": trainer.warnings} | origin()
             if trainer.run is not None:
                 trainer.run.write_metrics(trainer.metrics)
             for callback in trainer.callbacks:
                 callback.evaluated(trainer, trainer.metrics)
-            if trainer.test_views:
-                self._watch(test["psnr"], train["psnr"])
+
+    def _measured(
+        self,
+        gaussians: Gaussians,
+        views: Sequence[View],
+        each: Callable[[View, np.ndarray], None] | None = None,
+    ) -> dict[str, Any]:
+        config = self.trainer.config
+        return measure(
+            gaussians, views, self.trainer.backend,
+            background=config.background, antialiased=config.antialiased, each=each or (lambda view, picture: None),
+        )  # fmt: skip
 
     def _some_training_views(self) -> list[View]:
         views, wanted = self.trainer.train_views, self.trainer.config.eval_train_views
@@ -105,6 +120,8 @@ class Evaluation:
             "batch": trainer.config.batch,
             "seed": trainer.config.seed,
             "machine": processor(),
+            "best": trainer.counts["kept"] if trainer.ended else None,
+            "converged": bool(trainer.counts.get("converged")),
             **self._seconds(),
         }
 
@@ -126,20 +143,74 @@ class Evaluation:
             "gpu_memory": self.trainer.config.gpu_memory,
         }
 
-    def _compare_with_one_colour(self, psnr: float) -> None:
-        """Warns, once, when a tenth of the run is done and the model shows no more than a colour would."""
-        trainer, counts = self.trainer, self.trainer.counts
-        if trainer.step < max(trainer.config.steps / 10, FLAT_STEPS) or counts.get("warned_flat"):
+    def _keep_best(self, test: float, gaussians: Gaussians) -> None:
+        """Writes best.ply where no evaluation was better, from a part of the run on; takes it away where the last
+        model is as good.
+        """
+        trainer, kept = self.trainer, self.trainer.counts["kept"]
+        if trainer.run is None or (trainer.step < KEPT_FROM * trainer.config.steps and not trainer.ended):
             return
-        ground = BACKGROUNDS[trainer.config.background]
-        flat = psnr_of_one_colour(self._some_training_views(), ground)
-        if psnr < flat:
-            counts["warned_flat"] = True
+        if kept is None or test > kept["psnr"] - (SAME_DB if trainer.ended else 0.0):
+            if trainer.ended:
+                remove(trainer.run.best)
+            else:
+                trainer.write_model(trainer.run.best, gaussians)
+            trainer.counts["kept"] = None if trainer.ended else {"step": trainer.step, "psnr": test}
+        elif trainer.ended:
+            better = kept["psnr"] - test
             trainer.message(
-                f"warning: at step {trainer.step} the model is no better than one colour a photo ({psnr:.2f} dB on "
-                f"training views, {flat:.2f} dB the colour): cameras, points or rates are probably wrong; "
-                "see gs-train --check"
+                f"{'warning: over-fitting: ' if better > OVERFIT_DB else ''}the model of step {kept['step']} is "
+                f"better on held-out views than the last, {kept['psnr']:.2f} dB against {test:.2f}: {trainer.run.best}"
             )
+
+    def _end_if_converged(self, test: float) -> None:
+        """Ends a run that is to stop when converged: photos are at full size, no refinement is ahead that could add
+        splats, and the best of the last evaluations is hardly better than the best before them.
+        """
+        trainer, config = self.trainer, self.trainer.config
+        tests = trainer.counts["tests"] = [*trainer.counts["tests"], test]
+        if not config.stop_when_converged or trainer.step >= config.steps or len(tests) <= PATIENCE:
+            return
+        gain = max(tests[-PATIENCE:]) - max(tests[:-PATIENCE])
+        if gain < GAIN_DB and trainer.is_grown():
+            trainer.counts["converged"] = True
+            trainer.message(
+                f"converged at step {trainer.step}: {PATIENCE} evaluations brought {max(gain, 0.0):.2f} dB on held-out "
+                f"views, less than {GAIN_DB:g}"
+            )
+
+    def _compare_with_one_colour(self, psnr: float) -> None:
+        """Finds out whether the model shows no more than a colour would, and is no better than it was at the start:
+        warns, once, from a tenth of the run on. At the end a model that is no better than a colour is said to be that.
+        """
+        trainer, counts = self.trainer, self.trainer.counts
+        self.flat = ""
+        if trainer.step < trainer.config.steps / 10:
+            return
+        some = self._some_training_views()
+        flat = psnr_of_one_colour(some, BACKGROUNDS[trainer.config.background])
+        if not psnr < flat:
+            return
+        start = self._measured(trainer.start_again(), some)["psnr"]
+        told = f"({psnr:.2f} dB on training views, {flat:.2f} dB the colour, {start:.2f} dB the start)"
+        if psnr < start + (LEARNT_DB if trainer.step >= FLAT_STEPS else -LEARNT_DB / 2):
+            self.flat = (
+                f"at step {trainer.step} the model is no better than one colour a photo, or than it was at the start "
+                f"{told}: cameras, points, rates or weights are probably wrong; see gs-train --check"
+            )
+            if not counts.get("warned_flat"):
+                counts["warned_flat"] = True
+                trainer.message(f"warning: {self.flat}")
+        elif trainer.ended:
+            trainer.message(
+                f"warning: the model is no better than one colour a photo {told}; train for more steps"
+            )
+
+    def end_if_flat(self) -> None:
+        """TrainingDiverged where the last evaluation found nothing learnt; all files are written by then."""
+        if self.flat:
+            kept = f"; it is kept in {self.trainer.run.ply}" if self.trainer.run is not None else ""
+            raise TrainingDiverged(f"nothing was learnt: {self.flat}{kept}")
 
     def _watch(self, test: float, train: float) -> None:
         """Warns, once, when the held-out PSNR falls while the training PSNR rises."""

@@ -246,7 +246,7 @@ def command(config: Config) -> str:
         usual = Config()
     words = ["gs-train", config.scene]
     for key, value, _ in differences(config):
-        if value != config_module.value_of(usual, key) and key != "schedule_steps":
+        if value != config_module.value_of(usual, key) and key not in ("schedule_steps", "time_budget"):
             words += ["--set", f"{key}={_text(value)}"]
     return shlex.join(words)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a run: where its files are, and how its records are written.
 
-config.toml, metrics.json, log.jsonl, point_cloud.ply, checkpoints/, previews/, and while a process works there
+config.toml, metrics.json, log.jsonl, point_cloud.ply, best.ply, checkpoints/, previews/, while a process works there
 run.lock. Everything but the log is written all or nothing; of the log a resumed run drops what came after its
 checkpoint.
 """
@@ -37,6 +37,7 @@ class RunFolder:
         self.metrics = root / "metrics.json"
         self.log = root / "log.jsonl"
         self.ply = root / "point_cloud.ply"
+        self.best = root / "best.ply"
         self.checkpoints = root / "checkpoints"
         self.previews = root / "previews"
         self.report = root / "report.html"
@@ -117,7 +118,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the files of a run, and no others."""
-        for path in (self.config, self.metrics, self.log, self.ply, self.report):
+        for path in (self.config, self.metrics, self.log, self.ply, self.best, self.report):
             remove(path)
         for folder, pattern in ((self.checkpoints, "step_*"), (self.previews, "*.png")):
             for path in sorted(folder.glob(pattern)):

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -31,7 +32,7 @@ from ..model.opening import upright
 from ..scene import Scene
 from . import checkpoint as checkpoints
 from . import identity, strategies
-from .alive import is_seen, not_finite
+from .alive import beyond_sense, is_seen, not_finite
 from .callbacks import Callback
 from .clock import Clock
 from .evaluation import Evaluation
@@ -39,7 +40,7 @@ from .forecast import Forecast
 from .groups import decided
 from .objective import Objective, fused_groups
 from .photos import ViewSampler
-from .plan import Schedule
+from .plan import Schedule, halvings_at
 from .protocol import Bounds, StepResult
 from .read_ahead import read_ahead
 from .rows import Edit, Population, start
@@ -95,6 +96,8 @@ class Trainer:
                 f"backend {config.backend} gives other bytes at each run on this device; "
                 "leave out deterministic=true, or choose another --backend"
             )
+        if config.stop_when_converged and not config.eval:
+            raise UserError("stop_when_converged needs held-out views to measure on; leave out --no-eval")
         normalized, self.similarity = scene.normalized()
         test_every = config.test_every if config.eval else 0
         self.train_views, self.test_views = scene.split(test_every)
@@ -110,7 +113,7 @@ class Trainer:
         self.objective = Objective.of(config, self.views, normalized.points if resume is None else None)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
         if resume is None:
-            state = start(self._initial_gaussians(normalized))
+            state = start(self._initial_gaussians(normalized, self.rng, self.message))
         else:
             identity.check(resume.extra, resume.names, resume.similarity, self.views, self.similarity)
             for group in self.objective.groups.values():
@@ -144,6 +147,20 @@ class Trainer:
     def n_splats(self) -> int:
         return self.stepper.n_splats
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last step is done: that of the settings, or the one after which the run had converged."""
+        converged = self.config.stop_when_converged and self.counts.get("converged")
+        return self.step >= self.config.steps or bool(converged)
+
+    def is_grown(self) -> bool:
+        """Whether neither splats nor the size of photos will grow any more."""
+        config = self.config
+        if halvings_at(self.step, config.downscales, config.downscale_every):
+            return False
+        ahead = range(self.step + 1, config.steps + 1)
+        return self.n_splats >= config.max_splats or not any(map(self.strategy.due, ahead))
+
     def stop(self) -> None:
         """Ends the run after the step under way, its state saved. For callbacks, signals and other threads."""
         self.stopping = True
@@ -171,13 +188,13 @@ class Trainer:
         mx.reset_peak_memory()
         self.clock.enter("steps")
         try:
-            if self.step < self.config.steps:
+            if not self.ended:
                 self._refine_due()
-            while self.step < self.config.steps:
+            while not self.ended:
                 self._one_step()
             if not self.metrics:  # resumed after the last step
                 self.evaluation.run()
-            self._write_model()
+            self.write_model()
             with self.clock.during("saving"):
                 self.beside.finish()
             self.evaluation.finish()
@@ -211,6 +228,7 @@ class Trainer:
         measured = last or (passed(before, number, config.eval_every) and config.eval)
         if measured:  # before a refinement that takes the opacities back
             self._evaluate()
+            last = self.ended
         if not last:  # at the end what was measured is what is written; a run that goes on refines first
             self._refine_due()
         for callback in self.callbacks:
@@ -324,23 +342,32 @@ class Trainer:
     def _rescue_model(self) -> str:
         """Writes the model where the whole state could not be: it takes a quarter of the room. What to say of it."""
         try:
-            self._write_model()
+            self.write_model()
         except Exception:  # then there is nothing more to be done
             return ""
         return f"; the model of step {self.step} is in {self.run.ply}" if self.run is not None else ""
 
-    def _write_model(self) -> None:
+    def write_model(self, path: Path | None = None, gaussians: Gaussians | None = None) -> None:
+        """Writes the model, as it is now or as given in the scene's frame, where there is a run folder."""
         if self.run is not None:
             with self.clock.during("saving"):
                 up = upright([view.camera for view in self.train_views])
-                ply.write(self.run.ply, to_splats(self.gaussians(), self.config.antialiased, up))
+                splats = to_splats(gaussians or self.gaussians(), self.config.antialiased, up)
+                ply.write(path or self.run.ply, splats)
 
-    def _initial_gaussians(self, scene: Scene) -> Gaussians:
+    def start_again(self) -> Gaussians:
+        """The model before the first step, in the scene's own frame."""
+        rng, scene = np.random.default_rng(self.config.seed), self.scene.normalized()[0]
+        return scene_frame(self._initial_gaussians(scene, rng, lambda line: None), self.similarity)
+
+    def _initial_gaussians(
+        self, scene: Scene, rng: np.random.Generator, say: Callable[[str], None]
+    ) -> Gaussians:
         config, n = self.config, len(scene.points)
         chosen = np.arange(n)
         if n > config.max_splats:
-            chosen = np.sort(self.rng.choice(n, config.max_splats, replace=False))
-            self.message(f"{n:,} points, of which {config.max_splats:,} (max_splats) are taken at random")
+            chosen = np.sort(rng.choice(n, config.max_splats, replace=False))
+            say(f"{n:,} points, of which {config.max_splats:,} (max_splats) are taken at random")
         return gaussians_from_points(
             scene.points[chosen],
             scene.colors[chosen],
@@ -360,18 +387,23 @@ class Trainer:
         with self.clock.during("evaluation"):
             if is_seen(self.stepper.look().gaussians, self.views, self.backend):
                 return
+        told, advice = beyond_sense(self.stepper.look().gaussians, self.config)
         raise TrainingDiverged(
-            f"training diverged: at step {self.step} no view shows any of the {self.n_splats:,} splats; the rates or "
-            f"weights are beyond sense (lr_means={self.config.lr_means:g}), or the points lie behind the cameras"
+            f"training diverged: at step {self.step} no view shows any of the {self.n_splats:,} splats"
+            + (
+                f" ({told}); {advice}"
+                if told
+                else "; a weight is beyond sense, or the points lie behind the cameras"
+            )
         )
 
-    def _diverged(self, what: str = "loss, gradient or state") -> TrainingDiverged:
+    def _diverged(self, what: str = "loss or gradient") -> TrainingDiverged:
         good = committed(self.run.checkpoints) if self.run is not None else []
         where = f"the last good state is {good[0]}" if good else "no good state was saved before"
+        told, advice = beyond_sense(self.stepper.look().gaussians, self.config)
         return TrainingDiverged(
             f"training diverged: {what} not finite at step {self.step + 1} (view "
-            f"{self.sampler.at(self.step).name}); {where}; "
-            f"try --set lr_means={self.config.lr_means / 4:g}"
+            f"{self.sampler.at(self.step).name}{', ' if told else ''}{told}); {where}; {advice}"
         )
 
     def _looked_at(self, before: int, number: int) -> bool:
