@@ -202,7 +202,7 @@ def train(
     from .runs import ROOT, new_run, resumed_run
 
     report = _progress(progress, quiet)
-    shared = {
+    shared: dict[str, Any] = {
         "report": report,
         "viewer": viewer_at or "" if viewer or viewer_at else None,
         "of_steps": of_steps,
