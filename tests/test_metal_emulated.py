@@ -156,6 +156,22 @@ def test_too_little_room_changes_no_byte(backend):
         assert values.tobytes() == expected[name].tobytes(), name
 
 
+def test_sums_are_the_same_whoever_looks_between(backend):
+    _, sums, _ = train(backend, steps=4, **EVERYTHING)
+    stepper = backend.stepper(begun())
+    for between in (
+        stepper.result,
+        stepper.look,
+        lambda: stepper.refine(lambda population: None),
+        stepper.look,
+    ):
+        take(stepper, seen(), **EVERYTHING)
+        between()
+    for name, values in sums.items():
+        assert values.tobytes() == stepper.look().sums[name].tobytes(), name
+    assert sums["count"].max() == 4
+
+
 @pytest.mark.parametrize("more", [0, 2], ids=["last", "others after it"])
 def test_a_loss_that_is_not_finite_moves_nothing(backend, more):
     state = begun(30)
@@ -224,10 +240,11 @@ BEYOND = {  # what keeps a kernel inside its arrays -> too much of it
 
 
 def run_every_kernel(backend):
-    """Steps over one view and over two, gradients by autograd, and a tile whose list is sorted in pieces."""
+    """Steps over one view and over two, other rows, gradients by autograd, a tile whose list is sorted in pieces."""
     train(backend, steps=1)
     stepper = backend.stepper(begun())
     stepper.take(seen(), plan(2, views=2), seen())
+    stepper.refine(lambda population: population.apply(rows.Edit(mx.arange(140))))
     stepper.look()
     gaussians = to_mlx(scene(CAMERA, 140, size=2))
     mx.eval(mx.grad(lambda g: render(g, CAMERA, backend).image.sum())(gaussians))

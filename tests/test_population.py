@@ -6,8 +6,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from metal.emulated import backend as emulated
+from metal.fixtures import clang  # noqa: F401
 from test_rows import snapshot
-from tiny import random_state, settings
+from tiny import random_gaussians, random_state, settings
 
 from gsplat_train.backends.gpu.engine import pack, unpack
 from gsplat_train.backends.gpu.population import GpuPopulation
@@ -15,11 +17,13 @@ from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.training import rows, strategies
 from gsplat_train.training.rows import Edit, HostPopulation, TrainState
 
+pytestmark = pytest.mark.usefixtures("clang")
+
 
 def packed(state: TrainState) -> GpuPopulation:
-    trees = tuple(pack(tree) for tree in (state.gaussians, state.m, state.v))
+    trees: Any = tuple(pack(tree) for tree in (state.gaussians, state.m, state.v))
     sums = {name: mx.array(array) for name, array in state.sums.items()}
-    return GpuPopulation(trees, state.n_splats, state.gaussians.shN.shape[1], sums)  # type: ignore[arg-type]
+    return GpuPopulation(emulated().engine, trees, state.n_splats, state.gaussians.shN.shape[1], sums)
 
 
 def unpacked(population: GpuPopulation) -> list[Gaussians]:
@@ -76,3 +80,40 @@ def test_without_room_nothing_has_moved(monkeypatch: pytest.MonkeyPatch) -> None
     assert population.n == 20 and population.kept_sums["count"].sum().item() == 20
     for name, leaf in unpacked(population)[0]._asdict().items():
         assert (np.asarray(leaf) == before[name]).all()
+
+
+@pytest.mark.parametrize("sh_degree", [0, 3])
+def test_any_edit_is_the_hosts(sh_degree: int) -> None:
+    """Rows out of order and twice, fewer and more; new rows named twice; new values of every leaf, also of all rows."""
+    rng = np.random.default_rng(0)
+    n = 300  # more than two groups of threads
+    state = rows.start(random_gaussians(n, sh_degree=sh_degree))
+    for leaf in rows.rows(state.m).values():
+        leaf[...] = rng.standard_normal(leaf.shape)
+    population = packed(state)
+    for count in (n, 280, 411):
+        source = np.concatenate([rng.permutation(min(population.n, count)), rng.integers(0, 200, count)])
+        source = source[:count].astype(np.int32)
+        new = np.array([5, 9, 5, count - 1], np.int32)
+        leaves = rows.rows(state.gaussians)
+        columns = {name: np.stack([leaf[row] + 1 for row in (5, 9, 5, 7)]) for name, leaf in leaves.items()}
+        whole = {"log_scales": 0.5 * leaves["log_scales"][source]}
+        for edit in (
+            Edit(source, new, columns),
+            Edit(None, new, columns),
+            Edit(columns=whole, forget=("quats",)),
+        ):
+            population.apply(
+                Edit(
+                    None if edit.source is None else mx.array(edit.source),
+                    None if edit.new is None else mx.array(edit.new),
+                    {name: mx.array(column) for name, column in edit.columns.items()},
+                    edit.forget,
+                )
+            )
+            HostPopulation(state).apply(edit)
+            for found, expected in zip(
+                unpacked(population), (state.gaussians, state.m, state.v), strict=True
+            ):
+                for name in Gaussians._fields:
+                    np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)

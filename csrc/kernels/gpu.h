@@ -21,7 +21,8 @@ using namespace gs_const;
 
 // sizes: int32 [16]
 GS_CONSTANT int kN = 0, kWidth = 1, kHeight = 2, kTilesX = 3, kTilesY = 4, kRest = 5, kDegree = 6, kAntialiased = 7, kCapacity = 8,
-                kBuckets = 9, kGroups = 10, kFlags = 11, kViews = 12, kParts = 13;  // kParts: numbers a Gaussian of a view's gradients
+                kBuckets = 9, kGroups = 10, kFlags = 11, kViews = 12, kParts = 13,  // kParts: numbers a Gaussian of a view's gradients
+                kBefore = 14;  // Gaussians before a refinement
 // settings: float [32]; rates of means, quats, log_scales, logits, sh0, shN with m's bias correction in 0..5
 GS_CONSTANT int kVCorrection = 6, kOpacityReg = 7, kScaleReg = 8, kNoise = 9, kSeed = 10, kStep = 11, kBackground = 12,
                 kL1Weight = 15, kSsimWeight = 16, kLambda = 17, kCount = 18,  // kCount: numbers that the loss's means are over

@@ -89,7 +89,7 @@ class Engine:
             values = [
                 sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
                 int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], sizes.views,
-                sizes.parts, 0, 0,
+                sizes.parts, sizes.before, 0,
             ]  # fmt: skip
             check_sizes(sizes)
             make_room(self._sizes, MOST_SIZES, sizes.n)

@@ -33,6 +33,7 @@ class Sizes:
     capacity: int  # intersections that there is room for
     views: int = 1  # of a step
     parts: int = 14  # numbers a Gaussian of a view's gradients: 17 with the sums of density control
+    before: int = 0  # Gaussians before a refinement
 
     @property
     def names(self) -> dict[str, int]:
@@ -41,6 +42,8 @@ class Sizes:
         tiles = tiles_x * tiles_y
         return {
             "n": self.n,
+            "before": self.before,
+            "rest": self.rest,
             "bands": 3 * self.rest * self.n,  # numbers in shN
             "area": self.width * self.height,
             "tiles_x": tiles_x,
@@ -288,6 +291,13 @@ KERNELS = {
                 + _SIZES
             ),
             _arrays("new_shn float32 bands; new_m float32 bands; new_v float32 bands"),
+            256,
+            "flags",
+        ),
+        KernelSpec(
+            "move",
+            _arrays("params float32 14 * before; shn float32 3 * rest * before; source int32 n;" + _SIZES),
+            _arrays("new_params float32 14 * n; new_shn float32 bands"),
             256,
             "flags",
         ),

@@ -25,7 +25,7 @@ AREA_ARRAYS, SLOT = 9, 12  # numbers of the longest array a pixel (`maps`) and a
 
 
 # Kernels of the stages alone, and of steps over several views.
-UNFUSED = ("splat_grads", "project_vjp", "score", "gradients", "combine", "combine_shn")
+UNFUSED = ("splat_grads", "project_vjp", "score", "move", "gradients", "combine", "combine_shn")
 
 
 @cache

@@ -5,22 +5,18 @@ brought to the host but counts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 
 from ...model.gaussians import Gaussians
 from ...training.rows import Edit
-from .engine import at_least_eight, unpack
+from .engine import Engine, unpack
+from .kernels import Sizes
 
 Packed = tuple[mx.array, mx.array]  # the first five leaves behind each other, and shN: see engine.pack
-WIDTHS = {
-    "means": 3,
-    "quats": 4,
-    "log_scales": 3,
-    "logit_opacities": 1,
-    "sh0": 3,
-}  # of the leaves in `params`
+WIDTHS = {"means": 3, "quats": 4, "log_scales": 3, "logit_opacities": 1, "sh0": 3}  # of a row in `params`
 SHAPES = {"logit_opacities": (), "sh0": (1, 3)}  # of a row, where it is not [width]
 
 
@@ -30,9 +26,14 @@ class GpuPopulation:
     xp: Any = mx
 
     def __init__(
-        self, trees: tuple[Packed, Packed, Packed], n: int, rest: int, sums: dict[str, mx.array]
+        self,
+        engine: Engine,
+        trees: tuple[Packed, Packed, Packed],
+        n: int,
+        rest: int,
+        sums: dict[str, mx.array],
     ) -> None:
-        self.trees, self.n, self.rest, self.kept_sums = trees, n, rest, sums
+        self.engine, self.trees, self.n, self.rest, self.kept_sums = engine, trees, n, rest, sums
 
     def column(self, name: str) -> mx.array:
         """See Population.column."""
@@ -48,36 +49,67 @@ class GpuPopulation:
 
     def apply(self, edit: Edit) -> None:
         """See Population.apply. All that is new is made beside the old, and takes its place when it is there."""
-        n = self.n if edit.source is None else edit.source.shape[0]
-        trees = tuple(self._moved(tree, edit, n, moments=i > 0) for i, tree in enumerate(self.trees))
+        params, *moments = self.trees
+        n, source, new = self.n, edit.source, edit.new
+        if new is not None and source is None:
+            source = mx.arange(n)
+        if source is not None:
+            n, source = source.shape[0], source.astype(mx.int32)
+            params = self._moved(params, source, n)
+            if new is not None:
+                source = _laid_over(source + 0, new, mx.array(-1, mx.int32))  # whose moments are zero
+            moments = [self._moved(tree, source, n) for tree in moments]
+        if new is None:
+            params = self._replaced(params, n, edit.columns)
+        else:
+            params = self._with_rows(params, n, new, edit.columns)
+        zeros = {name: mx.zeros(1) for name in edit.forget}
+        trees = (params, *(self._replaced(tree, n, zeros) for tree in moments))
         mx.eval(trees)
         self.trees, self.n = trees, n  # type: ignore[assignment]
         if edit.source is not None:
             self.kept_sums = {name: mx.zeros(n) for name in self.kept_sums}
 
-    def _moved(self, tree: Packed, edit: Edit, n: int, moments: bool) -> Packed:
-        leaves = {}
-        for name in Gaussians._fields:
-            leaf = _leaf(tree, name, self.n, self.rest)
-            if edit.source is not None:
-                leaf = leaf[edit.source]
-            if not moments and name in edit.columns:
-                column = edit.columns[name]
-                leaf = column if edit.new is None else _laid_over(leaf, edit.new, column)
-            elif moments and name in edit.forget:
-                leaf = mx.zeros_like(leaf)
-            elif moments and edit.new is not None:
-                leaf = _laid_over(leaf, edit.new, mx.zeros((edit.new.shape[0], *leaf.shape[1:])))
-            leaves[name] = leaf.reshape(-1)
-        params = mx.concatenate([leaves[name] for name in WIDTHS])
-        return params, at_least_eight(leaves["shN"])
+    def _moved(self, tree: Packed, source: mx.array, n: int) -> Packed:
+        """The tree with rows `source`; zeros where that is negative."""
+        sizes = Sizes(n, self.rest, 16, 16, 8, before=self.n)
+        params, shn = self.engine.run("move", sizes, [*tree, source, self.engine.sizes(sizes)])
+        return params, (shn if self.rest else tree[1])
+
+    def _replaced(self, tree: Packed, n: int, columns: Mapping[str, mx.array]) -> Packed:
+        """The tree with whole leaves of other values."""
+        if not columns:
+            return tree
+        leaves = {name: _leaf(tree, name, n, self.rest) for name in (*WIDTHS, "shN")}
+        for name, column in columns.items():
+            leaves[name] = mx.broadcast_to(column, leaves[name].shape)
+        params = mx.concatenate([leaves[name].reshape(-1) for name in WIDTHS])
+        return params, (leaves["shN"].reshape(-1) if "shN" in columns and self.rest else tree[1])
+
+    def _with_rows(self, tree: Packed, n: int, new: mx.array, columns: Mapping[str, mx.array]) -> Packed:
+        """The tree with other values in the rows `new`, which was made for this edit."""
+        trees, start = list(tree), 0
+        starts = {}
+        for name, width in WIDTHS.items():
+            starts[name], start = start * n, start + width
+        for i, names in enumerate((WIDTHS, ("shN",))):
+            given = [name for name in names if name in columns and columns[name].size]
+            if not given:
+                continue
+            places = []
+            for name in given:
+                width = columns[name].size // new.shape[0]
+                places.append((starts.get(name, 0) + width * new[:, None] + mx.arange(width)).reshape(-1))
+            values = mx.concatenate([columns[name].reshape(-1) for name in given])
+            trees[i] = _laid_over(trees[i], mx.concatenate(places), values)
+        return trees[0], trees[1]
 
 
-def _laid_over(leaf: mx.array, rows: mx.array, values: mx.array) -> mx.array:
-    """`leaf` with other values in some rows; a row that is named twice has the same values twice."""
-    if leaf.size and rows.size:
-        leaf[rows] = values
-    return leaf
+def _laid_over(array: mx.array, rows: mx.array, values: mx.array) -> mx.array:
+    """`array`, which nobody else has, with other values in some rows; one that is named twice has the same values."""
+    if array.size and rows.size:
+        array[rows] = values
+    return array
 
 
 def _leaf(tree: Packed, name: str, n: int, rest: int) -> mx.array:

@@ -190,7 +190,7 @@ class Ahead:
         """Whether the step adds to the sums, which are then there."""
         wanted = plan.statistics is not Statistics.NONE
         if wanted and self.stats is None:
-            self.stats = mx.zeros(3 * max(3, self.n))
+            self.stats = self._sums_so_far()
         return wanted
 
     def _inputs(
@@ -287,17 +287,23 @@ class Ahead:
             if not self.failed:  # what is done need not be repeated
                 self.first_step, self.journal = self.state.step, []
                 self._restart()
-            if self.stats is not None:
-                sums = np.asarray(self.stats)[: 3 * self.n].reshape(self.n, 3)
-                self.state.sums = self.state.sums or zero_sums(self.n)
-                for i, name in enumerate(SUMS):
-                    self.state.sums[name] += sums[:, i]
-                self.stats = None
         return self._newest()
+
+    def _sums_so_far(self) -> mx.array:
+        """The state's sums as the kernels add to them: three numbers a Gaussian."""
+        stats = np.zeros((max(3, self.n), 3), np.float32)
+        for i, name in enumerate(SUMS):
+            if name in self.state.sums:
+                stats[: self.n, i] = self.state.sums[name]
+        return mx.array(stats.reshape(-1))
 
     def finish(self) -> StepResult:
         """Waits, and gives the state its arrays."""
         result = self.wait()
+        if self.stats is not None:
+            sums = np.array(self.stats)[: 3 * self.n].reshape(self.n, 3)
+            self.state.sums = {name: sums[:, i].copy() for i, name in enumerate(SUMS)}
+            self.stats = None
         trees = [unpack(*packed, self.n, self.rest) for packed in (self.params, self.m, self.v)]
         mx.eval(trees)
         self.state.gaussians, self.state.m, self.state.v = trees
@@ -306,13 +312,19 @@ class Ahead:
     def refine(self, change: Callable[[Population], T]) -> T:
         """Waits, and lets `change` edit the rows, which stay packed where they are."""
         self.wait()
-        sums = {name: mx.array(array) for name, array in self.state.sums.items()}
-        population = GpuPopulation((self.params, self.m, self.v), self.n, self.rest, sums)
+        sums = {}
+        if self.state.sums or self.stats is not None:
+            self.stats = self._sums_so_far() if self.stats is None else self.stats
+            columns = self.stats[: 3 * self.n].reshape(self.n, 3)
+            sums = {name: columns[:, i] for i, name in enumerate(SUMS)}
+        trees = (self.params, self.m, self.v)
+        population = GpuPopulation(self.engine, trees, self.n, self.rest, sums)
         try:
             return change(population)
         finally:  # an edit that was made stays made, also where the next one found no room
             (self.params, self.m, self.v), self.n = population.trees, population.n
-            self.state.sums = {name: np.array(array) for name, array in population.kept_sums.items()}
+            if population.kept_sums is not sums:  # other rows: they begin with empty sums
+                self.state.sums, self.stats = zero_sums(self.n) if sums else {}, None
             self._restart()
 
 
