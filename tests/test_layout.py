@@ -18,7 +18,7 @@ ORDER = """
     datasets.cache datasets.lenses datasets.undistort datasets.decode datasets.masks datasets.panorama
     datasets.file_photo datasets.photo_buffers datasets.photo_store datasets.images datasets.colmap_records
     datasets.agreement datasets.point_ply datasets.points
-    datasets.colmap_binary datasets.colmap_text datasets.colmap datasets.llff
+    datasets.colmap_binary datasets.colmap_text datasets.held_out datasets.colmap datasets.llff
     datasets.transforms_file datasets.transforms datasets.metashape datasets.realitycapture
     datasets.conventions datasets.check
     datasets.demo_paints datasets.demo_world datasets.demo datasets
@@ -47,6 +47,7 @@ ORDER = """
     training.budget training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
+    partition partition.ownership partition.cut partition.write partition.merge
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.worker
     prepare.process prepare.orient prepare.picture prepare.finish prepare.steps prepare.make
     cli cli.info cli.signals cli.progress cli.runs cli.one_run cli.seeds cli.from_photos cli.check cli.train
@@ -54,7 +55,7 @@ ORDER = """
     cli.render_path cli.render
     cli.view
     cli.export cli.prepare
-    cli.doctor __main__
+    cli.doctor cli.partition cli.merge __main__
 """.split()  # noqa: SIM905
 
 PLAIN = {"errors", "scene", "model", "settings", "config"}  # what everybody speaks: it couples nothing

@@ -20,6 +20,7 @@ from .advice import scene_above
 from .colmap_places import FILES, find_places, is_complete, photo_folders
 from .colmap_records import CameraRecord, ImageRecord, Points, intrinsics, rotation_matrix
 from .files import find_photos, shorten
+from .held_out import held_out
 from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 
@@ -57,7 +58,8 @@ def load(root: Path, options: LoadOptions) -> Scene:
         whole = scene_above(root, recognise)
         raise UserError(f"{faults[0]}; or give {whole}, the scene it is a part of") if whole else faults[0]
     views, undistorted = load_photos(with_masks(photos, root, options), options)
-    return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted)
+    held = held_out([model, root], views, options.log)
+    return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted, held)
 
 
 def _read(folders: list[Path], root: Path, options: LoadOptions) -> tuple[Path, list[PhotoFile], Points]:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which views a COLMAP scene holds out: `test.txt` beside the model or in the scene's folder, a name a line, as
+hierarchical 3DGS (Kerbl et al. 2024) and gs-partition write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from ..scene import View
+
+HELD_OUT = "test.txt"
+MOST_BYTES = 1 << 22
+
+
+def held_out(
+    folders: Sequence[Path], views: Sequence[View], log: Callable[[str], None]
+) -> frozenset[str] | None:
+    """The names of the views that the first such file in `folders` lists; None where there is none.
+
+    A file with a line that names no view is of something else: it is left aside, and that is said.
+    """
+    for folder in folders:
+        path = folder / HELD_OUT
+        if not path.is_file() or path.stat().st_size > MOST_BYTES:
+            continue
+        try:
+            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError):
+            log(f"warning: {path} cannot be read, and does not say what is held out")
+            continue
+        known = {key: view.name for view in views for key in _keys(view.name)}
+        names = [line for line in lines if line]
+        unknown = [name for name in names if _stem(name) not in known and name not in known]
+        if unknown:
+            log(
+                f"warning: {path} names {unknown[0]!r}, which is no view, so it does not say what is held out"
+            )
+            continue
+        chosen = frozenset(known.get(name) or known[_stem(name)] for name in names)
+        if len(chosen) == len(views):
+            log(f"warning: {path} holds out every view, so it is left aside")
+            continue
+        log(f"views: {len(views) - len(chosen)} to train on, {len(chosen)} held out, as {path} says")
+        return chosen
+    return None
+
+
+def _keys(name: str) -> tuple[str, str]:
+    return name, _stem(name)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name.replace("\\", "/")).with_suffix(""))
