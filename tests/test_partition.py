@@ -35,7 +35,8 @@ def two_rooms(n: int = 8) -> Scene:
     random = np.random.default_rng(0)
     points = random.uniform(-1, 1, (400, 3)) + np.where(np.arange(400) < 200, 0, 10)[:, None] * [1, 0, 0]
     views = [
-        View(f"{i:02}.png", camera(x), Photo(np.full((48, 64, 3), 9, np.uint8))) for i, x in enumerate(places(n))
+        View(f"{i:02}.png", camera(x), Photo(np.full((48, 64, 3), 9, np.uint8)))
+        for i, x in enumerate(places(n))
     ]
     return Scene("rooms", tuple(views), points, np.full((400, 3), 90, np.uint8))
 
