@@ -120,6 +120,24 @@ def test_the_fused_step_of_cpp_lays_the_photo_over_each_steps_background(masked)
         assert ours == pytest.approx(rows.rows(b.m)[name], rel=1e-3, abs=1e-7), name
 
 
+def test_a_step_over_several_views_lays_each_over_its_background():
+    views = [
+        see_through(facing()),
+        replace(facing(), index=1),
+        see_through(replace(facing(), index=2), mask()),
+    ]
+    a, b = (rows.start(tiny.random_gaussians(60)) for _ in range(2))
+    quick = make_stepper(load_backend("cpp"), a, Objective())
+    slow = GenericStepper(load_backend("python"), b)
+    assert type(quick) is not type(slow)
+    for number in (1, 2):
+        wanted = plan(3 * number, background=GREEN, sh_degree=1, views=3)
+        ours, theirs = (stepper.take(views[0], wanted, *views[1:]) for stepper in (quick, slow))
+        assert tuple(ours) == pytest.approx(tuple(theirs), rel=1e-4)
+    for name, ours in rows.rows(a.m).items():
+        assert ours == pytest.approx(rows.rows(b.m)[name], rel=1e-3, abs=1e-7), name
+
+
 def test_odd_sizes_have_no_background_beside_the_picture():
     """What fills the rows up to whole tiles must not look like a see-through photo."""
     camera = facing().camera.resized(37, 29)

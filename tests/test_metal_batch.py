@@ -15,6 +15,7 @@ from scenes import camera
 from test_metal_emulated import CAMERA, begun, photo
 
 from gsplat_train.backends import python
+from gsplat_train.datasets.decode import dim
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.scene import Photo, View
 from gsplat_train.training import rows
@@ -24,13 +25,16 @@ pytestmark = pytest.mark.usefixtures("clang")
 
 
 def three():
-    """Views of two sizes, the last with a mask."""
-    mask = np.random.default_rng(1).integers(0, 2, (36, 40), dtype=np.uint8)
-    views = [(CAMERA, None), (camera(56, 24), None), (CAMERA, mask)]
-    return [
-        View(f"{i}", c, Photo(photo(c.width, c.height) + np.uint8(i), mask), index=i)
-        for i, (c, mask) in enumerate(views)
+    """Views of two sizes, the second see-through, the last with a mask."""
+    rng = np.random.default_rng(1)
+    mask, alpha = rng.integers(0, 2, (36, 40), dtype=np.uint8), rng.integers(0, 256, (24, 56), dtype=np.uint8)
+    photos = [
+        Photo(photo(40, 36)),
+        Photo(dim(photo(56, 24) + np.uint8(1), alpha), alpha=alpha),
+        Photo(photo(40, 36) + np.uint8(2), mask),
     ]
+    cameras = (CAMERA, camera(56, 24), CAMERA)
+    return [View(f"{i}", c, p, index=i) for i, (c, p) in enumerate(zip(cameras, photos, strict=True))]
 
 
 def train(stepper, views, steps=3, **changes):
