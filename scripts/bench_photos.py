@@ -23,6 +23,7 @@ from gsplat_train.datasets import open_scene
 from gsplat_train.datasets.demo import make_demo, write_demo
 from gsplat_train.machine import in_words, peak_bytes
 from gsplat_train.scene import Photo, View
+from gsplat_train.training.memory_plan import DEPTH
 from gsplat_train.training.photos import ViewSampler
 from gsplat_train.training.read_ahead import ReadAhead
 
@@ -64,7 +65,7 @@ def feed(folder: Path, budget: str, step_ms: float, steps: int) -> dict[str, flo
     scene = open_scene(folder, memory_budget=budget, trust=True, eval=False)
     loaded = time.perf_counter() - begun
     steps = steps or len(scene.views)
-    ahead = ReadAhead(ViewSampler(scene.views, 0), steps, lambda key: False)
+    ahead = ReadAhead(ViewSampler(scene.views, 0), steps, lambda key: False, DEPTH)
     total = 0
     begun = time.perf_counter()
     for step in range(steps):

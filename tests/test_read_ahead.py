@@ -16,7 +16,8 @@ from gsplat_train.datasets.photo_store import StoredPhoto
 from gsplat_train.errors import UserError
 from gsplat_train.scene import Photo, View
 from gsplat_train.training.photos import ViewSampler
-from gsplat_train.training.read_ahead import ReadAhead, read_ahead
+from gsplat_train.training.read_ahead import ReadAhead
+from gsplat_train.training.trainer import Trainer
 
 
 class Slow:
@@ -61,7 +62,7 @@ def test_a_scene_larger_than_memory_trains_to_the_same_bytes(tmp_path, monkeypat
 def test_views_come_in_the_samplers_order_and_hardly_wait():
     views = slow_views(0.005)
     sampler = ViewSampler(views, 3)
-    ahead = ReadAhead(sampler, 60, lambda key: False)
+    ahead = ReadAhead(sampler, 60, lambda key: False, 12)
     begun = time.perf_counter()
     for step in range(60):
         view = ahead.at(step)
@@ -76,7 +77,7 @@ def test_views_come_in_the_samplers_order_and_hardly_wait():
 
 def test_photos_on_the_device_are_not_read():
     views = slow_views()
-    ahead = ReadAhead(ViewSampler(views, 0), 27, lambda key: key[0] % 2 == 0)
+    ahead = ReadAhead(ViewSampler(views, 0), 27, lambda key: key[0] % 2 == 0, 12)
     for step in range(27):
         view = ahead.at(step)
         if view.index % 2:
@@ -89,7 +90,7 @@ def test_a_fault_comes_in_its_turn_and_a_jump_is_followed():
     views = slow_views()
     sampler = ViewSampler(views, 0)
     views[sampler.at(4).index].photo.error = UserError("gone")
-    ahead = ReadAhead(sampler, 100, lambda key: False)
+    ahead = ReadAhead(sampler, 100, lambda key: False, 12)
     for step in range(4):
         ahead.at(step).pixels  # noqa: B018
     with pytest.raises(UserError, match="gone"):
@@ -102,4 +103,4 @@ def test_a_fault_comes_in_its_turn_and_a_jump_is_followed():
 
 
 def test_photos_in_memory_need_no_threads():
-    assert read_ahead(ViewSampler(tiny.scene().views, 0), 10, None) is None
+    assert Trainer(tiny.settings(), tiny.scene()).ahead is None

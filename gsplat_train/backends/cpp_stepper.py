@@ -43,7 +43,7 @@ class CppStepper:
     ) -> None:
         self.pipeline, self.state = pipeline, state
         self.exposure = groups.get("exposure")
-        self.kept = Kept(PHOTO_BYTES)
+        self.kept = Kept(PHOTO_BYTES if bounds is None or bounds.photos is None else bounds.photos)
         self.room = Room(SPARE, (bounds.most_splats if bounds else 0) or MOST)
         self._trees: list[list[np.ndarray]] | None = None  # the state's arrays, for writing
         self.last = StepResult(NAN, NAN, NAN, True)

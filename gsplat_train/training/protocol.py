@@ -38,6 +38,9 @@ class Bounds(NamedTuple):
     gpu_memory: float = 0.0  # bytes of a GPU, up to 1 a share of what it has; 0: what keeps it busy
     most_splats: int = 0  # never more than these; 0: unknown
     size: tuple[int, int] = (0, 0)  # width and height of the largest photo; 0: unknown
+    photos: int | None = (
+        None  # bytes of the host's memory for photos in a form of the stepper's own; None: as it likes
+    )
 
 
 class Stepper(Protocol):

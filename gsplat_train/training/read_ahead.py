@@ -13,10 +13,8 @@ from dataclasses import replace
 
 from ..scene import Photo, PhotoSource, View
 from .photos import ViewSampler
-from .protocol import Stepper
 
-DEPTH = 12  # photos ahead: a GPU takes its steps in fours
-WORKERS = 2  # one reads a file of decoded photos fast enough; two decode faster
+WORKERS = 3  # one reads a file of decoded photos fast enough, where steps leave it the interpreter
 
 
 class Coming:
@@ -38,21 +36,15 @@ class Coming:
         return photo
 
 
-def read_ahead(sampler: ViewSampler, steps: int, stepper: Stepper) -> ReadAhead | None:
-    """The sampler's views with photos read ahead; None where all photos are in memory."""
-    if all(view.photo is None or isinstance(view.photo, Photo) for view in sampler.views):
-        return None
-    return ReadAhead(sampler, steps, stepper.has_photo)
-
-
 class ReadAhead:
     """The views of a sampler, with photos that are on their way.
 
-    kept: whether the photo of a key is on the stepper's device. steps: of the run, beyond which nothing is read.
+    steps: of the run, beyond which nothing is read. kept: whether the photo of a key is on the stepper's device.
+    depth: photos ahead, which are in memory.
     """
 
     def __init__(
-        self, sampler: ViewSampler, steps: int, kept: Callable[[tuple[int, int]], bool], depth: int = DEPTH
+        self, sampler: ViewSampler, steps: int, kept: Callable[[tuple[int, int]], bool], depth: int
     ) -> None:
         self.sampler, self.steps, self.kept, self.depth = sampler, steps, kept, depth
         self.waited = 0.0  # seconds that steps have waited for photos

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ from .clock import Clock
 from .evaluation import Evaluation
 from .forecast import Forecast
 from .groups import decided
+from .memory_plan import planned, watched
 from .objective import Objective, fused_groups
 from .photos import ViewSampler
 from .plan import Schedule, halvings_at
 from .protocol import Bounds, StepResult
-from .read_ahead import read_ahead
+from .read_ahead import ReadAhead
 from .rows import Edit, Population, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .scores import Maps, Scores
@@ -90,6 +92,7 @@ class Trainer:
         began = time.monotonic() if started is None else started
         self.config, self.scene, self.run, self.callbacks = config, scene, run, callbacks
         self.warnings: list[str] = []
+        self.warnings: list[str] = []
         self.backend = backends.load(config.backend)
         if config.deterministic and not self.backend.deterministic:
             raise UserError(
@@ -112,6 +115,7 @@ class Trainer:
             )
         self.objective = Objective.of(config, self.views, normalized.points if resume is None else None)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
+        config = self._within_memory(resume)
         if resume is None:
             state = start(self._initial_gaussians(normalized, self.rng, self.message))
         else:
@@ -121,13 +125,14 @@ class Trainer:
             state, self.rng.bit_generator.state = resume.state, resume.rng
             self.counts |= resume.progress
         self.identity = identity.of_scene(self.views)
-        self.strategy = strategies.load(config)
         self.schedule = Schedule(config, self.strategy)
         sizes = [(view.camera.width, view.camera.height) for view in self.views]
-        bounds = Bounds(config.gpu_memory, config.max_splats, max(sizes, key=math.prod))
+        largest = max(sizes, key=math.prod)
+        bounds = Bounds(config.gpu_memory, config.max_splats, largest, self.memory.kept)
         self.scores = Scores(self.views, self.backend, config)
-        self.stepper = make_stepper(self.backend, state, self.objective, bounds)
-        self.ahead = read_ahead(self.sampler, config.steps, self.stepper)
+        self.stepper = make_stepper(self.backend, state, self.objective, bounds, config.batch)
+        depth, steps = self.memory.depth, config.steps
+        self.ahead = ReadAhead(self.sampler, steps, self.stepper.has_photo, depth) if depth else None
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
         self.beside = Writers(threads=1, waiting=PICTURES_WAITING)  # what is written while steps go on
@@ -253,6 +258,7 @@ class Trainer:
             edited: list[bool] = []
             refine = partial(self._refine, due[0], edited)
             self.stepper.result()  # to wait for steps is no part of it
+            self._watch_memory()
             try:
                 with self.clock.during("refinement"):
                     self.stepper.refine(refine)
@@ -354,6 +360,37 @@ class Trainer:
                 up = upright([view.camera for view in self.train_views])
                 splats = to_splats(gaussians or self.gaussians(), self.config.antialiased, up)
                 ply.write(path or self.run.ply, splats)
+
+    def _within_memory(self, resume: checkpoints.Checkpoint | None) -> Config:
+        """Plans the memory of the run, and says so; the settings, with fewer splats where not all would fit."""
+        config, n, first = self.config, min(len(self.scene.points), self.config.max_splats), None
+        if resume is not None:
+            n, first = resume.state.n_splats, resume.state.step
+        self.strategy = strategies.load(config)
+        fused = self.objective.is_fused_by(self.backend, config.batch)
+        self.memory, lines = planned(config, self.strategy, self.scene.views, n, fused, first)
+        for line in lines:
+            self.message(line)
+        if self.memory.lowered:
+            self._lower(self.memory.most)
+        return self.config
+
+    def _lower(self, most: int) -> None:
+        """Never more than `most` splats from now on."""
+        self.config = replace(self.config, max_splats=most)
+        self.strategy = strategies.load(self.config)
+
+    def _watch_memory(self) -> None:
+        """Fewer splats where steps were seen to take more memory than foreseen; says where the budget ends growth."""
+        most = self.config.max_splats
+        self.memory, lines = watched(self.memory, self.n_splats, most)
+        for line in lines:
+            self.message(line)
+        if self.memory.most < most:
+            self._lower(self.memory.most)
+            self.forecast.config = self.config
+            if self.run is not None:
+                self.run.write_config(self.config)
 
     def start_again(self) -> Gaussians:
         """The model before the first step, in the scene's own frame."""
