@@ -92,7 +92,6 @@ class Trainer:
         began = time.monotonic() if started is None else started
         self.config, self.scene, self.run, self.callbacks = config, scene, run, callbacks
         self.warnings: list[str] = []
-        self.warnings: list[str] = []
         self.backend = backends.load(config.backend)
         if config.deterministic and not self.backend.deterministic:
             raise UserError(
