@@ -179,7 +179,9 @@ def test_how_many_splats_a_run_can_reach():
 
 def test_a_lowered_cap_is_kept_by_the_run_and_when_it_is_resumed(small_program, tmp_path):
     told = Told()
-    settings = tiny.settings(memory_budget="4M", max_splats=900_000, grow_rate=9.0, backend="cpp", steps=20)
+    settings = tiny.settings(
+        memory_budget="4M", max_splats=900_000, grow_rate=9.0, backend="cpp", steps=20, split=0.0
+    )
     whole = train(tiny.scene(), settings, out=tmp_path / "a", callbacks=[told])
     cap = config.load([tmp_path / "a" / "config.toml"]).max_splats
     assert whole.gaussians.means.shape[0] == cap < 900_000
@@ -209,7 +211,7 @@ def test_a_lowered_cap_is_kept_by_the_run_and_when_it_is_resumed(small_program, 
 def test_steps_that_take_more_than_foreseen_end_growth(small_program, tmp_path, monkeypatch):
     """The forecast is wrong by 3 MB: found out at a refinement, said once, kept in config.toml."""
     told = Told()
-    settings = tiny.settings(memory_budget="10M", max_splats=4000, grow_rate=1.0, backend="cpp")
+    settings = tiny.settings(memory_budget="10M", max_splats=4000, grow_rate=1.0, backend="cpp", split=0.0)
     assert not planned(settings, load(settings), tiny.scene().views, 300, True, None)[0].lowered
     monkeypatch.setattr(memory_plan.MemoryPlan, "over", lambda self, n: 6_000_000 if n > 500 else 0)
     done = train(tiny.scene(), settings, out=tmp_path / "a", callbacks=[told])

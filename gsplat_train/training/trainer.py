@@ -129,7 +129,7 @@ class Trainer:
         largest = max(sizes, key=math.prod)
         bounds = Bounds(config.gpu_memory, config.max_splats, largest, self.memory.kept)
         self.scores = Scores(self.views, self.backend, config)
-        self.stepper = make_stepper(self.backend, state, self.objective, bounds, config.batch)
+        self.stepper = make_stepper(self.backend, state, self.objective, bounds)
         depth, steps = self.memory.depth, config.steps
         self.ahead = ReadAhead(self.sampler, steps, self.stepper.has_photo, depth) if depth else None
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
@@ -366,7 +366,7 @@ class Trainer:
         if resume is not None:
             n, first = resume.state.n_splats, resume.state.step
         self.strategy = strategies.load(config)
-        fused = self.objective.is_fused_by(self.backend, config.batch)
+        fused = self.objective.is_fused_by(self.backend)
         self.memory, lines = planned(config, self.strategy, self.scene.views, n, fused, first)
         for line in lines:
             self.message(line)
