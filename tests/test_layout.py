@@ -42,8 +42,8 @@ ORDER = """
     training.scores training.strategies training.strategies.none training.strategies.adc training.strategies.mcmc
     training.strategies.igs
     training.checkpoint training.identity training.photos training.read_ahead training.clock training.run_folder
-    training.callbacks training.memory_plan training.forecast training.alive training.evaluation training.trainer training.report
-    training.budget training.api
+    training.callbacks training.memory_plan training.forecast training.alive training.evaluation
+    training.trainer training.report training.budget training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     partition partition.ownership partition.cut partition.write partition.merge
