@@ -31,6 +31,12 @@ def prepare(
         int | None, typer.Option(min=3, help="Of a video: how many frames; else up to 200.")
     ] = None,
     fps: Annotated[float | None, typer.Option(min=0.01, help="Of a video: frames a second.")] = None,
+    dense: Annotated[
+        bool,
+        typer.Option(
+            "--dense/--sparse", help="Points also where there are no features, or only where there are."
+        ),
+    ] = True,
     up: Annotated[
         Literal["-y", "y", "z", "-z", "x", "-x", "none"],
         typer.Option(
@@ -51,7 +57,7 @@ def prepare(
 
     if frames is not None and fps is not None:
         raise UserError("--frames and --fps both say how many frames; give one of them")
-    options = Options(camera=camera, lens=lens, mapper=mapper, frames=frames, fps=fps, up=up)
+    options = Options(camera=camera, lens=lens, mapper=mapper, frames=frames, fps=fps, dense=dense, up=up)
     told = Told(progress, quiet)
     try:
         report = make(source, out, options, told)
@@ -61,7 +67,8 @@ def prepare(
         raise
     if not quiet:
         print(
-            f"{len(report['registered'])} of {report['used']} photos, {report['points']:,} points in {out}; "
+            f"{len(report['registered'])} of {report['used']} photos, "
+            f"{report['points'] + report.get('dense_points', 0):,} points in {out}; "
             f"see {out / 'cameras.png'}; train on it with: gs-train {out}",
             file=sys.stderr,
         )

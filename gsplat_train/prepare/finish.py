@@ -33,7 +33,8 @@ def write_report(
     """Finishes a scene whose model lies in work/model; removes `work`; returns what prepare.json says."""
     report["sources"] = {photo.name: photo.source for photo in photos}
     report["downs"] = {photo.name: photo.down for photo in photos if photo.down is not None}
-    report = _turn(out, work / "model", report, IDENTITY, up, told)
+    model = work / "thick" if (work / "thick" / "points3D.bin").is_file() else work / "model"
+    report = _turn(out, model, report, IDENTITY, up, told)
     shutil.rmtree(work, ignore_errors=True)
     return report
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a preparation: pictures, features, matches, cameras; each goes on with what an earlier run
+"""The steps of a preparation: pictures, features, matches, cameras, points; each goes on with what an earlier run
 did.
 """
 
@@ -13,8 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..datasets import colmap
 from ..datasets.files import PICTURE_SUFFIXES, shorten
+from ..datasets.options import LoadOptions
 from ..storage import atomic_write
+from . import dense
 from . import photos as photos_module
 from .photos import NoScene, Photo, find_photos, gather
 from .process import run_job
@@ -38,6 +43,7 @@ class Options:
     mapper: str = "auto"  # auto, incremental, global
     frames: int | None = None
     fps: float | None = None
+    dense: bool = True  # points also where there are no features
     up: str = "-y"  # the axis that is up, or none: the reconstruction's own frame
 
 
@@ -159,10 +165,44 @@ def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, to
     told.message(f"features: {mean:,.0f} a photo")
     matches = _stage(job | {"do": "matches"}, log, told, "matches", 1, "pairs")
     told.message(f"matches: {matches['verified']:,} of {matches['pairs']:,} pairs overlap")
-    shutil.rmtree(work / "model", ignore_errors=True)
-    model = _stage(job | {"do": "model"}, log, told, "cameras", n)
+    model = _model(job, work, log, told)
     _judge(photos, model, matches, told)
+    if options.dense:
+        model["dense_points"] = _thicken(job, work, log, told)
     return {"features": features["features"], **matches, **model, "n_cameras": len(set(cameras))}
+
+
+def _model(job: dict[str, Any], work: Path, log: Path, told: Told) -> dict[str, Any]:
+    """What became of the mapper; in work/model is the model. From an earlier run where that was as far."""
+    stored = read_json(work / "model.json")
+    if stored is not None and stored["asked"] == job["mapper"]:
+        told.message("cameras: from the run before")
+        made: dict[str, Any] = stored["model"]
+        return made
+    shutil.rmtree(work / "model", ignore_errors=True)
+    made = _stage(job | {"do": "model"}, log, told, "cameras", len(job["photos"]))
+    with atomic_write(work / "model.json") as file:
+        file.write(json.dumps({"asked": job["mapper"], "model": made}).encode())
+    return made
+
+
+def _thicken(job: dict[str, Any], work: Path, log: Path, told: Told) -> int:
+    """Adds points where several photos agree on a depth to the model; how many."""
+    options = LoadOptions(images=job["images"], max_size=2 * dense.SIDE, cache=False, trust=True)
+    scene = colmap.load(work / "model", options)
+    with told.stage("points", len(scene.views)) as stage:
+
+        def begin(total: int) -> Callable[[int], None]:
+            stage.begin(total)
+            return stage.at
+
+        points, colors = dense.more_points(scene.views, scene.points, job["threads"], begin)
+    told.message(f"points: {len(points):,} more where photos agree on a depth")
+    with atomic_write(work / "points.npz") as file:
+        np.savez(file, points=points, colors=colors)
+    more = {"do": "thickened", "out": str(work / "thick"), "points": str((work / "points.npz").resolve())}
+    run_job(job | more | {"model": job["out"]}, log, lambda event: None)
+    return len(points)
 
 
 def _stage(

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 zlib.compress(b"first, see above")
 
+from .models import thickened, turned  # noqa: E402
 from .pairs import choose_pairs  # noqa: E402
 
 CHUNK_SECONDS = 4.0  # between two events while matching
@@ -35,6 +36,10 @@ DEFAULT_FOCAL = 1.2  # of the longer side, where nothing is known
 GLOBAL_ABOVE = 500  # photos: there the global mapper comes first
 ENOUGH = 0.8  # of the photos registered: the other mapper is not tried
 MOST_MODELS = 10
+EPIPOLAR_SHARE = (
+    500  # of the longer side: a match may be that part off its line; COLMAP's 4 pixels of 320 cost
+)
+# half of the cameras' exactness
 FEW_FEATURES = 2000  # a photo, in the mean: then points that two photos see are kept too, twice as many
 
 
@@ -148,8 +153,10 @@ def matches(job: dict[str, Any], events: Events) -> dict[str, Any]:
     matching = pycolmap.FeatureMatchingOptions()
     matching.use_gpu = False
     matching.num_threads = job["threads"]
+    matching.guided_matching = True
     geometry = pycolmap.TwoViewGeometryOptions()
     geometry.ransac.max_num_trials = MOST_TRIALS
+    geometry.ransac.max_error = max(1.0, _longest(job) / EPIPOLAR_SHARE)
     listed = pycolmap.ImportedPairingOptions()
     listed.match_list_path = Path(job["database"]).with_name("pairs.txt")
     size, start = 10, 0
@@ -220,6 +227,11 @@ def model(job: dict[str, Any], events: Events) -> dict[str, Any]:
     }
 
 
+def _longest(job: dict[str, Any]) -> int:
+    """Pixels of the longest side, as features were found in it."""
+    return min(FEATURE_SIZE, max(max(p["width"], p["height"]) for p in job["photos"]))
+
+
 def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> list[Any]:
     out = Path(job["out"]).with_name(f"models_{mapper}")
     out.mkdir(parents=True, exist_ok=True)
@@ -235,8 +247,7 @@ def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> lis
     options.num_threads = job["threads"]
     options.triangulation.ignore_two_view_tracks = job["mean"] > FEW_FEATURES
     # COLMAP's 4 pixels are meant for photos of 1600 and more; smaller ones are also seen more exactly.
-    longest = min(FEATURE_SIZE, max(max(p["width"], p["height"]) for p in job["photos"]))
-    options.mapper.filter_max_reproj_error = max(1.5, longest / 400)
+    options.mapper.filter_max_reproj_error = max(1.5, _longest(job) / 400)
     count = 0
 
     def another(new: int = 1) -> None:
@@ -255,24 +266,7 @@ def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> lis
     return list(found.values())
 
 
-def turned(job: dict[str, Any], events: Events) -> dict[str, Any]:
-    """Writes the model in job["model"] into job["out"] in another frame: job["scale"], ["rotation"],
-    ["translation"].
-    """
-    import pycolmap
-
-    reconstruction = pycolmap.Reconstruction(job["model"])
-    matrix = [
-        [job["scale"] * r for r in row] + [t]
-        for row, t in zip(job["rotation"], job["translation"], strict=True)
-    ]
-    reconstruction.transform(pycolmap.Sim3d(matrix))
-    Path(job["out"]).mkdir(parents=True, exist_ok=True)
-    reconstruction.write(job["out"])
-    return {"version": pycolmap.__version__}
-
-
-JOBS = {"features": features, "matches": matches, "model": model, "turned": turned}
+JOBS = {"features": features, "matches": matches, "model": model, "thickened": thickened, "turned": turned}
 
 
 def main() -> None:
