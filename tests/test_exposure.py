@@ -10,15 +10,16 @@ import pytest
 import tiny
 from plans import plan
 
-from gsplat_train import backends
+from gsplat_train import backends, config
 from gsplat_train.datasets.decode import dim
 from gsplat_train.datasets.demo import make_demo
 from gsplat_train.errors import UserError
 from gsplat_train.scene import Photo, Scene, View
-from gsplat_train.training import brightness, exposure, rows
-from gsplat_train.training.groups import decided
+from gsplat_train.training import brightness, exposure, rehearsal, rows
+from gsplat_train.training.groups import Material, decided
 from gsplat_train.training.objective import Objective
 from gsplat_train.training.stepper import GenericStepper, make_stepper
+from gsplat_train.training.trainer import Trainer
 
 
 def gains(n: int, seed: int = 1) -> np.ndarray:
@@ -39,12 +40,24 @@ def scene() -> Scene:
     return make_demo(n_views=12, width=96, height=72, n_points=2000)
 
 
+def material(views: tuple[View, ...], rehearsed: np.ndarray | None = None) -> Material:
+    """The scene with these photos; a rehearsal is one, or what is given."""
+    known = {view.name: view.camera for view in scene().normalized()[0].views}
+    views = tuple(replace(view, camera=known[view.name]) for view in views)
+    points, colors, backend = scene().normalized()[0].points, scene().colors, backends.load(tiny.BACKEND)
+    return Material(
+        views,
+        points,
+        (lambda: rehearsal.gains(views, points, colors, backend)) if rehearsed is None else lambda: rehearsed,
+    )
+
+
 # ---- the measure ----
 
 
 def test_photos_of_one_exposure_do_not_differ() -> None:
     measured = brightness.measure(scene().views, scene().points)
-    assert measured.known.all() and measured.spread < exposure.DIFFERENT / 4
+    assert measured.known.all() and measured.spread < exposure.SPREAD / 2 and measured.better < 1.02
 
 
 def test_gains_are_measured() -> None:
@@ -63,7 +76,7 @@ def test_what_is_see_through_is_not_taken_for_dark() -> None:
         alpha[:, ::2] = 255 - 20 * i
         alpha[:, 8 * i : 8 * i + 40] = 255
         views.append(replace(view, photo=Photo(dim(view.pixels.image, alpha), alpha=alpha)))
-    assert brightness.measure(views, scene().points).spread < exposure.DIFFERENT / 2
+    assert brightness.measure(views, scene().points).spread < exposure.SPREAD / 2
 
 
 def test_nothing_is_measured_where_nothing_can_be() -> None:
@@ -76,6 +89,14 @@ def test_nothing_is_measured_where_nothing_can_be() -> None:
         assert measured.spread == 0 and not measured.gains.any()
 
 
+def test_a_rehearsal_finds_gains_too() -> None:
+    """Smaller ones, for so few photos: each splat is seen by few, and takes some of their brightness."""
+    wanted = np.log(gains(12))
+    found = material(altered(scene().views, gains(12))).rehearse()
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.8 and found.std() > wanted.std() / 4
+    assert np.abs(material(scene().views).rehearse()).max() < 0.02
+
+
 def test_auto_turns_it_on_where_photos_differ() -> None:
     said: list[str] = []
     different = altered(scene().views, gains(12))
@@ -84,15 +105,23 @@ def test_auto_turns_it_on_where_photos_differ() -> None:
         (different, frozenset({"exposure"}), "affine"),
         (different, frozenset(), "off"),
     ):
-        found = decided(tiny.settings(), views, scene().points, fused, said.append)
+        found = decided(tiny.settings(), material(views), fused, said.append)
         assert found.sections["exposure"].mode == mode
     assert len(said) == 2 and all("the photos differ in exposure (by 2" in line for line in said)
     assert "makes steps slower" in said[1]
 
 
+def test_auto_does_not_believe_points_alone() -> None:
+    """Something large and plain before the camera has no points: those behind it look as if exposed differently."""
+    different = altered(scene().views, gains(12))
+    assert exposure.decide("auto", material(different, np.zeros((12, 3))), True) == ("off", "")
+    rows = exposure.begin(material(different, np.where(np.arange(12)[:, None] == 3, 2.0, np.log(gains(12)))))
+    assert rows[3, :3].min() > 1 and np.delete(rows, 3, axis=0)[:, :3].max() < 0.5
+
+
 def test_one_photo_has_nothing_to_compare_with() -> None:
     with pytest.raises(UserError, match="exposure=gain compares photos, and there is 1 to train on"):
-        exposure.decide("gain", scene().views[:1], scene().points, True)
+        exposure.decide("gain", material(scene().views[:1]), True)
 
 
 # ---- what a step does ----
@@ -108,7 +137,7 @@ def test_the_fused_step_is_the_generic_one(mode: str) -> None:
     assert (views[2].pixels.image == 255).mean() > 0.02
     both = []
     for kind in (make_stepper, GenericStepper):
-        objective = Objective.of(tiny.settings(exposure=mode), views, tiny.scene().normalized()[0].points)
+        objective = Objective.of(tiny.settings(exposure=mode), views)
         objective.groups["exposure"].values[:, :3] = [[0.1, 0, -0.1], [-0.3, -0.2, -0.4], [0.5, 0.4, 0.3]]
         state = rows.start(tiny.random_gaussians(300))
         stepper = kind(backend, state, objective)
@@ -123,3 +152,26 @@ def test_the_fused_step_is_the_generic_one(mode: str) -> None:
     for a, b in zip(ours.m, theirs.m, strict=True):
         assert np.abs(np.asarray(a - b)).max() < 2e-3 * max(float(mx.abs(b).max()), 1e-9)
     assert (mine.values[:, 3:] == 0).all() == (mode == "gain")
+
+
+# ---- what it is worth ----
+
+
+def test_photos_that_differ_train_as_if_they_did_not() -> None:
+    """Half-fitted, the model of altered photos is as good as that of clean ones raw: measured 26.6 and 26.6 dB, 24.3
+    without exposure. The scene keeps its brightness: gains are of mean one, those of held-out photos too.
+    """
+    if tiny.BACKEND != "cpp":
+        pytest.skip("cpp is not compiled here")
+    clean = make_demo(n_views=32, width=96, height=72, n_points=2000)
+    log = np.log(gains(32))
+    log[::8] -= log[::8].mean(axis=0)
+    different = replace(clean, views=altered(clean.views, np.exp(log)))
+    found = {}
+    for name, scene, mode in (("clean", clean, "auto"), ("on", different, "auto"), ("off", different, "off")):
+        settings = {"backend": "cpp", "steps": 1000, "max_splats": 3000, "exposure": mode, "eval_every": 1000}
+        work = Trainer(config.configure("demo", settings), scene)
+        found[name] = work.train()["test"]
+        assert work.config.sections["exposure"].mode == ("affine" if name == "on" else "off")
+    assert found["on"]["psnr_half"] > found["clean"]["psnr"] - 0.3
+    assert found["off"]["psnr_half"] < found["on"]["psnr_half"] - 1.5

@@ -29,7 +29,8 @@ ORDER = """
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
     model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html
     model.tensors model.io
-    losses evaluate evaluate.metrics training training.plan training.draws training.rows training.crew training.protocol
+    losses evaluate evaluate.metrics evaluate.perceptual evaluate.corrected
+    training training.plan training.draws training.rows training.crew training.protocol
     backends backends.costs backends.kept backends.python_rasterize backends.python backends.cpp_planes
     backends.cpp_stepper backends.cpp
     backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.limits backends.gpu.engine
@@ -41,8 +42,8 @@ ORDER = """
     training.groups training.brightness training.exposure training.objective training.alpha training.stepper
     training.scores training.strategies training.strategies.none training.strategies.adc training.strategies.mcmc
     training.strategies.igs
-    training.checkpoint training.identity training.photos training.read_ahead training.clock training.run_folder
-    training.callbacks training.memory_plan training.forecast training.alive training.evaluation
+    training.checkpoint training.identity training.photos training.rehearsal training.read_ahead training.clock
+    training.run_folder training.callbacks training.memory_plan training.forecast training.alive training.evaluation
     training.trainer training.report training.budget training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine

@@ -94,7 +94,7 @@ def test_the_ply_scores_what_the_metrics_say(tmp_path: Path) -> None:
         tmp_path / "point_cloud.ply",
         tmp_path / "checkpoints" / "step_0000040.safetensors",
     ):
-        again = measure(load_model(model), work.test_views, work.backend)
+        again = measure(load_model(model), work.test_views, work.backend, fully=True)
         assert again == metrics["test"]
 
 
@@ -277,7 +277,9 @@ def test_an_opacity_reset_is_not_what_is_measured(tmp_path: Path) -> None:
         for run in ("reset", "not")
     ]
     assert measured[0] == measured[1]
-    assert measure(load_model(tmp_path / "reset"), reset.test_views, reset.backend) == ended["test"]
+    assert (
+        measure(load_model(tmp_path / "reset"), reset.test_views, reset.backend, fully=True) == ended["test"]
+    )
     longer = make(tiny.settings(reset_every=20, steps=50, **changes), tmp_path / "reset", resume=True)
     longer.train()
     whole = make(tiny.settings(reset_every=20, steps=50, **changes), tmp_path / "whole")

@@ -176,14 +176,15 @@ def write_result(line: str) -> None:
 
 def tell_result(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
     """The result on standard output, and where the model is."""
-    if test := metrics["test"]:
-        views = len(test["views"])
-        report.message(f"held-out PSNR {test['psnr']:.2f} dB, SSIM {test['ssim']:.4f}, mean of {views} views")
+    from ..training.evaluation import scores_told
+
+    for line in scores_told(metrics):
+        report.message(line)
     report.message(f"{metrics['n_splats']:,} splats, {metrics['steps']} steps in {metrics['seconds']:.1f} s")
     report.message(f"{metrics['wall_seconds']:.1f} s in all: {told(metrics['stage_seconds'])}")
     if report.mode != "jsonl":
         scores = {
-            split: metrics[split] and {k: metrics[split][k] for k in ("psnr", "ssim")}
+            split: metrics[split] and {k: v for k, v in metrics[split].items() if k != "views"}
             for split in ("test", "train")
         }
         write_result(to_json(metrics | scores))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ..datasets import read_scene, scene_folder
 from ..errors import UserError
 from ..evaluate.depth import colored, depth_unit, write_depths
 from ..evaluate.frames import Look, depth_range, shoot
+from ..evaluate.measure import FULLY, means_of, more_scores
 from ..evaluate.pictures import Row, Writers, error_of, reduced, with_alpha, write_png, write_sheets
 from ..model.io import Model, committed
 from ..registry import MADE
@@ -60,6 +61,8 @@ def render_views(
             path = folder / names[view.name]
             if not np.isnan(score.psnr):
                 scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}
+                if pixels is not None:
+                    scores[view.name] |= more_scores(score.picture, pixels, mask)
                 if report.mode == "jsonl":
                     write_result(to_json({"view": view.name} | scores[view.name]))
             writers.add(
@@ -73,10 +76,10 @@ def render_views(
     if rows:
         write_sheets(folder / "sheet.png", rows)
     if scores:
-        metrics = _metrics(scores) | ({"depth_unit": unit} if depth else {})
+        metrics = means_of(scores, FULLY) | ({"depth_unit": unit} if depth else {})
         with atomic_write(folder / "metrics.json") as file:
             file.write(to_json(metrics, indent=1).encode() + b"\n")
-        write_result(to_json({name: metrics[name] for name in ("psnr", "ssim")}))
+        write_result(to_json({name: metrics[name] for name in FULLY}))
     report.message(f"{len(views)} views in {folder}")
     report.release()
 
@@ -161,8 +164,3 @@ def _row(
     )
     pictures = [picture, depth] if photo is None else [photo, picture, error_of(photo, picture), depth]
     return Row(caption, [reduced(picture) for picture in pictures])
-
-
-def _metrics(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
-    means = {name: float(np.mean([score[name] for score in scores.values()])) for name in ("psnr", "ssim")}
-    return {**means, "views": scores}

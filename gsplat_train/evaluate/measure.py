@@ -8,7 +8,7 @@ whose mask no pixel counts has no score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +16,14 @@ import numpy as np
 from ..model.gaussians import Gaussians
 from ..renderer import render
 from ..scene import View
+from .corrected import corrected, half_fitted
+from .perceptual import ms_ssim
 
 if TYPE_CHECKING:
     from ..backends import Backend
 
+PLAIN = ("psnr", "ssim")
+FULLY = (*PLAIN, "ms_ssim", "psnr_half", "psnr_corrected")
 BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0)}  # to measure on
 
 
@@ -30,11 +34,13 @@ def measure(
     *,
     background: str = "black",
     antialiased: bool = False,
+    fully: bool = False,
     each: Callable[[View, np.ndarray], None] = lambda view, picture: None,
 ) -> dict[str, Any]:
     """Renders the views: {"psnr", "ssim", "views": {name: {"psnr", "ssim"}}} over those with a photo.
 
-    `each` gets every view with its render [H, W, 3] uint8. gaussians and views are in one frame.
+    fully: also what `more_scores` says. `each` gets every view with its render [H, W, 3] uint8. gaussians and views
+    are in one frame.
     """
     scores, ground = {}, BACKGROUNDS[background]
     for view in views:
@@ -44,9 +50,23 @@ def measure(
         score = backend.score(out.image, pixels, mask)
         if not np.isnan(score.psnr):
             scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}
+            if fully and pixels is not None:
+                scores[view.name] |= more_scores(score.picture, pixels, mask)
         each(view, score.picture)
-    means = {
-        name: float(np.mean([score[name] for score in scores.values()])) if scores else float("nan")
-        for name in ("psnr", "ssim")
+    return means_of(scores, FULLY if fully else PLAIN)
+
+
+def more_scores(picture: np.ndarray, photo: np.ndarray, mask: np.ndarray | None) -> dict[str, float]:
+    """{"ms_ssim", "psnr_half", "psnr_corrected"} of a render in 8 bits: see perceptual.py and corrected.py."""
+    return {
+        "ms_ssim": ms_ssim(picture, photo, mask),
+        "psnr_half": half_fitted(picture, photo, mask),
+        "psnr_corrected": corrected(picture, photo, mask),
     }
-    return {**means, "views": scores}
+
+
+def means_of(scores: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, Any]:
+    """The means of the named scores over the views that have them, and "views": all."""
+    known = {name: [s[name] for s in scores.values() if not np.isnan(s[name])] for name in names}
+    means = {name: float(np.mean(values)) if values else float("nan") for name, values in known.items()}
+    return {**means, "views": dict(scores)}

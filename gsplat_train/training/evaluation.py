@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ KEPT_FROM = 0.25  # of the run: best.ply is not written before
 SAME_DB = 0.01  # a last model that is worse by less is the best
 PATIENCE, GAIN_DB = 3, 0.05  # a run has converged when so many evaluations bring less than that
 LEARNT_DB = 0.5  # on training views, that FLAT_STEPS steps bring at the least: they bring 3 and more
+WORST = 5  # photos that are named at the end ...
+MOST_COMPARED = 200  # ... of at most so many
 OVERFIT_DB = 0.2  # warn when the held-out PSNR is this far below its best; the spread of seeds is about 0.1
 
 
@@ -49,17 +51,19 @@ class Evaluation:
         """
         trainer = self.trainer
         with trainer.clock.during("evaluation"):
-            gaussians, some = trainer.gaussians(), self._some_training_views()
+            gaussians, some, last = trainer.gaussians(), self._some_training_views(), trainer.ended
             self.done, self.total = 0, len(trainer.test_views) + len(some)
-            test, train = (
-                self._measured(gaussians, views, self._pictured) for views in (trainer.test_views, some)
-            )
+            test = self._measured(gaussians, trainer.test_views, self._pictured, fully=last)
+            train = self._measured(gaussians, some, self._pictured)
             self._compare_with_one_colour(train["psnr"])
             if trainer.test_views:
                 self._watch(test["psnr"], train["psnr"])
                 self._end_if_converged(test["psnr"])
                 self._keep_best(test["psnr"], gaussians)
+            if trainer.ended and not last:  # the run has just been found to have converged
+                test = self._measured(gaussians, trainer.test_views, fully=True)
             scores = {"test": test if trainer.test_views else None, "train": train}
+            scores |= self._worst(gaussians, train["views"]) if trainer.ended else {}
             trainer.metrics = self._summary() | scores | {"warnings": trainer.warnings} | origin()
             if trainer.run is not None:
                 trainer.run.write_metrics(trainer.metrics)
@@ -71,12 +75,30 @@ class Evaluation:
         gaussians: Gaussians,
         views: Sequence[View],
         each: Callable[[View, np.ndarray], None] | None = None,
+        fully: bool = False,
     ) -> dict[str, Any]:
         config = self.trainer.config
         return measure(
-            gaussians, views, self.trainer.backend,
-            background=config.background, antialiased=config.antialiased, each=each or (lambda view, picture: None),
+            gaussians, views, self.trainer.backend, background=config.background,
+            antialiased=config.antialiased, fully=fully, each=each or (lambda view, picture: None),
         )  # fmt: skip
+
+    def _worst(self, gaussians: Gaussians, known: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        """Which training photos the model shows worst, beside the median: of all, or of very many an even choice.
+        Where exposure is learnt it is fitted first. known: scores that have been measured.
+        """
+        views, by = self.trainer.train_views, "psnr"
+        if "exposure" in self.trainer.objective.groups:
+            known, by = {}, "psnr_corrected"
+        chosen = np.linspace(0, len(views) - 1, min(len(views), MOST_COMPARED)).round().astype(int)
+        rest = [views[i] for i in chosen if views[i].name not in known]
+        scores = {**known, **self._measured(gaussians, rest, fully=by != "psnr")["views"]}
+        if len(scores) < 2:
+            return {}
+        psnr = {name: scores[name][by] for name in sorted(scores, key=lambda name: scores[name][by])}
+        median = float(np.median(list(psnr.values())))
+        photos = dict(list(psnr.items())[:WORST])
+        return {"worst_photos": {"median_psnr": median, "measured": len(psnr), "psnr": photos}}
 
     def _some_training_views(self) -> list[View]:
         views, wanted = self.trainer.train_views, self.trainer.config.eval_train_views
@@ -225,3 +247,21 @@ class Evaluation:
                 f"{test:.2f} dB while training PSNR rose from {train_at_best:.2f} to {train:.2f}; "
                 "fewer splats or steps may help"
             )
+
+
+def scores_told(metrics: Mapping[str, Any]) -> list[str]:
+    """What the scores of the last step say, a line each."""
+    lines = []
+    if test := metrics["test"]:
+        more = ""
+        if "ms_ssim" in test:
+            more = f"; MS-SSIM {test['ms_ssim']:.4f}, {test['psnr_half']:.2f} dB with exposure fitted on left halves"
+        views = len(test["views"])
+        scores = f"held-out PSNR {test['psnr']:.2f} dB, SSIM {test['ssim']:.4f}"
+        lines.append(f"{scores}, mean of {views} views{more}")
+    if worst := metrics.get("worst_photos"):
+        photos = ", ".join(f"{name} {psnr:.1f}" for name, psnr in worst["psnr"].items())
+        lines.append(
+            f"shown worst, in dB: {photos}; median of {worst['measured']}: {worst['median_psnr']:.1f}"
+        )
+    return lines

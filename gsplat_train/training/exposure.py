@@ -3,31 +3,32 @@
 
     C' = exp(gain) C + offset
 
-They begin where brightness.py measures them. After each step both are shifted to zero mean over the photos, so
-that no cast enters the splats: what all photos share belongs to the scene. A pixel that the photo shows saturated
-says only "at least": what lies above 1 there counts as 1. Where the photo is see-through it exposes the splats
-alone, and not the background behind them.
+They begin where brightness.py and rehearsal.py measure them. After each step both are shifted to zero mean over the
+photos, so that no cast enters the splats: what all photos share belongs to the scene. A pixel that the photo shows
+saturated says only "at least": what lies above 1 there counts as 1. Where the photo is see-through it exposes the
+splats alone, and not the background behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError
-from ..scene import View
 from ..settings import choice, number
 from . import brightness
+from .groups import Material
 
 WIDTH = 6  # log gain of red, green, blue, then their offsets
 START = (0.0,) * WIDTH
-# Photos are said to differ from this standard deviation of log gain, if gains explain so many times as much.
-# Of one exposure (demo, Fern, lego): below 0.015 and 1.02; very small scenes: 0.06 and 1.03. Made to differ by 0.05:
-# 1.08 and more. A phone that chose for itself (plush): 0.13 and 1.3.
-DIFFERENT, BETTER = 0.04, 1.06
+# Photos are said to differ where the points say so, by this standard deviation of log gain and if gains explain so
+# many times as much; and where a rehearsal does. Photos of one exposure (demo, Fern, lego): below 0.015, 1.02, 0.02;
+# a room with a door before the camera (plush), which misleads points: 0.13, 1.3, 0.043; made to differ by 0.2: 0.2,
+# 1.2, 0.06 to 0.2. What differs by less the bands of SH learn.
+SPREAD, BETTER, REHEARSED = 0.04, 1.06, 0.055
+AGREE = 0.2  # of log gains: up to this the points are believed, which are exact, otherwise the rehearsal
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,28 @@ def beside(image: mx.array, photo: mx.array) -> mx.array:
     return mx.where((photo == 255) & (image >= 1), 1.0, image)
 
 
-def decide(mode: str, views: Sequence[View], points: np.ndarray, fused: bool) -> tuple[str, str]:
-    """(the mode for these training views, what to say of it). UserError where it makes no sense.
+def decide(mode: str, material: Material, fused: bool) -> tuple[str, str]:
+    """(the mode for what is to be trained on, what to say of it). UserError where it makes no sense.
 
     fused: whether the backend learns it at full speed; otherwise `auto` only tells.
     """
+    views = material.views
     if mode != "auto":
         if mode != "off" and len(views) < 2:
             raise UserError(
                 f"exposure={mode} compares photos, and there is {len(views)} to train on; leave it out"
             )
         return mode, ""
-    measured = brightness.measure(brightness.some(views), points)
-    if measured.spread < DIFFERENT or measured.better < BETTER:
+    measured = brightness.measure(brightness.some(views), material.points)
+    if measured.spread < SPREAD or measured.better < BETTER:
         return "off", ""
-    differ = f"the photos differ in exposure (by {100 * measured.spread:.0f} %, a standard deviation)"
+    low, high = np.percentile(material.rehearse(), [16, 84], axis=0)  # some photos may go wrong
+    spread = float((high - low).max() / 2)
+    if spread < REHEARSED:
+        return "off", ""
+    differ = (
+        f"the photos differ in exposure (by {100 * max(spread, measured.spread):.0f} %, a standard deviation)"
+    )
     if not fused:
         return "off", f"{differ}; --set exposure=affine levels them, but makes steps slower on this backend"
     return (
@@ -77,10 +85,13 @@ def decide(mode: str, views: Sequence[View], points: np.ndarray, fused: bool) ->
     )
 
 
-def begin(views: Sequence[View], points: np.ndarray) -> np.ndarray:
+def begin(material: Material) -> np.ndarray:
     """[views, 6] float32: the rows to start from."""
-    gains = brightness.measure(views, points).gains
-    return np.concatenate([gains, np.zeros_like(gains)], axis=1).astype(np.float32)
+    rehearsed = material.rehearse()
+    measured = brightness.measure(material.views, material.points)
+    agree = measured.known[:, None] & (np.abs(measured.gains - rehearsed) <= AGREE)
+    gains = np.where(agree, measured.gains, rehearsed)
+    return np.concatenate([gains - gains.mean(axis=0), np.zeros_like(gains)], axis=1).astype(np.float32)
 
 
 def settle(values: np.ndarray, mode: str) -> np.ndarray:

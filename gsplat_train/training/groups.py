@@ -12,8 +12,8 @@ A module of `registry.GROUPS` has
 and where it has them
 
     beside(image, photo) -> image   what of the image is held to the photo [H, W, 3] uint8
-    begin(views, points) -> [views, WIDTH]          other rows to start from
-    decide(mode, views, points, fused) -> (mode, what to say)   the mode for this scene
+    begin(material) -> [views, WIDTH]               other rows to start from
+    decide(mode, material, fused) -> (mode, what to say)        the mode for this scene
 
 Rows are known by the view's name, so that they survive a resume and another order of views.
 """
@@ -33,6 +33,15 @@ from ..backends.python import ADAM_BETA1, ADAM_BETA2, ADAM_EPS
 from ..config import Config, changed
 from ..errors import UserError
 from ..scene import View
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is about to train on."""
+
+    views: Sequence[View]  # in training's frame, as the points
+    points: np.ndarray  # [P, 3]
+    rehearse: Callable[[], np.ndarray]  # [views, 3]: log gains that a short training finds; seconds
 
 
 @dataclass
@@ -82,18 +91,12 @@ class Group:
             setattr(self, key, np.array(array.reshape(len(names), -1)[order], np.float32))
 
 
-def decided(
-    config: Config,
-    views: Sequence[View],
-    points: np.ndarray,
-    fused: frozenset[str],
-    say: Callable[[str], None],
-) -> Config:
+def decided(config: Config, material: Material, fused: frozenset[str], say: Callable[[str], None]) -> Config:
     """The settings with the mode of each group that this scene gets; `say` hears why. fused: at full speed."""
     for name, entry in registry.GROUPS.items():
         module = registry.module(entry)
         if hasattr(module, "decide"):
-            mode, why = module.decide(config.sections[name].mode, views, points, name in fused)
+            mode, why = module.decide(config.sections[name].mode, material, name in fused)
             config = changed(config, {f"{name}.mode": mode})
             if why:
                 say(why)
@@ -101,14 +104,14 @@ def decided(
 
 
 def open_groups(
-    config: Config, names: Sequence[str], views: Sequence[View], points: np.ndarray | None = None
+    config: Config, names: Sequence[str], views: Sequence[View], material: Material | None = None
 ) -> dict[str, Group]:
     """The named groups at their start: what they `begin` with, otherwise for each view what changes nothing."""
     found: dict[str, Group] = {}
     for name in names:
         module: Any = registry.module(registry.GROUPS[name])
-        if points is not None and hasattr(module, "begin"):
-            values = np.array(module.begin(views, points), np.float32)
+        if material is not None and hasattr(module, "begin"):
+            values = np.array(module.begin(material), np.float32)
         else:
             values = np.tile(np.array(module.START, np.float32), (len(views), 1))
         rows = {view.name: i for i, view in enumerate(views)}

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 from .. import registry
 from ..backends import Backend
@@ -28,7 +27,7 @@ from ..config import Config
 from ..model.gaussians import Gaussians
 from ..renderer import RenderOutput
 from ..scene import Photo, View
-from .groups import Group, open_groups
+from .groups import Group, Material, open_groups
 from .plan import StepPlan, active_groups, active_terms
 
 Term = Callable[["Seen"], mx.array]
@@ -61,12 +60,12 @@ class Objective:
         return not self.terms and self.groups.keys() <= fused_groups(backend)
 
     @classmethod
-    def of(cls, config: Config, views: tuple[View, ...], points: np.ndarray | None = None) -> Objective:
-        """The objective that the settings ask for, on these training views; points: of their scene, where groups
-        shall begin with what they measure.
+    def of(cls, config: Config, views: tuple[View, ...], material: Material | None = None) -> Objective:
+        """The objective that the settings ask for, on these training views; groups begin with what they find in
+        `material`.
         """
         terms = {name: registry.module(registry.TERMS[name]).term for name in active_terms(config)}
-        return cls(terms, open_groups(config, active_groups(config), views, points))
+        return cls(terms, open_groups(config, active_groups(config), views, material))
 
     def loss(
         self, backend: Backend, seen: Seen, mask: mx.array | None, target: mx.array

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ from ..model.io import committed, to_splats
 from ..model.opening import upright
 from ..scene import Scene
 from . import checkpoint as checkpoints
-from . import identity, strategies
+from . import identity, rehearsal, strategies
 from .alive import beyond_sense, is_seen, not_finite
 from .callbacks import Callback
 from .clock import Clock
 from .evaluation import Evaluation
 from .forecast import Forecast
-from .groups import decided
+from .groups import Material, decided
 from .memory_plan import planned, watched
 from .objective import Objective, fused_groups
 from .photos import ViewSampler
@@ -108,11 +108,13 @@ class Trainer:
             self.views, config.seed, config.downscales, config.downscale_every, config.batch
         )
         self.rng = np.random.default_rng(config.seed)
+        material = None
         if resume is None:
-            config = self.config = decided(
-                config, self.views, normalized.points, fused_groups(self.backend), self.message
-            )
-        self.objective = Objective.of(config, self.views, normalized.points if resume is None else None)
+            points, colors = normalized.points, normalized.colors
+            rehearse = cache(lambda: rehearsal.gains(self.views, points, colors, self.backend))
+            material = Material(self.views, points, rehearse)
+            config = self.config = decided(config, material, fused_groups(self.backend), self.message)
+        self.objective = Objective.of(config, self.views, material)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
         config = self._within_memory(resume)
         if resume is None:
