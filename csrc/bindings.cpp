@@ -11,12 +11,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <string>
 
 #include "cpu/parallel.h"
 #include "cpu/pipeline.h"
+#include "cpu/rows.h"
 
 namespace nb = nanobind;
 using namespace gs;
@@ -390,6 +392,48 @@ void adam(Out<float> p, Out<float> m, Out<float> v, In<float> g, float lr, int s
     });
 }
 
+// Arrays [n, ...] of the state's leaves; those without a number in a row are left out.
+std::vector<Rows> rows_of(const nb::sequence& leaves) {
+    std::vector<Rows> arrays;
+    for (nb::handle leaf : leaves) {
+        const auto array = nb::cast<Out<float>>(leaf, false);
+        const long count = array.ndim() ? long(array.shape(0)) : 0;
+        if (count && array.size()) arrays.push_back({array.data(), count, long(array.size()) / count});
+    }
+    return arrays;
+}
+
+const int32_t* within(const std::vector<Rows>& arrays, const In<int32_t>& rows, const char* name) {
+    long count = std::numeric_limits<int32_t>::max();
+    for (const Rows& array : arrays) count = std::min(count, array.count);
+    for (size_t i = 0; i < rows.size(); ++i)
+        if (rows.data()[i] < 0 || rows.data()[i] >= count)
+            throw nb::index_error(
+                (std::string(name) + " holds " + std::to_string(rows.data()[i]) + ", there are " + std::to_string(count) + " rows")
+                    .c_str());
+    return rows.data();
+}
+
+void copy_leaf_rows(const nb::sequence& leaves, In<int32_t> to, In<int32_t> from) {
+    const std::vector<Rows> arrays = rows_of(leaves);
+    const int32_t *targets = within(arrays, to, "to"), *sources = within(arrays, from, "from");
+    const long count = long(data(from, to.size(), "from") ? to.size() : 0);
+    nb::gil_scoped_release release;
+    gs::copy_rows(arrays, targets, sources, count);
+}
+
+void clear_leaf_rows(const nb::sequence& leaves, In<int32_t> rows) {
+    const std::vector<Rows> arrays = rows_of(leaves);
+    const int32_t* cleared = within(arrays, rows, "rows");
+    nb::gil_scoped_release release;
+    gs::clear_rows(arrays, cleared, long(rows.size()));
+}
+
+void give_back_rows(Out<float> array, long first) {
+    const long count = array.ndim() ? long(array.shape(0)) : 0;
+    if (count) gs::give_back({array.data(), count, long(array.size()) / count}, std::clamp(first, 0L, count));
+}
+
 nb::dict statistics(Pipeline& p, bool reset) {
     static const char* stages[6] = {"project", "tiles", "forward", "loss", "backward", "update"};
     nb::dict d;
@@ -446,6 +490,11 @@ NB_MODULE(_csrc, m) {
     m.def(
         "plane_shape", [](int width, int height) { return nb::make_tuple(plane_rows(height), plane_stride(width)); },
         "(rows, stride) of a photo's planes as loss and train_step take it.");
+    m.def("copy_rows", &copy_leaf_rows, nb::arg("leaves"), nb::arg("to").noconvert(), nb::arg("source").noconvert(),
+          "Row to[i] of every array [n, ...] becomes its row source[i]; no row is named in both.");
+    m.def("clear_rows", &clear_leaf_rows, nb::arg("leaves"), nb::arg("rows").noconvert(), "The rows of every array become zero.");
+    m.def("give_back", &give_back_rows, nb::arg("array").noconvert(), nb::arg("first"),
+          "The memory behind row `first` goes back to the system until somebody writes there.");
     m.def("threads", &thread_count);
     m.def("set_threads", &set_thread_count);
     m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),

@@ -24,6 +24,7 @@ from gsplat_train.backends import Backend
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.training import rows, strategies
 from gsplat_train.training.objective import Objective
+from gsplat_train.training.protocol import Bounds
 from gsplat_train.training.rows import HostPopulation, TrainState
 from gsplat_train.training.stepper import make_stepper
 
@@ -90,7 +91,8 @@ def run_case(case: str, name: str, backend: Backend, n: int, repeats: int) -> bo
     times: list[list[float]] = []
     counts, wrong = {}, ""
     for repeat in range(repeats):
-        stepper = make_stepper(backend, random_state(n, repeat), Objective())
+        bounds = Bounds(most_splats=given["max_splats"])
+        stepper = make_stepper(backend, random_state(n, repeat), Objective(), bounds)
         stepper.refine(lambda population: None)  # packed, where the backend packs
         times.append([])
         for number in (step, step + 100):

@@ -17,6 +17,7 @@ import pytest
 from conftest import load_backend
 from plans import plan
 from scenes import camera, scene, to_mlx
+from tiny import random_state
 
 import gsplat_train
 from gsplat_train import backends
@@ -26,6 +27,7 @@ from gsplat_train.renderer import render
 from gsplat_train.scene import Camera, Photo, View
 from gsplat_train.training import rows
 from gsplat_train.training.plan import Statistics
+from gsplat_train.training.rows import Edit, HostPopulation, Room
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
@@ -495,3 +497,55 @@ def test_a_picture_of_twelve_million_pixels(cpp):
     gaussians = hard(2000, view, size=20.0, opacity=0.0)
     image = step_and_render(cpp, gaussians, view, limit_s=60, limit_mb=3000)
     assert image.shape == (3000, 4000, 3) and image.any()
+
+
+# ---- rows ----
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_rows_are_moved_as_numpy_moves_them(native, whole):
+    """More, fewer and the same rows, such as overlap and such as do not; new ones, leaves whose moments go."""
+    rng = np.random.default_rng(0)
+    n = 5000  # more than two tasks
+    plain, quick = random_state(n), random_state(n)
+    room = Room(0.5, 9000, native, whole)
+    for count, overlapping in ((6500, False), (6500, True), (4200, False), (8000, True), (8800, False)):
+        now = plain.n_splats
+        source = np.arange(count, dtype=np.int32)
+        source[now:] = rng.integers(0, now // 2, max(count - now, 0))
+        moved = rng.choice(np.arange(min(now, count) // 2, min(now, count)), 700, replace=False)
+        source[moved] = rng.integers(0, now if overlapping else now // 2, 700)
+        new = np.concatenate([moved[:300], source[moved[:300]], moved[:10]]) % count
+        columns = {"means": np.repeat(new[:, None], 3, axis=1).astype(np.float32)}
+        edit = Edit(source, new, columns, forget=("quats",), most=9000)
+        for state, where in ((plain, None), (quick, room)):
+            HostPopulation(state, where).apply(edit)
+        for tree in ("gaussians", "m", "v"):
+            for name, leaf in rows.rows(getattr(plain, tree)).items():
+                np.testing.assert_array_equal(rows.rows(getattr(quick, tree))[name], leaf, f"{tree} {name}")
+
+
+def test_room_for_all_rows_is_made_once(native):
+    state, room = random_state(10), Room(0.5, 100_000, native, whole=True)
+    room.reserve(state, 10)
+    address = rows.rows(state.gaussians)["means"].ctypes.data
+    for count in (11, 70_000, 100_000):
+        HostPopulation(state, room).apply(Edit(np.arange(count, dtype=np.int32) % state.n_splats))
+    assert rows.rows(state.gaussians)["means"].ctypes.data == address
+    assert np.asarray(state.m.logit_opacities)[[3, 10, 99_999]].tolist() == [
+        3,
+        0,
+        0 + 99_999 % 70_000 % 11 % 10,
+    ]
+
+
+def test_rows_that_are_not_there_are_refused(native):
+    leaves = [np.zeros((4, 3), np.float32), np.zeros((4, 0, 3), np.float32)]
+    for wrong in ([0, 4], [-1, 0]):
+        wrong = np.array(wrong, np.int32)
+        with pytest.raises(IndexError, match="there are 4 rows"):
+            native.clear_rows(leaves, wrong)
+        with pytest.raises(IndexError, match="there are 4 rows"):
+            native.copy_rows(leaves, np.array([0, 1], np.int32), wrong)
+    with pytest.raises(ValueError, match="from must hold 2 elements"):
+        native.copy_rows(leaves, np.array([0, 1], np.int32), np.array([2], np.int32))

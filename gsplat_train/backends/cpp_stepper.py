@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import _csrc
+from ..machine import memory
 from ..model.gaussians import Gaussians
 from ..scene import View
 from ..training.crew import ALONE, in_order
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 NO_GROUPS: Mapping[str, Group] = MappingProxyType({})
 PHOTO_BYTES = 4 << 30
 SPARE, MOST = 0.5, 1 << 62  # rows, of those there are, when there is no room for more
+WHOLE_SHARE = 4  # room for all rows at once where it takes less than 1 / WHOLE_SHARE of the memory
 NAN = float("nan")
 HEADER, FLOATS, FLOATS_WITH_SUMS = 16, 14, 17  # numbers of a view's gradients: csrc/cpu/kernels.h
 MEASURED, EXPOSURE = slice(0, 3), slice(3, 9)  # in the header
@@ -44,7 +46,10 @@ class CppStepper:
         self.pipeline, self.state = pipeline, state
         self.exposure = groups.get("exposure")
         self.kept = Kept(PHOTO_BYTES if bounds is None or bounds.photos is None else bounds.photos)
-        self.room = Room(SPARE, (bounds.most_splats if bounds else 0) or MOST)
+        most = bounds.most_splats if bounds else 0
+        per_splat = 12 * (14 + 3 * state.gaussians.shN.shape[1])  # bytes of the state
+        whole = 0 < most * per_splat < memory().limit // WHOLE_SHARE
+        self.room = Room(SPARE, most or MOST, _csrc, whole)
         self._trees: list[list[np.ndarray]] | None = None  # the state's arrays, for writing
         self.last = StepResult(NAN, NAN, NAN, True)
         self.crew = ALONE
@@ -73,12 +78,19 @@ class CppStepper:
 
     def refine(self, change: Callable[[Population], T]) -> T:
         """See Stepper.refine."""
+        self._make_room()
         return change(HostPopulation(self.look(), self.room))
+
+    def _make_room(self) -> None:
+        """For all rows that there will be, before a refinement has to."""
+        if self.room.whole:
+            self.room.reserve(self.state, self.state.n_splats)
 
     def take(self, view: View, plan: StepPlan, *more: View) -> StepResult:
         """See Stepper.take."""
         state = self.state
         if self._trees is None:
+            self._make_room()
             self._trees = _in_place(state.gaussians, state.m, state.v)
         wanted = plan.statistics is not Statistics.NONE
         if wanted and not state.sums:

@@ -137,14 +137,34 @@ def is_finite(state: TrainState) -> bool:
     return all(np.isfinite(leaf).all() for tree in trees for leaf in rows(tree).values())
 
 
+class Native(Protocol):
+    """What a backend can do faster with rows of arrays [n, ...] than NumPy."""
+
+    def copy_rows(self, leaves: list[np.ndarray], to: np.ndarray, source: np.ndarray) -> None:
+        """Row to[i] of each becomes its row source[i]; int32, no row in both."""
+        ...
+
+    def clear_rows(self, leaves: list[np.ndarray], rows: np.ndarray) -> None:
+        """The rows of each become zero; int32."""
+        ...
+
+    def give_back(self, array: np.ndarray, first: int) -> None:
+        """The memory behind row `first` is the system's until somebody writes there."""
+        ...
+
+
 class Room:
     """The arrays behind the leaves of a state, with spare rows: growing does not copy what is there each time.
 
-    most: rows that there will never be more of.
+    most: rows that there will never be more of. native, whole: room for all of these at once, whose memory is taken
+    only when it is written to.
     """
 
-    def __init__(self, spare: float = 0.0, most: int = 0) -> None:
-        self.spare, self.most = spare, most
+    def __init__(
+        self, spare: float = 0.0, most: int = 0, native: Native | None = None, whole: bool = False
+    ) -> None:
+        self.spare, self.most, self.native = spare, most, native
+        self.whole = whole and native is not None
         self._buffers: dict[tuple[str, str], mx.array] = {}
 
     def reserve(self, state: TrainState, n: int) -> None:
@@ -157,10 +177,12 @@ class Room:
                 buffer = self._buffers.get((tree, name))
                 if buffer is not None and len(buffer) >= n and _address(buffer) == _address(leaf):
                     continue
-                rows = max(n, min(int((1 + self.spare) * n), self.most))
+                rows = max(n, self.most if self.whole else min(int((1 + self.spare) * n), self.most))
                 reserve(rows * max(leaf.nbytes // max(len(leaf), 1), 4))
                 buffer = self._buffers[tree, name] = mx.zeros((rows, *leaf.shape[1:]))
                 mx.eval(buffer)
+                if self.whole and self.native is not None:
+                    self.native.give_back(np.asarray(buffer), 0)
                 np.asarray(buffer)[: len(leaf)] = np.asarray(leaf)
                 _put(state, tree, name, buffer[: len(leaf)])
 
@@ -185,31 +207,59 @@ def _address(array: mx.array) -> int:
 
 def edit_rows(state: TrainState, edit: Edit, room: Room | None = None) -> None:
     """Applies an edit to a state in place: all of it, or MemoryError and nothing. Only rows that change are touched."""
-    n = state.n_splats
+    n, room = state.n_splats, room or Room()
     if edit.source is not None:
         source, count = np.asarray(edit.source), len(edit.source)
         kept = min(n, count)
         changed = np.flatnonzero(source[:kept] != np.arange(kept, dtype=source.dtype))
         changed = np.concatenate([changed, np.arange(kept, count)])
-        taken = [{name: leaf[source[changed]] for name, leaf in tree.items()} for tree in _views(state)]
         if count > n:
-            room = room or Room()
             room.most = edit.most or room.most
             room.reserve(state, count)
-        if count != n:
-            (room or Room()).resize(state, count)
-        for tree, parts in zip(_views(state), taken, strict=True):
+        native = room.native if _apart(changed, source[changed], max(n, count)) else None
+        taken = [] if native else [{k: leaf[source[changed]] for k, leaf in t.items()} for t in _views(state)]
+        if count > n:
+            room.resize(state, count)
+        if native:
+            _copy(native, state, changed, source, edit.new)
+        if count < n:
+            room.resize(state, count)
+        for tree, parts in zip(_views(state), taken, strict=False):
             for name, leaf in tree.items():
                 leaf[changed] = parts[name]
     parameters, *moments = _views(state)
     for name, column in edit.columns.items():
         parameters[name][... if edit.new is None else edit.new] = column
-    for tree in moments:
-        for name, leaf in tree.items():
-            if name in edit.forget:
-                leaf[...] = 0
-            elif edit.new is not None:
+    forgotten = [leaf for tree in moments for name, leaf in tree.items() if name in edit.forget]
+    for leaf in forgotten:
+        leaf[...] = 0
+    if edit.new is not None:
+        leaves = [leaf for tree in moments for name, leaf in tree.items() if name not in edit.forget]
+        if room.native:
+            room.native.clear_rows(leaves, np.ascontiguousarray(edit.new, np.int32))
+        else:
+            for leaf in leaves:
                 leaf[edit.new] = 0
+
+
+def _apart(a: np.ndarray, b: np.ndarray, n: int) -> bool:
+    """Whether no row below `n` is in both."""
+    marked = np.zeros(n, bool)
+    marked[a] = True
+    return not marked[b].any()
+
+
+def _copy(native: Native, state: TrainState, to: np.ndarray, source: np.ndarray, new: Any) -> None:
+    """Rows `to` of a state become its rows source[to]; not the moments of `new` rows, which will be zero."""
+    parameters, *moments = _views(state)
+    kept = to
+    if new is not None:
+        old = np.ones(state.n_splats, bool)
+        old[new] = False
+        kept = to[old[to]]
+    for trees, rows in (([parameters], to), (moments, kept)):
+        leaves = [leaf for tree in trees for leaf in tree.values()]
+        native.copy_rows(leaves, rows.astype(np.int32), source[rows].astype(np.int32))
 
 
 def _views(state: TrainState) -> list[dict[str, np.ndarray]]:
