@@ -233,7 +233,7 @@ def test_resuming_a_finished_run_writes_its_outputs_again(tmp_path: Path) -> Non
     again = make(tiny.settings(), tmp_path, resume=True).train()
     assert (tmp_path / "point_cloud.ply").read_bytes() == before
     assert again["test"] == metrics["test"] and again["seconds"] == pytest.approx(
-        metrics["seconds"], abs=0.01
+        metrics["seconds"], abs=0.1
     )
 
 
