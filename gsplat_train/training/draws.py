@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 NOISE, RELOCATION, GROWTH, SPLIT = 0, 2, 3, 4  # purposes; NOISE and SPLIT take two each
+AGAIN = 8  # added to one of them, for what is drawn a second time
 CELLS = 2048  # of the table of weights, a unit of logit
 FARTHEST = 16  # logits beyond +-16 weigh as these
 BLOCK = 1024  # a sum over one long row would be one group of threads on a GPU

@@ -166,12 +166,23 @@ def grow(
 
 
 def draw(xp: Any, weights: Any, n: int, key: Key, split: float) -> Any:
-    """The rows to copy, in rising order, drawn by `weights`; where copies are set apart none comes twice, so that
-    they are fewer than `n` by those that were drawn again.
+    """The rows to copy, in rising order, drawn by `weights`. Where copies are set apart none comes twice: what was
+    drawn again is drawn once more among the others, and a few less than `n` may come of it.
     """
     drawn = draws.multinomial(xp, weights, n, key)
     if not split:
         return drawn
+    drawn = distinct(xp, drawn)
+    left = weights + 0
+    left[drawn] = 0
+    if len(drawn) < n and bool((left > 0).any()):
+        more = draws.multinomial(xp, left, n - len(drawn), key._replace(purpose=draws.AGAIN + key.purpose))
+        drawn = xp.sort(xp.concatenate([drawn, distinct(xp, more)]))
+    return drawn
+
+
+def distinct(xp: Any, drawn: Any) -> Any:
+    """Rows in rising order, each once."""
     first = xp.concatenate([xp.ones(1) > 0, drawn[1:] != drawn[:-1]])
     return drawn[draws.positions(xp, first, int(first.sum()))]
 
