@@ -77,10 +77,13 @@ class Budget:
         return int(given * device) if given <= 1 else int(given)
 
     def window(self, sizes: Sizes) -> int:
-        """Steps between two looks at the status: what twice as many leave is held at once."""
+        """Steps between two looks at the status: what twice as many leave is held at once. 0: there is room for one
+        step only, and each is waited for.
+        """
         step = 2 * step_bytes(sizes)
         if self.bounds.gpu_memory:
             room = self.total - state_bytes(sizes.n, sizes.rest) - self.photos(sizes)
+            return max(0, min(WINDOW, room // step))
         else:
             room = min(self.total // SHARE, max(UNDER_WAY, LEAST_WINDOW * step))
         return max(1, min(WINDOW, room // step))

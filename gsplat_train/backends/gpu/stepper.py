@@ -96,30 +96,34 @@ class Ahead:
         self.state.step += len(views)
         count = len(self.journal)
         window = self._window(views)
-        if count == 1 or count - self.launched >= min(self.batch, window):
+        if count == 1 or count - self.launched >= min(self.batch, max(window, 1)):
             self._launch_waiting()
             self.batch = min(2 * self.batch, BATCH)
         if count == self.launched and (self.never_looked or count - self.looked >= window):
             self.looked, self.never_looked = count, False
-            self._look(views)
+            self._look(views, alone=window == 0)
         return self._newest()
 
     def _newest(self) -> StepResult:
         return NAN._replace(whole=self.whole) if self.failed else self.last
 
     def _window(self, views: tuple[View, ...]) -> int:
-        """Steps between two looks, fewer where the arrays of many would fill the memory."""
+        """Steps between two looks, fewer where the arrays of many would fill the memory; 0: no two at a time."""
         all_sizes = [
             Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
             for width, height in _sizes_of(views)
         ]
         window = min(self.engine.budget.window(sizes) for sizes in all_sizes)
-        return max(1, window // (self.crew.each if self.crew.size > 1 else len(views)))
+        return min(window, max(1, window // (self.crew.each if self.crew.size > 1 else len(views))))
 
-    def _look(self, views: tuple[View, ...]) -> None:
-        """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
+    def _look(self, views: tuple[View, ...], alone: bool) -> None:
+        """At the status of WINDOW steps ago, for which nothing waits; after the first step, and where no two steps
+        may be under way, at its own.
+        """
+        if alone:
+            self.seen.clear()
         self.seen.append(self.status)
-        if len(self.seen) == 1 and len(self.journal) > 1:
+        if len(self.seen) == 1 and len(self.journal) > 1 and not alone:
             return
         status = np.asarray(self.seen.popleft())
         if len(self.journal) == 1:
