@@ -340,6 +340,19 @@ def test_the_demo_is_written_as_a_colmap_folder(folder: Path, tmp_path: Path) ->
     assert "built-in" in call("train", folder, "--write", tmp_path / "x", code=2).stderr
 
 
+def test_the_demo_is_written_at_a_size_and_without_cameras(tmp_path: Path) -> None:
+    call("train", "demo", "--write", tmp_path / "a", "--size", "64x48", cwd=tmp_path)
+    assert {(v.camera.width, v.camera.height) for v in load_scene(tmp_path / "a").views} == {(64, 48)}
+    call("train", "demo", "--write", tmp_path / "b", "--size", "64x48", "--photos-only", cwd=tmp_path)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["images"]
+    assert len(list((tmp_path / "b" / "images").iterdir())) == 32
+    for size in ("64", "64x", "5x5", "9999x9", "-3x4", "axb"):
+        told = call("train", "demo", "--write", tmp_path / "c", "--size", size, code=2).stderr
+        assert "as 640x480" in told and len(told.splitlines()) == 1
+    assert not (tmp_path / "c").exists()
+    assert "--write DIR" in call("train", "demo", "--photos-only", code=2).stderr
+
+
 def test_three_runs_of_one_second_have_a_folder_each(folder: Path, tmp_path: Path) -> None:
     arguments = [*SHORT, "--steps", 5, "--quiet"]
     started = [

@@ -50,8 +50,8 @@ ORDER = """
     partition partition.ownership partition.cut partition.write partition.merge
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.models prepare.worker
     prepare.process prepare.orient prepare.dense prepare.picture prepare.finish prepare.steps prepare.make
-    cli cli.info cli.signals cli.progress cli.runs cli.one_run cli.seeds cli.from_photos cli.check cli.train
-    cli.render_views
+    cli cli.info cli.signals cli.progress cli.runs cli.one_run cli.seeds cli.from_photos cli.write_demo cli.check
+    cli.train cli.render_views
     cli.render_path cli.render
     cli.view
     cli.export cli.prepare

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import is_builtin
+from ..datasets import MADE_OF_PHOTOS as SCENE
 from ..datasets import holds_photos_only
 from ..errors import UserError
 from ..prepare.steps import read_json
@@ -18,8 +19,6 @@ from ..storage import home_expanded
 if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
     from .progress import Progress
-
-SCENE = "scene"  # in the run's folder
 
 
 def capture(scene: str) -> Path | None:

@@ -105,6 +105,12 @@ def train(
     write: Annotated[
         Path | None, typer.Option(help="Write the scene demo there as a COLMAP folder, and stop.")
     ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="With --write: of its photos; else 320x240.", metavar="WxH")
+    ] = None,
+    photos_only: Annotated[
+        bool, typer.Option("--photos-only", help="With --write: its photos and no cameras.")
+    ] = False,
     list_: Annotated[
         bool,
         typer.Option(
@@ -158,8 +164,12 @@ def train(
         "trust": trust,
     }
     if write is not None:
-        _write_demo(scene, write)
+        from .write_demo import write_demo_folder
+
+        write_demo_folder(scene, write, size, photos_only)
         return
+    if size is not None or photos_only:
+        raise UserError("--size and --photos-only say how --write writes the demo; give --write DIR, too")
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
     if steps is not None and time_budget is not None:
@@ -239,17 +249,6 @@ def _progress(mode: str | None, quiet: bool) -> Progress:
     from .progress import Progress
 
     return Progress(mode, quiet)
-
-
-def _write_demo(scene_name: str, directory: Path) -> None:
-    """`gs-train demo --write DIR`."""
-    from ..datasets.demo import make_demo, write_demo
-
-    if scene_name != "demo":
-        raise UserError(f"--write writes the built-in scene: gs-train demo --write {directory}")
-    scene = make_demo()
-    write_demo(directory, scene)
-    print(f"{len(scene.views)} views in {directory}; train on it with: gs-train {directory}", file=sys.stderr)
 
 
 def main() -> NoReturn:

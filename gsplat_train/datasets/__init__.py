@@ -10,8 +10,10 @@ A reader is a module that `registry.READERS` lists. It has
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ __all__ = [
     "scene_folder",
     "scene_name",
 ]
+
+MADE_OF_PHOTOS = "scene"  # the folder in a run's where a scene made of photos lies
 
 
 def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options: Any) -> Scene:
@@ -145,8 +149,14 @@ def _with_init(scene: Scene, options: LoadOptions) -> Scene:
 
 
 def scene_name(config: Config) -> str:
-    """What runs of the scene are filed under."""
-    return Path(config.scene).name or "scene"
+    """What runs of the scene are filed under; of one made of photos in a run's folder the name of what they are."""
+    folder = Path(config.scene)
+    if folder.name == MADE_OF_PHOTOS:
+        with suppress(OSError, ValueError, AttributeError):
+            told = json.loads((folder / "prepare.json").read_text("utf-8")).get("name")
+            if isinstance(told, str) and told:
+                return told
+    return folder.name or "scene"
 
 
 def scene_folder(config: Config) -> Path:

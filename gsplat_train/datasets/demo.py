@@ -151,8 +151,8 @@ def project(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]
         return (seen @ camera.K.T)[:, :2] / seen[:, 2:], seen[:, 2]
 
 
-def write_demo(directory: str | Path, scene: Scene) -> None:
-    """Write the scene of `make_demo` as a COLMAP folder: images/*.png and sparse/0/*.bin.
+def write_demo(directory: str | Path, scene: Scene, poses: bool = True) -> None:
+    """Write the scene of `make_demo` as a COLMAP folder: images/*.png and, with `poses`, sparse/0/*.bin.
 
     UserError where the directory holds something, StorageError where it cannot be written; all or nothing.
     """
@@ -163,8 +163,10 @@ def write_demo(directory: str | Path, scene: Scene) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".") as work:
-            _write_folder(Path(work), scene)
-            for part in ("images", "sparse"):
+            _write_photos(Path(work), scene)
+            if poses:
+                _write_model(Path(work), scene)
+            for part in ("images", "sparse") if poses else ("images",):
                 (Path(work) / part).replace(directory / part)
     except OSError as error:
         if is_new:
@@ -172,13 +174,17 @@ def write_demo(directory: str | Path, scene: Scene) -> None:
         raise StorageError(f"{directory} cannot be written: {error.strerror}") from error
 
 
-def _write_folder(folder: Path, scene: Scene) -> None:
+def _write_photos(folder: Path, scene: Scene) -> None:
     (folder / "images").mkdir()
+    for view in scene.views:
+        Image.fromarray(view.pixels.image).save(folder / "images" / view.name)
+
+
+def _write_model(folder: Path, scene: Scene) -> None:
     (folder / "sparse" / "0").mkdir(parents=True)
     cameras: dict[CameraRecord, int] = {}
     images, seen, positions = [], [], []
     for view in scene.views:
-        Image.fromarray(view.pixels.image).save(folder / "images" / view.name)
         camera = view.camera
         K = camera.K.tolist()
         record = CameraRecord("PINHOLE", camera.width, camera.height, (K[0][0], K[1][1], K[0][2], K[1][2]))

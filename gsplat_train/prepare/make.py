@@ -58,6 +58,7 @@ def prepare(source: Path, out: Path, options: Options, told: Told) -> dict[str, 
     except NoScene:
         _remove(out)
         raise
+    report["name"] = source.resolve().stem if source.is_file() else source.resolve().name
     report["made_from"], report["options"] = made_from, asdict(options)
     report["warnings"] = told.warnings
     report["seconds"] = told.seconds | {"all": round(time.monotonic() - started, 2)}

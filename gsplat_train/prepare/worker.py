@@ -153,7 +153,6 @@ def matches(job: dict[str, Any], events: Events) -> dict[str, Any]:
     matching = pycolmap.FeatureMatchingOptions()
     matching.use_gpu = False
     matching.num_threads = job["threads"]
-    matching.guided_matching = True
     geometry = pycolmap.TwoViewGeometryOptions()
     geometry.ransac.max_num_trials = MOST_TRIALS
     geometry.ransac.max_error = max(1.0, _longest(job) / EPIPOLAR_SHARE)
