@@ -171,6 +171,43 @@ def test_steps_go_on_while_a_picture_is_written(tmp_path: Path, monkeypatch: pyt
     assert written == [True, True]
 
 
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is that of its step, not of the steps since."""
+    went_on, real = threading.Event(), checkpoint.write
+    waited = []
+
+    def slow(folder: Path, meta: dict[str, Any], *rest: Any) -> Path:
+        if meta["step"] == 20:
+            waited.append(went_on.wait(10))
+        return real(folder, meta, *rest)
+
+    make(tiny.settings(checkpoint_keep=3), tmp_path / "plain").train()
+    monkeypatch.setattr(checkpoint, "write", slow)
+    work = make(tiny.settings(checkpoint_keep=3), tmp_path / "slow")
+    in_step(work, 21, lambda result: went_on.set() or result).train()
+    assert waited == [True]
+    name = "checkpoints/step_0000020.safetensors"
+    assert (tmp_path / "slow" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+def test_a_checkpoint_that_cannot_be_written_beside_steps_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = checkpoint.write, []
+
+    def full(folder: Path, meta: dict[str, Any], *rest: Any) -> Path:
+        if not failed:
+            failed.append(meta["step"])
+            raise StorageError("cannot write x")
+        return real(folder, meta, *rest)
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    with pytest.raises(StorageError, match=r"cannot write x.*the last good state"):
+        make(tiny.settings(), tmp_path).train()
+    found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
+    assert failed == [20] and found is not None and found.state.step in range(20, 41)
+
+
 def test_stopping_saves(tmp_path: Path) -> None:
     class Stop(Callback):
         def step(self, trainer: Trainer, newest: StepResult) -> None:

@@ -60,11 +60,13 @@ class Writers:
     def __enter__(self) -> Writers:
         return self
 
-    def add(self, write: Callable[..., Any], *arguments: Any) -> None:
+    def add(self, write: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Calls `write` soon; waits where too many are under way."""
-        self.waiting.append(self.pool.submit(write, *arguments))
+        future = self.pool.submit(write, *arguments)
+        self.waiting.append(future)
         while len(self.waiting) > self.most:
             self.waiting.popleft().result()
+        return future
 
     def check(self) -> None:
         """The error of what has failed since, if any has. Does not wait."""

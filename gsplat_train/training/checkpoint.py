@@ -46,14 +46,19 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
     StorageError: nothing changed.
     """
+    return write(folder, *parts_of(checkpoint), keep)
+
+
+def parts_of(checkpoint: Checkpoint, copied: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(what goes into the JSON, the tensors). copied: they stay what they are while training goes on."""
     state = checkpoint.state
     tensors = dict(rows(state.gaussians))
     for prefix, tree in (("m", state.m), ("v", state.v)):
         tensors |= {f"{prefix}.{name}": leaf for name, leaf in rows(tree).items()}
     tensors |= {f"sums.{name}": array for name, array in state.sums.items()}
     tensors |= checkpoint.extra
-    path = folder / f"step_{state.step:07d}.json"
-    remove(path)
+    if copied:
+        tensors = {name: np.array(array) for name, array in tensors.items()}
     meta = {
         "format": FORMAT,
         "step": state.step,
@@ -61,9 +66,16 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "similarity": {"centre": list(checkpoint.similarity.centre), "scale": checkpoint.similarity.scale},
         "rng": checkpoint.rng,
         "names": checkpoint.names,
-        "progress": checkpoint.progress,
-        "tensors": write_tensors(path.with_suffix(".safetensors"), tensors),
+        "progress": dict(checkpoint.progress),
     }
+    return meta, tensors
+
+
+def write(folder: Path, meta: dict[str, Any], tensors: dict[str, np.ndarray], keep: int) -> Path:
+    """Writes the parts of a checkpoint; see `save`."""
+    path = folder / f"step_{meta['step']:07d}.json"
+    remove(path)
+    meta = meta | {"tensors": write_tensors(path.with_suffix(".safetensors"), tensors)}
     with atomic_write(path) as file:
         file.write(json.dumps(meta | {"check": check_of(meta)}, indent=1).encode())
     _prune(folder, path, keep)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -25,6 +26,7 @@ from .. import backends
 from ..config import Config
 from ..errors import Interrupted, OutOfMemory, StorageError, TrainingDiverged, UserError, is_out_of_memory
 from ..evaluate.pictures import Writers
+from ..machine import memory
 from ..model.formats import ply
 from ..model.gaussians import Gaussians, scene_frame
 from ..model.initialize import gaussians_from_points
@@ -45,11 +47,14 @@ from .photos import ViewSampler
 from .plan import Schedule, halvings_at
 from .protocol import Bounds, StepResult
 from .read_ahead import ReadAhead
-from .rows import Edit, Population, start
+from .rows import Edit, Population, TrainState, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .scores import Maps, Scores
 from .stepper import make_stepper
 
+COPY_SHARE = (
+    4  # a checkpoint is written beside training where a copy takes less than 1 / COPY_SHARE of what is free
+)
 PICTURES_WAITING = 16  # of an evaluation, before it waits for them to be written
 
 
@@ -136,6 +141,7 @@ class Trainer:
         self.ahead = ReadAhead(self.sampler, steps, self.stepper.has_photo, depth) if depth else None
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
+        self.saving: Future[object] | None = None  # a checkpoint that is being written
         self.beside = Writers(threads=1, waiting=PICTURES_WAITING)  # what is written while steps go on
         self.saved = -1 if resume is None else state.step
         self.stopping = False
@@ -245,7 +251,7 @@ class Trainer:
             self.log(newest)
         interrupted = self.stopping and not last
         if interrupted or last or passed(before, number, config.checkpoint_every):
-            self.save()
+            self.save(beside=not (interrupted or last))
         if interrupted:
             where = f", state saved in {self.run.root}" if self.run else ""
             raise Interrupted(f"interrupted at step {self.step}{where}")
@@ -300,11 +306,17 @@ class Trainer:
         for callback in self.callbacks:
             callback.record(self, record)
 
-    def save(self) -> None:
-        """Writes a checkpoint of this step, unless there is one; TrainingDiverged if it is not finite."""
-        if self.run is None or self.saved == self.step:
+    def save(self, beside: bool = False) -> None:
+        """Writes a checkpoint of this step, unless there is one; TrainingDiverged if it is not finite.
+
+        beside: while steps go on, where there is memory for a copy.
+        """
+        if self.run is None:
             return
         with self.clock.during("saving"):
+            self._settle_saving()
+            if self.saved == self.step:
+                return
             state = self.stepper.look()
             if broken := not_finite(state):
                 raise self._diverged(", ".join(broken))
@@ -320,12 +332,37 @@ class Trainer:
                 names=[view.name for view in self.views],
                 progress=self.counts,
             )
-            checkpoints.save(self.run.checkpoints, checkpoint, self.config.checkpoint_keep)
+            beside = beside and self._fits_again(state)
+            parts = checkpoints.parts_of(checkpoint, copied=beside)
+            write = partial(checkpoints.write, self.run.checkpoints, *parts, self.config.checkpoint_keep)
+            if beside:
+                self.saving = self.beside.add(self._write_checkpoint, write)
+            else:
+                write()
             self.saved = state.step
+
+    def _fits_again(self, state: TrainState) -> bool:
+        """Whether a copy of the state is no matter for the memory; where a budget is given it has no part of it."""
+        count = sum(leaf.nbytes for tree in (state.gaussians, state.m, state.v) for leaf in tree)
+        return self.config.memory_budget == Config.memory_budget and COPY_SHARE * count < memory().free
+
+    def _write_checkpoint(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except BaseException:
+            self.saved = -1
+            raise
+
+    def _settle_saving(self) -> None:
+        """Waits for a checkpoint that is being written; its error, if there is one, comes out of `beside`."""
+        if self.saving is not None:
+            wait([self.saving])
+            self.saving = None
 
     def _rescue(self, error: BaseException) -> None:
         """Saves what can be saved when `error` ends the run; out of memory becomes a line that says so."""
         kept = ""
+        self._settle_saving()
         if is_out_of_memory(error):
             mx.clear_cache()  # room to read the state in
         if self.run is not None and self.step > 0:
@@ -436,6 +473,7 @@ class Trainer:
         )
 
     def _diverged(self, what: str = "loss or gradient") -> TrainingDiverged:
+        self._settle_saving()
         good = committed(self.run.checkpoints) if self.run is not None else []
         where = f"the last good state is {good[0]}" if good else "no good state was saved before"
         told, advice = beyond_sense(self.stepper.look().gaussians, self.config)
