@@ -13,7 +13,9 @@ from metal.fixtures import clang  # noqa: F401
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import bench_cost
+import bench_memory
 import bench_old
+import bench_photos
 import gpu_memory
 import machine_share
 from bench_scenes import random_scene
@@ -104,3 +106,31 @@ def test_the_memory_of_a_gpu_is_measured(monkeypatch):
     found = gpu_memory.measure(0.0, args)
     assert found["step_ms"] > 0 and found["photos_kept"] == 3 and found["window"] == 16
     assert found["peak_mb"] <= found["peak_with_refinement_mb"] < 100
+
+
+def test_photos_larger_than_memory_keep_up_with_a_step_of_5_ms(tmp_path, monkeypatch):
+    """The small version of what RELIABILITY.md says of 2,000 photos."""
+    monkeypatch.setenv("GS_CACHE", str(tmp_path / "cache"))
+    bench_photos.make_scene(tmp_path / "scene", photos=24, width=640, height=400, points=300)
+    waiting = []
+    for _ in range(3):  # a loaded machine wakes threads late now and then
+        found = bench_photos.feed(tmp_path / "scene", "30M", 5.0, 200)
+        waiting.append(found["waiting"])
+        if waiting[-1] <= 0.05:
+            break
+    assert list((tmp_path / "cache").glob("*.photos")), "they are larger than memory here"
+    assert found["bytes"] == 24 * 640 * 400 * 3 and found["steps"] == 200
+    assert min(waiting) <= 0.05, waiting
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are told by /proc")
+def test_what_a_training_takes_of_memory_is_measured():
+    found = bench_memory.measure("cpp" if _has_cpp() else "python", 64, 48, 500, {})
+    assert found["before"] > 1e7 and set(found) == {"before", *bench_memory.PHASES}
+    assert all(0 <= found[phase] < 1e9 for phase in bench_memory.PHASES)
+
+
+def _has_cpp():
+    from gsplat_train import backends
+
+    return backends.available()["cpp"] is None
