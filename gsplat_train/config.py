@@ -174,7 +174,7 @@ def read(path: Path) -> dict[str, Any]:
         return _with_paths(check(tomllib.loads(path.read_text("utf-8-sig")), str(path)))
     except OSError as error:
         raise UserError(f"cannot read the settings in {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not a TOML file: {error}") from None
 
 

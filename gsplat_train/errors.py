@@ -7,11 +7,23 @@ traceback and exits with the class's `exit_code`; any other exception is a bug a
 
 import re
 
+MOST = 1000  # characters of a message: what a file holds may be quoted in it
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 class UserError(Exception):
-    """Bad usage or bad input."""
+    """Bad usage or bad input. The message becomes one line without control characters, and no endless one."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """A message as a terminal can show it; of one that is too long the beginning and the end."""
+    line = _CONTROL.sub(" ", message)
+    return line if len(line) <= MOST else f"{line[: MOST * 7 // 10]} ... {line[-MOST // 4 :]}"
 
 
 class BackendUnavailable(UserError):

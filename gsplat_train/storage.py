@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import StorageError, UserError
 
@@ -89,6 +90,22 @@ def remove_leftovers(folder: Path) -> int:
                     path.unlink()
                     count += 1
     return count
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON says; ValueError where it is none, or so deep that Python gives up on it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too where no file can have that name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def home_expanded(path: str | os.PathLike[str]) -> Path:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from ..evaluate.pictures import Row, Writers, error_of, reduced, with_alpha, wri
 from ..model.io import Model, committed
 from ..registry import MADE
 from ..scene import Scene, View
-from ..storage import atomic_write, file_name
+from ..storage import atomic_write, file_name, parsed
 from ..training.run_folder import to_json
 from .progress import Progress, write_result
 
@@ -108,7 +107,7 @@ def trained_names(run: Path | None) -> frozenset[str] | None:
     """The views that a run's newest checkpoint was trained on; None where that is not known."""
     for path in committed(run / "checkpoints") if run is not None else []:
         try:
-            names = json.loads(path.read_bytes())["names"]
+            names = parsed(path.read_bytes())["names"]
             return frozenset(map(str, names))
         except (OSError, ValueError, KeyError, TypeError):
             continue

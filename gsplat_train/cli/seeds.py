@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import Interrupted, UserError
-from ..storage import atomic_write
+from ..storage import atomic_write, parsed
 from ..training.run_folder import RunFolder, to_json
 from .progress import write_result
 from .runs import new_run, resumed_run
@@ -117,7 +116,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 def _finished(run: RunFolder, config: Config) -> dict[str, Any] | None:
     """metrics.json of a run that is at its end."""
     try:
-        metrics = json.loads(run.metrics.read_text("utf-8"))
+        metrics = parsed(run.metrics.read_text("utf-8"))
         ended = metrics["steps"] >= config.steps or metrics.get("converged")
     except (OSError, ValueError, KeyError, TypeError):
         return None

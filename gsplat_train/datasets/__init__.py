@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import registry
 from ..config import Config, configure, is_builtin
 from ..errors import UserError
@@ -43,6 +45,7 @@ __all__ = [
 MADE_OF_PHOTOS = "scene"  # the folder in a run's where a scene made of photos lies
 
 
+@np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options: Any) -> Scene:
     """The scene in a folder, by the first reader of `registry.READERS` that recognises it, or by the named.
 
@@ -101,6 +104,7 @@ def open_scene(scene: str | os.PathLike[str], **settings: Any) -> Scene:
     return read_scene(configure(os.fspath(scene), settings))
 
 
+@np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def read_scene(
     config: Config,
     log: Callable[[str], None] = lambda line: None,
@@ -113,6 +117,7 @@ def read_scene(
     return checked(_read(config, log, progress), trust=config.trust, log=log)
 
 
+@np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def examine_scene(config: Config, log: Callable[[str], None] = lambda line: None) -> Verdict:
     """The scene that `config` names with what the check says of it, refused or not."""
     return judge(_read(config, log, lambda what, done, total: None), trust=config.trust)

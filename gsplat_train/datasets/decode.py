@@ -17,8 +17,10 @@ REMEDY = "replace it or take it out of the folder"
 ORIENTATION = 0x0112  # EXIF's tag
 TURNED = (5, 6, 7, 8)  # its values that swap width and height
 
-Image.MAX_IMAGE_PIXELS = (
-    None  # large photos are no attacks: their shape is compared with a camera before decoding
+Image.MAX_IMAGE_PIXELS = None  # large photos are no attacks; what is one is told by `open_picture`
+BOMB_PIXELS = 179_000_000  # pillow's own limit: larger ones ...
+PIXELS_A_BYTE = (
+    200  # ... that have more pixels for each byte of their file are no photos: JPEGs have 20 at most
 )
 
 
@@ -40,11 +42,18 @@ def open_picture(path: Path, data: bytes) -> Image.Image:
     if data.startswith(LFS_HEAD):
         raise UserError(f"photo {path} is a Git LFS pointer, not the photo; run git lfs pull")
     try:
-        return Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data))
     except MemoryError:
         raise
     except Exception as error:  # pillow raises whatever its parsers meet
         raise UserError(f"photo {path} is not a picture pillow can read; {REMEDY}") from error
+    count = picture.width * picture.height
+    if count > BOMB_PIXELS and count > PIXELS_A_BYTE * len(data):
+        raise UserError(
+            f"photo {path} would be {picture.width:,} x {picture.height:,} pixels out of {len(data):,} bytes, which no "
+            f"photo is; {REMEDY}"
+        )
+    return picture
 
 
 def header(path: Path, ask: Callable[[int, int], bool]) -> tuple[int, int, bool]:

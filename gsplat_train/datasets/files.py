@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..storage import is_file
 from .names import FOLDERS_KEPT, Match, Matches, guess, match, natural
 
 PICTURE_SUFFIXES = {
@@ -89,12 +91,24 @@ def find_photos(
         raise UserError(f"picture {file!r} in {folder} fits several images, such as {claimants[0]!r}")
     found = matches.found or _guessed(names, folder, log)
     _tell(names, found, folder, log)
+    if images is None:
+        tell_outside(root, [folder / hit.file for hit in found.values()], log)
     return {name: folder / hit.file for name, hit in found.items()}
+
+
+def tell_outside(root: Path, files: Iterable[Path], log: Callable[[str], None], what: str = "photos") -> None:
+    """Says which files that a scene names lie elsewhere: a folder from a stranger may name what is not his."""
+    inside = os.path.abspath(root)
+    foreign = [str(path) for path in files if os.path.commonpath([inside, os.path.abspath(path)]) != inside]
+    if foreign:
+        log(
+            f"warning: {len(foreign)} {what} lie outside of {root}, where the scene names them: {shorten(foreign)}"
+        )
 
 
 def _files(folder: Path, names: Sequence[str]) -> set[str]:
     """The pictures, and what the names name whatever its ending."""
-    return {*list_pictures(folder), *(name for name in names if (folder / name).is_file())}
+    return {*list_pictures(folder), *(name for name in names if is_file(folder / name))}
 
 
 def _search(names: list[str], root: Path, likely: Sequence[Path]) -> tuple[Path, Matches]:

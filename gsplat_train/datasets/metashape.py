@@ -182,7 +182,12 @@ def _file(root: Path) -> Path | None:
 def _chunk(path: Path) -> ElementTree.Element:
     try:
         chunk = ElementTree.parse(path).getroot().find("chunk")
-    except (ElementTree.ParseError, OSError, ValueError) as error:
+    except (
+        ElementTree.ParseError,
+        OSError,
+        ValueError,
+        LookupError,
+    ) as error:  # LookupError: no such encoding
         raise UserError(f"{path} is no XML: {error}; export the cameras again") from error
     if chunk is None:
         raise UserError(f"{path} has no chunk; export the cameras again")

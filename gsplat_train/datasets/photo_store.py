@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..scene import Photo, PhotoSource
-from ..storage import cache_folder
+from ..storage import cache_folder, parsed
 from . import cache
 from .file_photo import FilePhoto
 from .photo_buffers import Buffers
@@ -67,7 +67,7 @@ class PhotoStore:
         index = os.pread(self.descriptor, length, begin) if begin + length + FOOTER.size == size else b""
         if magic != MAGIC or zlib.crc32(index) != check:
             raise ValueError("no file of photos, or a damaged one")
-        self.places = [Place(*place) for place in json.loads(index)]
+        self.places = [Place(*place) for place in parsed(index)]
         self._warned = False
 
     @property

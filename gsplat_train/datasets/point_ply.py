@@ -30,6 +30,7 @@ def cloud_beside(root: Path, log: Callable[[str], None]) -> tuple[np.ndarray, np
     return points, colors
 
 
+@np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def read_points(path: Path, log: Callable[[str], None] = lambda line: None) -> tuple[np.ndarray, np.ndarray]:
     """Positions [P, 3] float64 and colors [P, 3] uint8; points that are not finite are left out, with a word.
 

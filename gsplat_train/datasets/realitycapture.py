@@ -82,7 +82,7 @@ def read_rows(path: Path, log: Callable[[str], None] = lambda line: None) -> dic
             usable = bool(
                 np.isfinite([float(named[key]) for key in (*POSE, "f")]).all() and float(named["f"]) > 0
             )
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             usable = False
         if not usable:
             broken.append(name)

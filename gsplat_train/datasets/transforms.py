@@ -21,10 +21,11 @@ from PIL import Image
 
 from ..errors import UserError
 from ..scene import Camera, Scene, View
+from ..storage import is_file
 from . import transforms_file
 from .agreement import open_eyes
 from .colmap_records import intrinsics
-from .files import find_photos, shorten
+from .files import find_photos, shorten, tell_outside
 from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 from .point_ply import read_points
@@ -166,6 +167,7 @@ def _find_files(
         for name, frame in frames.items():
             if file := _as_written(root, frame.path) or _as_written(root, PurePosixPath(name).name):
                 found[name] = file
+    tell_outside(root, found.values(), log)
     missing = [name for name in frames if name not in found]
     if not missing:
         log(f"photos: {len(found)} where {WHOLE if (root / WHOLE).is_file() else TRAIN} says")
@@ -184,7 +186,7 @@ def _find_files(
 def _as_written(root: Path, path: str) -> Path | None:
     file = Path(os.path.normpath(root / path.strip().replace("\\", "/")))
     for candidate in (file, *(file.with_name(file.name + ending) for ending in ENDINGS)):
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate
     return None
 
@@ -197,6 +199,7 @@ def _with_named_masks(
     found = {name: file for name, mask in wanted.items() if (file := _as_written(root, mask))}
     if lost := len(wanted) - len(found):
         log(f"warning: {lost} of {len(wanted)} masks that the file names are not there")
+    tell_outside(root, found.values(), log, "masks")
     if found:
         log(f"photos: {len(found)} have the mask that the file names")
     return [photo._replace(mask=found.get(photo.name)) for photo in photos]
@@ -227,6 +230,7 @@ def _with_points(scene: Scene, root: Path, written: str | None, log: Callable[[s
         if written:
             log(f"warning: the points {written} are not there")
         return scene
+    tell_outside(root, [path], log, "files of points")
     points, colors = read_points(path, log)
     log(f"points: {len(points):,} from {path.name}")
     return replace(scene, points=points, colors=colors)

@@ -8,7 +8,6 @@ axes: x right, y up, z back (nerfstudio's data_conventions.md; Blender). A key i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from ..storage import parsed
 from .colmap_records import CameraRecord
 
 FOCAL = (("fl_x", "fl_y"), ("fx", "fy"), ("f1_x", "f1_y"))  # pixels; the last is of some script
@@ -53,7 +53,7 @@ class Contents(NamedTuple):
 def read_file(path: Path) -> Contents:
     """The frames of the file; UserError where it is none, holds none, or one has no usable matrix."""
     try:
-        data = json.loads(path.read_bytes().decode("utf-8-sig"))
+        data = parsed(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -117,7 +117,7 @@ def _frame(item: dict[str, Any], top: dict[str, Any], what: str) -> Frame:
         raise UserError(f"{what} has no transform_matrix, the camera's place in the world")
     try:
         camtoworld = np.array(matrix, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         camtoworld = np.empty(0)
     if camtoworld.shape == (3, 4):
         camtoworld = np.vstack([camtoworld, [0, 0, 0, 1]])
@@ -207,7 +207,7 @@ def _intrinsic_matrix(source: Mapping[str, Any]) -> np.ndarray | None:
     for key in MATRICES:
         try:
             K = np.array(source[key], np.float64)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if K.shape in ((3, 3), (4, 4), (3, 4)) and np.isfinite(K).all():
             return K

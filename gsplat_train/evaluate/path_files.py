@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..scene import Camera
-from ..storage import atomic_write
+from ..storage import atomic_write, parsed
 from .paths import along
 
 MOST_FRAMES = 100_000
@@ -38,6 +38,7 @@ class CameraPath(NamedTuple):
     fps: float | None
 
 
+@np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def read_path(
     path: Path, frames: int | None = None, width: int | None = None, height: int | None = None
 ) -> CameraPath:
@@ -46,7 +47,7 @@ def read_path(
     width, height: where the file says none. UserError, in one line, where it is no path.
     """
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        content = parsed(path.read_text("utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read the camera path {path}: {error.strerror}") from None
     except ValueError as error:
@@ -66,7 +67,7 @@ def read_path(
         fps = float(content["fps"]) if content.get("fps") else None
     except UserError as error:
         raise UserError(f"camera path {path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, np.linalg.LinAlgError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, np.linalg.LinAlgError) as error:
         raise UserError(f"camera path {path} is damaged: {type(error).__name__} {error}") from None
     if theirs and "camera_path" not in content and frames is None:
         frames = max(round((fps or 24) * float(content.get("seconds") or len(made))), 1)
@@ -90,7 +91,7 @@ def _camera(
 ) -> Camera:
     if theirs:
         pose = frame.get("camera_to_world", frame.get("matrix"))
-        pose = np.array(json.loads(pose) if isinstance(pose, str) else pose, np.float64).reshape(4, 4)
+        pose = np.array(parsed(pose) if isinstance(pose, str) else pose, np.float64).reshape(4, 4)
         if np.abs(pose[3, :3]).max() > 1e-6:  # the older viewer's keyframes are by column
             pose = pose.T
         viewmat = _rigid(np.linalg.inv(undo @ pose @ FLIP))
@@ -112,7 +113,7 @@ def _undo(path: Path) -> np.ndarray:
     """[4, 4] from nerfstudio's frame of training to the one it read; the identity without its file."""
     if not path.is_file():
         return np.eye(4)
-    content = json.loads(path.read_text("utf-8-sig"))
+    content = parsed(path.read_text("utf-8-sig"))
     forth = np.eye(4)
     forth[:3] = np.array(content["transform"], np.float64)
     forth = np.diag([*[float(content["scale"])] * 3, 1.0]) @ forth

@@ -16,7 +16,7 @@ import numpy as np
 from .. import registry
 from ..errors import UserError
 from ..scene import Similarity
-from ..storage import home_expanded
+from ..storage import home_expanded, parsed
 from . import formats
 from .gaussians import Gaussians, scene_frame
 from .splats import Splats
@@ -42,6 +42,7 @@ def load_model(path: str | os.PathLike[str]) -> Gaussians:
     return open_model(Path(path)).gaussians
 
 
+@np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Model:
     """As `load_model`, with what else is known.
 
@@ -102,7 +103,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     path = path.with_suffix(".json")
     try:
-        meta = json.loads(path.read_bytes())
+        meta = parsed(path.read_bytes())
         if meta["format"] not in FORMATS_READ:
             raise UserError(
                 f"checkpoint {path} has format {meta['format']}, this version reads {FORMATS_READ}"
@@ -112,19 +113,36 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return meta, read_tensors(path.with_suffix(".safetensors"), meta["tensors"])
     except OSError as error:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
 
 
 def tree_of(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Gaussians:
-    """The tree whose leaves are the tensors `prefix` + name; KeyError where one is missing."""
-    return Gaussians(**{name: mx.array(tensors[prefix + name]) for name in Gaussians._fields})
+    """The tree whose leaves are the tensors `prefix` + name; KeyError where one is missing, ValueError where their
+    shapes do not go together.
+    """
+    leaves = {name: tensors[prefix + name] for name in Gaussians._fields}
+    n, rest = len(leaves["means"]), leaves["shN"].shape[1:2]
+    shapes = {
+        "means": (3,),
+        "quats": (4,),
+        "log_scales": (3,),
+        "logit_opacities": (),
+        "sh0": (1, 3),
+        "shN": (*rest, 3),
+    }
+    if wrong := [name for name, shape in shapes.items() if leaves[name].shape != (n, *shape)]:
+        raise ValueError(f"{prefix}{wrong[0]} has the shape {leaves[wrong[0]].shape}")
+    return Gaussians(**{name: mx.array(leaf) for name, leaf in leaves.items()})
 
 
 def similarity_of(meta: Mapping[str, Any]) -> Similarity:
     """How training's frame lies in the scene's, as a checkpoint's JSON says it."""
     centre = np.array(meta["similarity"]["centre"], np.float64)
-    return Similarity(centre, float(meta["similarity"]["scale"]))
+    scale = float(meta["similarity"]["scale"])
+    if centre.shape != (3,) or not np.isfinite(centre).all() or not 0 < scale < np.inf:
+        raise ValueError(f"its frame lies at {centre.tolist()} and has the scale {scale}")
+    return Similarity(centre, scale)
 
 
 def _of_run(path: Path, log: Callable[[str], None]) -> Model:
@@ -145,7 +163,7 @@ def _of_checkpoint(path: Path, run: Path | None) -> Model:
     try:
         gaussians, similarity = tree_of(tensors), similarity_of(meta)
         antialiased = bool(meta["antialiased"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
     return Model(scene_frame(gaussians, similarity), antialiased, run)
 

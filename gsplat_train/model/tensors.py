@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..storage import atomic_write
+from ..storage import atomic_write, parsed
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -43,7 +43,7 @@ def read_tensors(path: Path, expected: Mapping[str, int]) -> dict[str, np.ndarra
         raise ValueError(f"the checksum of {path.name} does not fit")
     start = 8 + int.from_bytes(data[:8], "little")
     arrays = {}
-    for name, entry in json.loads(data[8:start]).items():
+    for name, entry in parsed(data[8:start]).items():
         first, last = entry["data_offsets"]
         array = np.frombuffer(data, "<f4", (last - first) // 4, start + first)
         arrays[name] = array.reshape(entry["shape"])

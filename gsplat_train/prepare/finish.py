@@ -16,7 +16,7 @@ from .. import __version__
 from ..datasets.colmap_binary import read_images, read_points
 from ..datasets.colmap_records import rotation_matrix
 from ..errors import UserError
-from ..storage import atomic_write, storage
+from ..storage import atomic_write, parsed, storage
 from .orient import IDENTITY, UPS, VIEWERS_UP, Similarity, upright
 from .photos import Photo
 from .picture import draw
@@ -46,7 +46,7 @@ def orient_model(out: Path, report: dict[str, Any], up: str, told: Told) -> dict
         return report
     stored = out / "sparse" / "0" / TRANSFORM
     try:
-        now = Similarity.from_json(json.loads(stored.read_text("utf-8")))
+        now = Similarity.from_json(parsed(stored.read_text("utf-8")))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{stored} is missing or damaged; delete {out} and make it again") from error
     told.message(f"{out} is made already; it is only turned to --up {up}")

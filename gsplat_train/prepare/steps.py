@@ -18,7 +18,7 @@ import numpy as np
 from ..datasets import colmap
 from ..datasets.files import PICTURE_SUFFIXES, shorten
 from ..datasets.options import LoadOptions
-from ..storage import atomic_write
+from ..storage import atomic_write, parsed
 from . import dense
 from . import photos as photos_module
 from .photos import NoScene, Photo, find_photos, gather
@@ -50,7 +50,7 @@ class Options:
 def read_json(path: Path) -> Any:
     """What a file says; None where it is missing or damaged."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parsed(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -106,7 +106,7 @@ def load(path: Path) -> Checkpoint:
             names=[str(name) for name in meta["names"]],
             progress=dict(meta["progress"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
 
 

@@ -30,7 +30,7 @@ from ..evaluate.pictures import reduced
 from ..machine import processor
 from ..model.opening import upright
 from ..scene import Camera, Scene, View
-from ..storage import atomic_write
+from ..storage import atomic_write, parsed
 from .callbacks import Callback
 from .clock import told
 from .run_folder import to_json
@@ -65,7 +65,7 @@ class Report(Callback):
         """Takes up the log of a run that goes on."""
         if trainer.run is not None and trainer.run.log.is_file():
             lines = trainer.run.log.read_text("utf-8", errors="replace").splitlines()
-            self.records = [json.loads(line) for line in lines]
+            self.records = [parsed(line) for line in lines]
             self.written = len(self.records)
 
     def pictured(self, trainer: Trainer, view: View, picture: np.ndarray) -> None:

@@ -25,7 +25,7 @@ from .. import config as config_module
 from ..config import Config
 from ..errors import StorageError, UserError
 from ..machine import peak_bytes
-from ..storage import append_line, atomic_write, remove, remove_leftovers, storage
+from ..storage import append_line, atomic_write, parsed, remove, remove_leftovers, storage
 
 
 class RunFolder:
@@ -142,9 +142,9 @@ class RunFolder:
         kept = []
         for line in self.log.read_text("utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if parsed(line)["step"] <= step:
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
                 continue
         with atomic_write(self.log) as file:
             file.write("".join(kept).encode())

@@ -102,7 +102,8 @@ def read_body(path: Path, file: BinaryIO, header: Header) -> Splats:
     """Reads what follows the header of a compressed PLY; UserError for what is damaged."""
     names = header.properties("chunk")
     wanted = [*_bound_names()[:12], *PACKED]
-    if missing := [n for n in wanted if n not in names + header.properties("vertex")]:
+    vertex = header.properties("vertex")
+    if missing := [n for n in wanted if n not in (vertex if n in PACKED else names)]:
         raise UserError(f"{path} is a compressed PLY without {', '.join(missing[:4])}")
     n_rest = len(header.properties("sh"))
     if n_rest % 3 or n_rest // 3 not in REST[:4]:
@@ -112,7 +113,7 @@ def read_body(path: Path, file: BinaryIO, header: Header) -> Splats:
     n, n_chunks = len(packed), len(tables.get("chunk", ()))
     if n_chunks != -(-n // CHUNK) or (n_rest and len(tables["sh"]) != n):
         raise UserError(f"{path} is damaged: {n} splats need {-(-n // CHUNK)} chunks, it has {n_chunks}")
-    coloured = "min_r" in names  # older files hold colours of 0 to 1
+    coloured = {*_bound_names()} <= {*names}  # older files hold colours of 0 to 1
     bounds = as_floats(tables["chunk"], _bound_names()[: 18 if coloured else 12])
     if not coloured:
         bounds = np.concatenate(

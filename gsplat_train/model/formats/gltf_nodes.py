@@ -3,17 +3,26 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import Any
 
 import numpy as np
 
+from ...storage import parsed
 from ..frame import matrix, moved
 from ..splats import REST, Splats, logit
 
 JSON_CHUNK, BINARY_CHUNK = 0x4E4F534A, 0x004E4942
-DAMAGE = (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError, struct.error)
+DAMAGE = (
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    ArithmeticError,
+    struct.error,
+)
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
 MOST_NODES = 10_000
@@ -26,7 +35,7 @@ def split(data: bytes) -> tuple[dict[str, Any], bytes]:
     version, whole, length, kind = struct.unpack_from("<IIII", data, 4)
     if version != 2 or whole != len(data) or kind != JSON_CHUNK or 20 + length > len(data):
         raise ValueError(f"version {version}, {whole:,} bytes of {len(data):,}")
-    document = json.loads(data[20 : 20 + length])
+    document = parsed(data[20 : 20 + length])
     start = 20 + length
     if start + 8 > len(data):
         return document, b""

@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 
 from ...errors import UserError
-from ...storage import atomic_write
+from ...storage import atomic_write, parsed
 from ..opening import Opening, opening
 from ..splats import Splats
 from . import spz
@@ -88,9 +88,9 @@ def _up_of(data: bytes) -> tuple[float, float, float] | None:
     start = data.find(OPENING)
     end = data.find(AFTER, start)
     try:
-        x, y, z = json.loads(data[start + len(OPENING) : end])["up"]
+        x, y, z = parsed(data[start + len(OPENING) : end])["up"]
         return float(x), float(y), float(z)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
 
 

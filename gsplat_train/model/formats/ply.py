@@ -69,7 +69,8 @@ def read(path: Path) -> Splats:
             table = read_tables(path, file, header, "vertex")["vertex"]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    values = as_floats(table, columns(n_rest)) if "nx" in (table.dtype.names or ()) else None
+    normals = {"nx", "ny", "nz"} <= {*(table.dtype.names or ())}
+    values = as_floats(table, columns(n_rest)) if normals else None
     if values is None:
         names = [name for name in columns(n_rest) if name not in ("nx", "ny", "nz")]
         values = as_floats(table, names)

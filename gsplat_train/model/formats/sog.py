@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
-from ...storage import atomic_write
+from ...storage import atomic_write, parsed
 from ..splats import Splats, sigmoid
 from ..usable import usable
 from . import sog_textures
@@ -33,6 +33,7 @@ MOST_ENTRIES = 65536
 # Splats that share an entry, 1 to 2 times as many. A trained Fern loses 0.09, 0.13, 0.17 and 0.20 dB at 31, 17,
 # 14 and 13 bytes a splat with 1, 4, 8 and 16 here.
 SHARING = 8
+MOST_UNPACKED = 40  # times the file: its pictures are packed in themselves, and only stored in the ZIP
 MOST_SIDE = 16383  # pixels of a WebP
 EFFORT = {"lossless": True, "exact": True, "quality": 75, "method": 4}  # exact: colours stay where alpha is 0
 ROOT2 = sqrt(2.0)
@@ -124,7 +125,10 @@ def read(path: Path) -> Splats:
     """Reads versions 1 and 2; UserError, in one line, for whatever is no SOG, or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            meta = json.loads(archive.read("meta.json"))
+            unpacked = sum(info.file_size for info in archive.infolist())
+            if unpacked > MOST_UNPACKED * max(path.stat().st_size, 1 << 16):
+                raise ValueError(f"a bomb: it would unpack to {unpacked:,} bytes")
+            meta = parsed(archive.read("meta.json"))
             files = {name: archive.read(name) for name in sog_textures.names(meta)}
         arrays = sog_textures.decode(meta, files)
     except OSError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,15 @@ from .packing import from_smallest_three
 
 # Whatever a file that is none, or broken, or hostile, raises on the way; the caller makes one line of it.
 DAMAGE = (
-    zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError, EOFError, AttributeError, SyntaxError,
-    NotImplementedError, RuntimeError, RecursionError, struct.error, Image.DecompressionBombError,
+    zipfile.BadZipFile, ValueError, TypeError, EOFError, AttributeError, SyntaxError,
+    NotImplementedError, RuntimeError, ArithmeticError, struct.error, zlib.error, LookupError,
+    Image.DecompressionBombError,
 )  # fmt: skip
 PARTS = ("means", "scales", "quats", "sh0")
 ROOT_HALF = np.float32(0.5**0.5)
 PALETTE_WIDTH = 64
+MODEST_PIXELS = 1 << 22  # no bomb, whatever its bytes; more than PIXELS_A_BYTE are one
+PIXELS_A_BYTE = 2000
 
 
 def names(meta: Any) -> list[str]:
@@ -92,6 +96,9 @@ def _harmonics(meta: dict[str, Any], files: dict[str, bytes], labels: np.ndarray
 
 def _open(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
+        count = image.width * image.height
+        if count > max(MODEST_PIXELS, PIXELS_A_BYTE * len(data)):
+            raise ValueError(f"a bomb: {count:,} pixels out of {len(data):,} bytes")
         return np.asarray(image.convert("RGBA"))
 
 

@@ -141,6 +141,8 @@ def _unpack_4(
     path: Path, data: bytes, head: Head, sizes: list[int]
 ) -> tuple[list[bytes], tuple[int, int, int]]:
     wanted = [size for size in sizes if size]
+    if sum(sizes) > DEFLATE_LIMIT * len(data):
+        raise UserError(f"{path} is truncated: {head.n:,} splats need {sum(sizes):,} bytes when unpacked")
     table = int.from_bytes(data[HEADER.size : HEADER.size + 4], "little")
     if head.streams != len(wanted) or not HEADER_4 <= table <= len(data) - 16 * head.streams:
         raise UserError(f"{path} is damaged: {head.streams} streams, a table of contents at byte {table:,}")
@@ -151,7 +153,9 @@ def _unpack_4(
     blocks = []
     for (packed, size), frame in zip(entries, _split(data, start, [p for p, _ in entries]), strict=True):
         try:
-            block = zstandard.ZstdDecompressor().decompressobj().decompress(frame)
+            block = (
+                zstandard.ZstdDecompressor().stream_reader(frame).read(size + 1)
+            )  # and never more than that
         except zstandard.ZstdError as error:
             raise UserError(f"{path} is damaged: {error}") from None
         if len(block) != size:

@@ -1,0 +1,576 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of every reader, small and sound, and what hostile ones may be made of them: for test_hostile.py and
+scripts/fuzz.py.
+
+A `Target` writes a sound folder once; an execution alters one of its files (or several) and lets the reader have it.
+What may come of that: what the reader returns, or a UserError of one line. Everything else is a finding: another
+exception, more than 10 s, more memory than MEMORY beyond a small multiple of the file, a file opened outside of the
+folder, an object unpickled, a warning of NumPy's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import colmap_files
+import foreign_scenes
+import numpy as np
+import splats
+import tiny
+from PIL import Image
+
+from gsplat_train import config as config_module
+from gsplat_train.datasets import load_scene
+from gsplat_train.datasets.point_ply import read_points
+from gsplat_train.errors import UserError
+from gsplat_train.evaluate.path_files import read_path, write_path
+from gsplat_train.model import formats
+from gsplat_train.model import io as model_io
+from gsplat_train.prepare import metadata
+from gsplat_train.scene import Scene
+from gsplat_train.training import checkpoint
+from gsplat_train.training.rows import start
+from gsplat_train.training.run_folder import RunFolder
+
+SECONDS = 10  # an execution may take
+MEMORY = 256 << 20  # bytes that it may take: a file of a few kB allows no more
+LINE = 1500  # characters of a message
+
+
+@dataclass
+class Target:
+    """A reader: `write` makes its folder, `read` reads it, `altered` are the files that are altered."""
+
+    name: str
+    write: Callable[[Path], None]
+    read: Callable[[Path], Any]
+    altered: tuple[str, ...]  # patterns
+    sound: dict[str, bytes] = field(default_factory=dict)  # by name in the folder
+    home: Path | None = None
+    victims: list[str] = field(default_factory=list)
+
+    def prepare(self, home: Path) -> None:
+        """Writes the sound folder; it must be readable."""
+        self.home = home
+        home.mkdir(parents=True)
+        self.write(home)
+        self.read(home)
+        self.sound = {
+            path.relative_to(home).as_posix(): path.read_bytes()
+            for path in sorted(home.rglob("*"))
+            if path.is_file()
+        }
+        self.victims = [
+            name for name in self.sound if any(Path(name).match(pattern) for pattern in self.altered)
+        ]
+        assert self.victims, self.name
+
+    def restore(self) -> None:
+        """Makes the folder sound again."""
+        assert self.home is not None
+        for path in sorted(self.home.rglob("*"), reverse=True):
+            name = path.relative_to(self.home).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                if not any(known.startswith(f"{name}/") for known in self.sound):
+                    path.rmdir()
+            elif name not in self.sound:
+                path.unlink()
+        for name, content in self.sound.items():
+            path = self.home / name
+            if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
+                path.write_bytes(content)
+
+
+# --- what there is to read
+
+
+SAID: list[str] = []  # messages of the execution under way
+
+
+def quiet(line: str) -> None:
+    """For messages."""
+    SAID.append(line)
+
+
+def scene(root: Path) -> Scene:
+    """As the command reads it, with the pixels of every photo."""
+    found = load_scene(root, cache=False, max_size=64, log=quiet)
+    for view in found.views:
+        _ = view.pixels
+    return found
+
+
+def demo() -> Scene:
+    return foreign_scenes.small_demo(4, 60)
+
+
+def colmap(make: Callable[..., dict[str, bytes]]) -> Callable[[Path], None]:
+    return lambda root: void(
+        colmap_files.write_scene(root, make(colmap_files.CAMERAS, colmap_files.IMAGES, colmap_files.POINTS))
+    )
+
+
+def void(value: Any) -> None:
+    """For expressions."""
+
+
+def write_llff(root: Path) -> None:
+    rows = []
+    for view in demo().views:
+        m = foreign_scenes.opengl(view.camera)
+        llff = np.stack([-m[:3, 1], m[:3, 0], m[:3, 2], m[:3, 3]], axis=1)  # down, right, back, centre
+        hwf = np.array([[view.camera.height], [view.camera.width], [view.camera.K[0, 0]]])
+        rows.append([*np.concatenate([llff, hwf], 1).ravel(), 0.5, 9.0])
+    np.save(root / "poses_bounds.npy", np.array(rows))
+    foreign_scenes.write_ascii_ply(root / "points.ply", demo().points, demo().colors)
+    foreign_scenes.write_photos(root / "images", demo().views)
+
+
+def write_transforms(root: Path) -> None:
+    foreign_scenes.write_transforms(root, demo(), k1=0.01, camera_model="OPENCV", ply_file_path="points.ply")
+    foreign_scenes.write_ascii_ply(root / "points.ply", demo().points, demo().colors)
+
+
+def write_metashape(root: Path) -> None:
+    foreign_scenes.write_metashape(root, demo(), chunk_transform=(np.eye(3), np.zeros(3), 1.0))
+    foreign_scenes.write_photos(root / "images", demo().views)
+    foreign_scenes.write_ascii_ply(root / "points.ply", demo().points, demo().colors)
+
+
+def write_realitycapture(root: Path) -> None:
+    foreign_scenes.write_realitycapture(root, demo())
+    foreign_scenes.write_ascii_ply(root / "points.ply", demo().points, demo().colors)
+    foreign_scenes.write_photos(root / "images", demo().views)
+
+
+def write_pictures(root: Path) -> None:
+    """Photos and masks of many kinds."""
+    colmap(colmap_files.text_files)(root)
+    picture = Image.new("RGBA", (40, 30), (200, 100, 50, 128))
+    for name, made in (
+        ("a.png", picture), ("b.png", picture.convert("P")), ("sub/c.png", picture.convert("I").convert("I;16")),
+    ):  # fmt: skip
+        made.save(root / "images" / name)
+    (root / "masks").mkdir()
+    Image.new("L", (40, 30), 255).save(root / "masks" / "a.png.png")
+
+
+def write_splats(ending: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        path = root / f"model{ending}"
+        made = splats.random_splats(40, degree=1)
+        formats.format_of(path).write(path, made)
+
+    return write
+
+
+def read_splats(ending: str) -> Callable[[Path], Any]:
+    return lambda root: model_io.open_model(root / f"model{ending}", quiet)
+
+
+def write_run(root: Path) -> None:
+    config = tiny.settings()
+    run = RunFolder(root)
+    run.write_config(config)
+    for step in (1, 2):
+        state = start(tiny.random_gaussians(12, seed=step))
+        state.step = step
+        frame = tiny.scene().normalized()[1]
+        rng = dict(np.random.default_rng(0).bit_generator.state)
+        checkpoint.save(run.checkpoints, checkpoint.Checkpoint(state, frame, False, rng, names=["a"]), 2)
+    run.append_log('{"step": 1, "loss": 0.5}')
+
+
+def read_run(root: Path) -> Any:
+    run = RunFolder(root)
+    config_module.load([run.config])
+    run.truncate_log(9)
+    found = checkpoint.newest(run.checkpoints, quiet)
+    return found, model_io.open_model(root, quiet)
+
+
+def write_camera_path(root: Path) -> None:
+    write_path(root / "path.json", [view.camera for view in demo().views], 30)
+    frames = [
+        {"camera_to_world": foreign_scenes.opengl(v.camera).ravel().tolist(), "fov": 50, "aspect": 1}
+        for v in demo().views
+    ]
+    their = {"camera_path": frames, "render_width": 64, "render_height": 48, "fps": 24, "seconds": 2}
+    (root / "camera_path.json").write_text(json.dumps(their))
+    undo = {"transform": np.eye(4)[:3].tolist(), "scale": 0.5}
+    (root / "dataparser_transforms.json").write_text(json.dumps(undo))
+
+
+def read_camera_path(root: Path) -> Any:
+    first = error = None
+    for name in ("path.json", "camera_path.json"):
+        try:
+            first = read_path(root / name, 10)
+        except UserError as caught:
+            error = caught
+    if error:
+        raise error
+    return first
+
+
+def write_exif(root: Path) -> None:
+    picture = Image.new("RGB", (40, 30), (9, 90, 200))
+    exif = picture.getexif()
+    exif[0x0110] = "camera"
+    exif.get_ifd(0x8769)[0xA405] = 28
+    picture.save(root / "a.jpg", exif=exif)
+
+
+def read_exif(root: Path) -> Any:
+    from gsplat_train.prepare.photos import find_photos
+
+    _, names, _ = find_photos(root)
+    with Image.open(root / "a.jpg") as picture:
+        return names, metadata.of_picture(picture) if hasattr(metadata, "of_picture") else picture.getexif()
+
+
+TARGETS = [
+    Target("colmap binary", colmap(colmap_files.binary_files), scene, ("*.bin",)),
+    Target("colmap text", colmap(colmap_files.text_files), scene, ("*.txt",)),
+    Target("llff", write_llff, scene, ("*.npy",)),
+    Target("transforms.json", write_transforms, scene, ("*.json", "*.ply")),
+    Target("metashape", write_metashape, scene, ("*.xml",)),
+    Target("realitycapture", write_realitycapture, scene, ("*.csv",)),
+    Target("pictures", write_pictures, scene, ("*.png",)),
+    *(
+        Target(f"model{ending}", write_splats(ending), read_splats(ending), (f"*{ending}",))
+        for ending in (".ply", ".compressed.ply", ".splat", ".spz", ".sog", ".glb", ".html")
+    ),
+    Target(
+        "points.ply",
+        lambda root: foreign_scenes.write_ascii_ply(root / "p.ply", demo().points, demo().colors),
+        lambda root: read_points(root / "p.ply", quiet),
+        ("*.ply",),
+    ),
+    Target("run", write_run, read_run, ("*.json", "*.safetensors", "*.toml", "*.jsonl")),
+    Target("camera path", write_camera_path, read_camera_path, ("*.json",)),
+]
+
+
+# --- how files are altered
+
+NUMBERS = [
+    "0", "-1", "1", "nan", "NaN", "inf", "-inf", "1e999", "-1e308", "1e-320", "4294967295", "4294967296", "-2147483649",
+    "9223372036854775807", "18446744073709551616", "1" + "0" * 400, "0x10", "1_000", "", "99999999", "65535", "1e6",
+]  # fmt: skip
+VALUES: list[Any] = [
+    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, -(10**30), 1e308, -1e308, 1e-320, float("nan"),
+    float("inf"), "", "x", "../../etc/passwd", "/etc/passwd", "\x00", "\ud800", "a" * 5000, [], {}, [[]], [0] * 3000,
+    {"a": {}}, "images", ".", 0.5, 99_999_999,
+]  # fmt: skip
+SIZES = [
+    0,
+    1,
+    0x7F,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**63 - 1,
+    2**64 - 1,
+    10**9,
+    10**6,
+]
+
+
+def altered(data: bytes, rng: random.Random, name: str) -> bytes:
+    """A hostile version of a file."""
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        data = _once(data, rng, name)
+    return data
+
+
+def _once(data: bytes, rng: random.Random, name: str) -> bytes:
+    inside = _inside(data, rng, name)
+    if inside is not None:
+        return inside
+    place = rng.randrange(len(data) + 1)
+    kind = rng.randrange(12)
+    if kind == 0 and data:  # a bit
+        place = rng.randrange(len(data))
+        return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+    if kind == 1:  # a byte or a few
+        return (
+            data[:place] + rng.randbytes(rng.choice((1, 1, 2, 4, 8))) + data[place + rng.choice((0, 1, 4)) :]
+        )
+    if kind == 2:  # the end
+        return data[:place]
+    if kind in (3, 4, 5):  # a number of 1, 2, 4, 8 bytes, early in the file for preference
+        width = rng.choice((1, 2, 4, 8))
+        place = rng.randrange(min(len(data) + 1, rng.choice((16, 64, 256, 1 << 30))))
+        number = (rng.choice(SIZES) & (1 << 8 * width) - 1).to_bytes(width, rng.choice(("little", "big")))
+        return data[:place] + number + data[place + width :]
+    if kind == 6:  # a part again, or gone, or elsewhere
+        first, last = sorted((place, rng.randrange(len(data) + 1)))
+        part = data[first : min(last, first + 4000)]
+        other = rng.randrange(len(data) + 1)
+        return rng.choice(
+            (data[:first] + data[last:], data[:last] + part + data[last:], data[:other] + part + data[other:])
+        )
+    if kind in (7, 8, 9):  # a number in text
+        found = list(re.finditer(rb"-?\d[\d.eE+-]*", data[:200_000]))
+        if found:
+            spot = rng.choice(found)
+            return data[: spot.start()] + rng.choice(NUMBERS).encode() + data[spot.end() :]
+    if kind == 10:  # a line
+        lines = data.split(b"\n")
+        i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
+        lines[i] = rng.choice((lines[j], b"", b"\xff\xfe", lines[i] * 2, b" ".join(lines[i].split()[::-1])))
+        return b"\n".join(lines)
+    words = list(re.finditer(rb"[\w./-]{2,}", data[:200_000]))
+    if words:
+        spot = rng.choice(words)
+        new = rng.choice(
+            (rng.choice(words)[0], b"../" * 9 + b"etc/passwd", b"%s%n", b"\x00", b"'", b"a" * 999)
+        )
+        return data[: spot.start()] + new + data[spot.end() :]
+    return data[:place] + bytes(rng.choice((1, 999)))
+
+
+def _inside(data: bytes, rng: random.Random, name: str) -> bytes | None:
+    """Altered within its container: past checksums, compression and syntax. None: not this time, or there is none."""
+    if rng.random() < 0.4:
+        return None
+    try:
+        if name.endswith((".json", ".jsonl")) or data[:1] == b"{":
+            return _json(data, rng, name)
+        if name.endswith(".sog"):
+            return _zip(data, rng)
+        if data[:2] == b"\x1f\x8b":
+            return gzip.compress(_once(gzip.decompress(data), rng, "inner"), 1)
+        if name.endswith(".glb") and len(data) > 20:
+            size = int.from_bytes(data[12:16], "little")
+            text = _json(data[20 : 20 + size], rng, "inner")
+            text += b" " * (-len(text) % 4)
+            body = data[:12] + len(text).to_bytes(4, "little") + data[16:20] + text + data[20 + size :]
+            return body[:8] + len(body).to_bytes(4, "little") + body[12:]
+        if name.endswith(".png") and data[:4] == b"\x89PNG":
+            return _png(data, rng)
+    except (LookupError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RecursionError):
+        return None
+    return None
+
+
+def _json(data: bytes, rng: random.Random, name: str) -> bytes:
+    if rng.random() < 0.02:
+        return b'{"frames": ' + b"[" * 200_000
+    value = json.loads(data)
+    places: list[tuple[Any, Any]] = []
+
+    def walk(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            walk(node[key])
+
+    walk(value)
+    if not places:
+        return data
+    node, key = rng.choice(places)
+    action = rng.randrange(6)
+    if action == 0:
+        del node[key]
+    elif action == 1:
+        other, its = rng.choice(places)
+        node[key] = other[its] if its in (other if isinstance(other, dict) else range(len(other))) else None
+        try:
+            json.dumps(value)
+        except ValueError:  # it holds itself now
+            node[key] = None
+    elif action == 2 and isinstance(node[key], int | float) and not isinstance(node[key], bool):
+        node[key] = rng.choice(
+            (-node[key], node[key] * 1000, node[key] + 1, node[key] * 1e30, str(node[key]))
+        )
+    elif action == 3 and isinstance(node, list):
+        node.insert(rng.randrange(len(node) + 1), rng.choice(VALUES))
+    else:
+        node[key] = rng.choice(VALUES)
+    if name.startswith("checkpoints/") and isinstance(value, dict) and value.get("format") == 2:
+        value.pop("check", None)
+        value["check"] = model_io.check_of(value)
+    return json.dumps(value).encode("utf-8", "surrogatepass")
+
+
+def _zip(data: bytes, rng: random.Random) -> bytes:
+    """One member altered, or the table that says how large they are."""
+    with zipfile.ZipFile(io.BytesIO(data)) as old:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+    chosen = rng.choice(list(members))
+    members[chosen] = altered(members[chosen], rng, chosen)
+    if rng.random() < 0.05:
+        members[chosen] = bytes(64 << 20)  # a bomb: 64 kB of zip
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for key, content in members.items():
+            new.writestr(key, content)
+    return out.getvalue()
+
+
+def _png(data: bytes, rng: random.Random) -> bytes:
+    """A chunk altered, its checksum right; for one in four another size in the header."""
+    chunks, place = [], 8
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
+        place += 12 + size
+    i = 0 if rng.random() < 0.4 else rng.randrange(len(chunks))
+    kind, body = chunks[i]
+    if kind == b"IDAT" and rng.random() < 0.5:
+        body = zlib.compress(_once(zlib.decompress(body), rng, "inner"), 1)
+    else:
+        body = _once(body, rng, "inner")
+    chunks[i] = (kind, body)
+    return data[:8] + b"".join(
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+        for kind, body in chunks
+    )
+
+
+# --- one execution
+
+
+class Watch:
+    """What happens outside: files opened, objects unpickled."""
+
+    def __init__(self) -> None:
+        self.home: Path | None = None
+        self.seen: list[str] = []
+        self.allowed = [
+            os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, *(p for p in sys.path if p))
+        ]
+        self.allowed += ["/usr", "/proc", "/sys", "/dev", "/lib", "/etc/localtime"]
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.home is None:
+            return
+        if event == "pickle.find_class":
+            self.seen.append(f"unpickled {args}")
+        elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+            path = os.path.realpath(os.fsdecode(args[0]))
+            inside = path.startswith(str(self.home) + os.sep) or path == str(self.home)
+            machine = os.path.basename(path).startswith(("memory.", "cgroup"))
+            if not inside and not machine and not any(path.startswith(allowed) for allowed in self.allowed):
+                self.seen.append(f"opened {path}")
+
+
+WATCH = Watch()  # one for the process: an audit hook stays
+
+
+class TooLong(BaseException):
+    """An execution that does not end."""
+
+
+@contextmanager
+def limits(seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None]:
+    """Time and memory of what is inside: TooLong, MemoryError beyond them."""
+
+    def late(number: int, frame: Any) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, late)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if sys.platform == "linux":
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + memory, hard))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def execute(target: Target, seed: int, watch: Watch | None = None) -> str | None:
+    """One altered file given to the reader; the finding, in words, or None. The folder is sound again afterwards."""
+    assert target.home is not None
+    rng = random.Random(f"{target.name} {seed}")
+    names = [rng.choice(target.victims) for _ in range(rng.choice((1, 1, 1, 2)))]
+    for name in dict.fromkeys(names):
+        path = target.home / name
+        relative = path.relative_to(target.home).as_posix()
+        path.write_bytes(altered(target.sound[name], rng, relative))
+    try:
+        return _read(target, watch)
+    finally:
+        target.restore()
+
+
+def _read(target: Target, watch: Watch | None) -> str | None:
+    assert target.home is not None
+    began = time.monotonic()
+    SAID.clear()
+    if watch is not None:
+        watch.home, watch.seen = target.home.resolve(), []
+    try:
+        with warnings.catch_warnings(record=True) as said, limits():
+            warnings.simplefilter("always")
+            target.read(target.home)
+    except UserError as error:
+        if "\n" in str(error) or len(str(error)) > LINE:
+            return f"message of {len(str(error))} characters: {str(error)[:200]!r}"
+    except MemoryError:
+        return f"more than {MEMORY >> 20} MB\n{traceback.format_exc()}"
+    except TooLong:
+        return f"more than {SECONDS} s\n{traceback.format_exc()}"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:200]}\n{traceback.format_exc()}"
+    finally:
+        if watch is not None:
+            watch.home = None
+    if said:
+        return (
+            f"warning: {said[0].category.__name__} {said[0].message} at {said[0].filename}:{said[0].lineno}"
+        )
+    if watch is not None and watch.seen and not any("outside of" in line for line in SAID):
+        return watch.seen[0]
+    if time.monotonic() - began > SECONDS:
+        return f"{time.monotonic() - began:.0f} s"
+    return None
+
+
+def place_of(finding: str) -> str:
+    """What two findings of one fault have in common: the kind, and the last line of this program in the trace."""
+    lines = re.findall(r'File "[^"]*/(gsplat_train/[^"]+)", line (\d+)', finding)
+    return f"{finding.splitlines()[0].partition(':')[0]} {':'.join(lines[-1]) if lines else finding[:100]}"
+
+
+@contextmanager
+def prepared(names: list[str] | None = None) -> Iterator[list[Target]]:
+    """The targets, their folders written."""
+    quick = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    home = Path(tempfile.mkdtemp(prefix="hostile-", dir=quick)).resolve()
+    try:
+        chosen = [target for target in TARGETS if names is None or target.name in names]
+        for i, target in enumerate(chosen):
+            target.prepare(home / str(i) / "scene")
+        yield chosen
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
