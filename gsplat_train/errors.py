@@ -50,6 +50,12 @@ class OutOfMemory(UserError):
     exit_code = 6
 
 
+class DevicesLost(UserError):
+    """Another of the processes that train together is gone or no longer answers; the last checkpoint is kept."""
+
+    exit_code = 7
+
+
 class Interrupted(UserError):
     """Ctrl-C, SIGTERM or SIGHUP; the state is saved."""
 
@@ -67,3 +73,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
     )
+
+
+# What MLX says where another process of its ring is gone, as a RuntimeError.
+_LOST = re.compile(r"\[ring\]|connection to a peer|\[jaccl\]|NCCL", re.IGNORECASE)
+
+
+def is_lost_device(error: BaseException) -> bool:
+    """Whether an exception says that another process, with which this one trains, can no longer be reached."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None

@@ -43,15 +43,16 @@ ORDER = """
     training.scores training.strategies training.strategies.none training.strategies.adc training.strategies.mcmc
     training.strategies.igs
     training.checkpoint training.identity training.photos training.rehearsal training.read_ahead training.clock
-    training.run_folder training.callbacks training.memory_plan training.forecast training.alive training.evaluation
+    training.run_folder training.callbacks training.company training.memory_plan training.forecast training.alive
+    training.evaluation
     training.trainer training.report training.budget training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     partition partition.ownership partition.cut partition.write partition.merge
     prepare prepare.told prepare.metadata prepare.photos prepare.video prepare.pairs prepare.models prepare.worker
     prepare.process prepare.orient prepare.dense prepare.picture prepare.finish prepare.steps prepare.make
-    cli cli.info cli.signals cli.progress cli.runs cli.one_run cli.seeds cli.from_photos cli.write_demo cli.check
-    cli.train cli.render_views
+    cli cli.info cli.signals cli.progress cli.runs cli.devices cli.one_run cli.seeds cli.from_photos cli.write_demo
+    cli.check cli.train cli.render_views
     cli.render_path cli.render
     cli.view
     cli.export cli.prepare
@@ -67,6 +68,7 @@ LONG = {  # longer, each with its reason
     "csrc/cpu/pipeline.cpp": "the stages of a step in their order, and sorting into tiles",
     "csrc/cpu/simd.h": "all intrinsics of four instruction sets, nowhere else",
     "gsplat_train/training/trainer.py": "the loop, and everything that can end it",
+    "gsplat_train/cli/train.py": "every option of gs-train",
     "gsplat_train/backends/cpp.py": "every stage of a backend, and the fused step",
     "gsplat_train/backends/gpu/engine.py": "every stage of both GPUs",
     "gsplat_train/backends/gpu/kernels.py": "the table of all kernels",

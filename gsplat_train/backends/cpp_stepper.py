@@ -96,7 +96,7 @@ class CppStepper:
         if wanted and not state.sums:
             state.sums = zero_sums(state.n_splats)
         sums = tuple(state.sums[name] for name in SUMS) if wanted else None
-        if more or self.crew.size > 1:
+        if more or not self.crew.fuses:
             self.last = self._over((view, *more), self._trees, sums, plan)
             return self.last
         shot = self.kept.get(view.key, lambda: _shot(view))

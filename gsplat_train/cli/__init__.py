@@ -21,9 +21,10 @@ import typer
 
 from .. import __version__, registry
 from .. import config as config_module
-from ..errors import OutOfMemory, UserError, is_out_of_memory
+from ..errors import DevicesLost, OutOfMemory, UserError, is_out_of_memory
 from ..storage import home_expanded
 
+FOLDER = "GS_DEVICES_FOLDER"  # where processes that --devices started leave their last words for it to tell
 AT_HELP = "HOST:PORT to listen on; 127.0.0.1 is this machine only. Opened to others, the address has a token."
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
@@ -151,7 +152,11 @@ def _exit(program: str, message: str, code: int) -> NoReturn:
     # All is done: a second Ctrl-C shall not change the exit code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    line = f"{program}: {' '.join(message.split())}"
+    if code == DevicesLost.exit_code and FOLDER in os.environ:  # who started this process tells it, once
+        Path(os.environ[FOLDER], f"last-words.{os.environ.get('MLX_RANK', '0')}").write_text(line)
+    else:
+        print(line, file=sys.stderr)
     sys.exit(code)
 
 

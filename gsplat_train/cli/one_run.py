@@ -18,10 +18,12 @@ from ..training import checkpoint
 from ..training.api import run_training
 from ..training.budget import settled
 from ..training.callbacks import Callback
+from ..training.crew import ALONE, Crew
 from ..training.report import Report
 from ..training.run_folder import RunFolder
 from ..training.trainer import Trainer
 from ..viewer.live import Live
+from .devices import lead
 from .progress import Progress, tell_result
 from .signals import stopping
 
@@ -37,6 +39,7 @@ def train_in(
     of_steps: Callable[[int], Config],
     started: float | None = None,
     spent: dict[str, float] | None = None,
+    crew: Crew = ALONE,
 ) -> Trainer:
     """Trains in a folder that is claimed. scene: where it is loaded already. of_steps: see budget.settled. started,
     spent: see Trainer.
@@ -50,6 +53,7 @@ def train_in(
         settings = replace(settings, data_root=str(scene_folder(settings).parent.resolve()))
     found = checkpoint.newest(folder.checkpoints, report.message) if resume else None
     callbacks: list[Callback] = [report, Report()]
+    settings = lead(crew, settings, folder, found, callbacks)
     if viewer is not None:
         callbacks.append(Live(viewer))
     began = time.monotonic()
@@ -59,7 +63,7 @@ def train_in(
         settings = settled(
             settings, scene, folder, started + spent.get("cameras", 0.0), report.message, report.at, of_steps
         )
-    trainer = Trainer(settings, scene, folder, callbacks, found, started, spent)
+    trainer = Trainer(settings, scene, folder, callbacks, found, started, spent, crew)
     how = "new run" if not resume else f"resuming at step {trainer.step}"
     train, test = len(trainer.train_views), len(trainer.test_views)
     report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")

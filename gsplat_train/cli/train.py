@@ -41,6 +41,9 @@ def train(
         bool | None,
         typer.Option("--stop-when-converged", help="End when held-out PSNR has stopped rising."),
     ] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Train on so many GPUs of this machine at once, or processes of cpp.")
+    ] = 1,
     max_splats: Annotated[int | None, typer.Option(help="Never more Gaussians than this.")] = None,
     max_size: Annotated[
         int | None, typer.Option(help="Longest side of a photo in pixels, 0 for any.")
@@ -208,6 +211,11 @@ def train(
     from .. import backends
 
     backends.check_mlx()
+    from .devices import begun
+
+    crew = begun(devices, settings, bool(viewer or viewer_at), seeds)
+    if crew is None:
+        return
     from .one_run import train_in
     from .runs import ROOT, new_run, resumed_run
 
@@ -216,6 +224,7 @@ def train(
         "report": report,
         "viewer": viewer_at or "" if viewer or viewer_at else None,
         "of_steps": of_steps,
+        "crew": crew,
     }
     if seeds is not None:
         from .seeds import train_seeds

@@ -140,6 +140,7 @@ class Evaluation:
             "height": camera.height,
             "undistort": trainer.scene.undistort,
             "batch": trainer.config.batch,
+            "devices": trainer.crew.size,
             "seed": trainer.config.seed,
             "machine": processor(),
             "best": trainer.counts["kept"] if trainer.ended else None,

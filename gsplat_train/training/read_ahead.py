@@ -44,8 +44,14 @@ class ReadAhead:
     """
 
     def __init__(
-        self, sampler: ViewSampler, steps: int, kept: Callable[[tuple[int, int]], bool], depth: int
+        self,
+        sampler: ViewSampler,
+        steps: int,
+        kept: Callable[[tuple[int, int]], bool],
+        depth: int,
+        wanted: Callable[[int], bool] = lambda step: True,
     ) -> None:
+        self.wanted = wanted
         self.sampler, self.steps, self.kept, self.depth = sampler, steps, kept, depth
         self.waited = 0.0  # seconds that steps have waited for photos
         self._pool = ThreadPoolExecutor(WORKERS, "photos")
@@ -57,7 +63,8 @@ class ReadAhead:
         if step not in self._coming and self._next != step:  # the first, or another than was foreseen
             self._coming, self._next = {}, step
         while self._next < min(step + self.depth, self.steps):
-            self._coming[self._next] = self._started(self.sampler.at(self._next))
+            view = self.sampler.at(self._next)
+            self._coming[self._next] = self._started(view) if self.wanted(self._next) else view
             self._next += 1
         return self._coming.pop(step, None) or self.sampler.at(step)
 

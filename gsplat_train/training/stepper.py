@@ -80,7 +80,7 @@ class GenericStepper:
     def take(self, view: View, plan: StepPlan, *more: View) -> StepResult:
         """See Stepper.take."""
         self.last = (
-            self._step_over((view, *more), plan) if more or self.crew.size > 1 else self._step(view, plan)
+            self._step_over((view, *more), plan) if more or not self.crew.fuses else self._step(view, plan)
         )
         return self.last
 

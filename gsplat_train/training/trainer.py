@@ -22,9 +22,18 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .. import backends
-from ..config import Config
-from ..errors import Interrupted, OutOfMemory, StorageError, TrainingDiverged, UserError, is_out_of_memory
+from .. import __version__, backends
+from ..config import Config, to_toml
+from ..errors import (
+    DevicesLost,
+    Interrupted,
+    OutOfMemory,
+    StorageError,
+    TrainingDiverged,
+    UserError,
+    is_lost_device,
+    is_out_of_memory,
+)
 from ..evaluate.pictures import Writers
 from ..machine import memory
 from ..model.formats import ply
@@ -38,6 +47,7 @@ from . import identity, rehearsal, strategies
 from .alive import beyond_sense, is_seen, not_finite
 from .callbacks import Callback
 from .clock import Clock
+from .crew import ALONE, Crew
 from .evaluation import Evaluation
 from .forecast import Forecast
 from .groups import Material, decided
@@ -47,7 +57,7 @@ from .photos import ViewSampler
 from .plan import Schedule, halvings_at
 from .protocol import Bounds, StepResult
 from .read_ahead import ReadAhead
-from .rows import Edit, Population, TrainState, start
+from .rows import Edit, Population, TrainState, rows, start
 from .run_folder import RunFolder, peak_memory_mb, to_json
 from .scores import Maps, Scores
 from .stepper import make_stepper
@@ -93,9 +103,10 @@ class Trainer:
         resume: checkpoints.Checkpoint | None = None,
         started: float | None = None,
         spent: Mapping[str, float] | None = None,
+        crew: Crew = ALONE,
     ) -> None:
         began = time.monotonic() if started is None else started
-        self.config, self.scene, self.run, self.callbacks = config, scene, run, callbacks
+        self.config, self.scene, self.run, self.callbacks, self.crew = config, scene, run, callbacks, crew
         self.warnings: list[str] = []
         self.backend = backends.load(config.backend)
         if config.deterministic and not self.backend.deterministic:
@@ -137,8 +148,9 @@ class Trainer:
         bounds = Bounds(config.gpu_memory, config.max_splats, largest, self.memory.kept)
         self.scores = Scores(self.views, self.backend, config)
         self.stepper = make_stepper(self.backend, state, self.objective, bounds)
-        depth, steps = self.memory.depth, config.steps
-        self.ahead = ReadAhead(self.sampler, steps, self.stepper.has_photo, depth) if depth else None
+        self.stepper.crew = Crew(config.batch) if crew.size == 1 else crew
+        self._meet(state, config)
+        self.ahead = self._read_ahead(state.step)
         self.forecast = Forecast(config, self.strategy, float(np.mean([math.prod(size) for size in sizes])))
         self.evaluation = Evaluation(self)
         self.saving: Future[object] | None = None  # a checkpoint that is being written
@@ -149,6 +161,24 @@ class Trainer:
         self.began = began - self.counts["wall_seconds"]
         self.began_steps = time.monotonic()
         self.clock = Clock(began, self.counts.get("stage_seconds"), spent)
+
+    def _read_ahead(self, first: int) -> ReadAhead | None:
+        """What reads photos before the steps that need them, those that this process takes; None where all are in
+        memory. first: the steps done.
+        """
+        if not self.memory.depth:
+            return None
+        steps, batch, depth = self.config.steps, self.config.batch, self.memory.depth
+        wanted = lambda step: self.crew.takes((step - first) % batch)  # noqa: E731
+        return ReadAhead(self.sampler, steps, self.stepper.has_photo, depth, wanted)
+
+    def _meet(self, state: TrainState, config: Config) -> None:
+        """UserError where the processes that train together would not train the same."""
+        state_bytes = b"".join(leaf.tobytes() for leaf in rows(state.gaussians).values())
+        settings = to_toml(replace(config, scene="", data_root="", source="", init="")).encode()
+        program = f"{__version__} {mx.__version__} {config.backend}".encode()  # type: ignore[attr-defined]
+        cameras = b"".join(array.tobytes() for name, array in sorted(self.identity.items()))
+        self.crew.alike(versions=program, settings=settings, cameras_and_photos=cameras, splats=state_bytes)
 
     @property
     def step(self) -> int:
@@ -231,7 +261,8 @@ class Trainer:
         first, *more = (source.at(step) for step in range(before, number))
         newest = self.stepper.take(first, self.schedule.at(number, 1 + len(more)), *more)
         due = [n for n in range(before + 1, number + 1) if self.strategy.due(n)]
-        if due or self._looked_at(before, number):
+        looked = bool(due) or self._looked_at(before, number)
+        if looked:
             newest = self.stepper.result()
         if not newest.is_finite:
             self._end_diverged(newest)
@@ -239,7 +270,9 @@ class Trainer:
         last = number == config.steps
         measured = last or (passed(before, number, config.eval_every) and config.eval)
         if measured:  # before a refinement that takes the opacities back
-            self._evaluate()
+            self.crew.first_does(self._evaluate, self.stepper.look)
+            if self.crew.agree(bool(self.counts.get("converged")), True):
+                self.counts["converged"] = True
             last = self.ended
         if not last:  # at the end what was measured is what is written; a run that goes on refines first
             self._refine_due()
@@ -249,9 +282,10 @@ class Trainer:
             self._end_if_unseen()
         if measured or passed(before, number, config.log_every):
             self.log(newest)
-        interrupted = self.stopping and not last
+        interrupted = self.crew.agree(self.stopping, looked) and not last
         if interrupted or last or passed(before, number, config.checkpoint_every):
-            self.save(beside=not (interrupted or last))
+            save = partial(self.save, beside=not (interrupted or last))
+            self.crew.first_does(save, self.stepper.look)
         if interrupted:
             where = f", state saved in {self.run.root}" if self.run else ""
             raise Interrupted(f"interrupted at step {self.step}{where}")
@@ -375,6 +409,10 @@ class Trainer:
             with suppress(UserError):
                 good = committed(self.run.checkpoints)
                 kept += f"; the last good state is {good[0]}, go on with it by --resume" if good else ""
+        if is_lost_device(error):
+            raise DevicesLost(
+                f"another of the {self.crew.size} devices is gone at step {self.step}{kept or self.crew.where()}"
+            ) from error
         if is_out_of_memory(error):
             raise OutOfMemory(
                 f"out of memory at step {self.step} with {self.n_splats:,} splats{kept}; take fewer splats or "
@@ -411,6 +449,8 @@ class Trainer:
             self.message(line)
         if self.memory.lowered:
             self._lower(self.memory.most)
+        if (least := self.crew.least(self.config.max_splats)) < self.config.max_splats:
+            self._lower(least)
         return self.config
 
     def _lower(self, most: int) -> None:
@@ -424,8 +464,8 @@ class Trainer:
         self.memory, lines = watched(self.memory, self.n_splats, most)
         for line in lines:
             self.message(line)
-        if self.memory.most < most:
-            self._lower(self.memory.most)
+        if (fewer := self.crew.least(min(self.memory.most, most))) < most:
+            self._lower(fewer)
             self.forecast.config = self.config
             if self.run is not None:
                 self.run.write_config(self.config)

@@ -125,7 +125,9 @@ class Ahead:
         self.seen.append(self.status)
         if len(self.seen) == 1 and len(self.journal) > 1 and not alone:
             return
-        status = np.asarray(self.seen.popleft())
+        earlier = self.seen.popleft()
+        mx.eval(earlier)  # which lets other threads go on, as np.asarray does not
+        status = np.asarray(earlier)
         if len(self.journal) == 1:
             self.last = _result(self.loss)
         self._make_room(status, views)
@@ -167,7 +169,7 @@ class Ahead:
             mx.async_eval(results if self.stats is None else (*results, self.stats))
 
     def _is_fused(self, views: tuple[View, ...]) -> bool:
-        return len(views) == 1 and self.crew.size == 1
+        return len(views) == 1 and self.crew.fuses
 
     def _views_to(self, count: int) -> int:
         """The number of the last view of the first `count` steps in the journal."""
@@ -261,6 +263,7 @@ class Ahead:
         """Waits; repeats what found too little room; notes the newest loss, or that it is not finite."""
         while True:
             self._launch_waiting()
+            mx.eval(self.status, self.flags)  # which lets other threads go on, as np.asarray does not
             status, flags = np.asarray(self.status), np.asarray(self.flags)[: -(-self.n // 128)]
             state, done = int(status[0]), int(status[3])
             trouble = int(flags.max(initial=0)) if state == 0 else int(status[5])
@@ -475,18 +478,21 @@ class GpuStepper:
             return self.last
         if self._ahead is None:
             self._ahead = Ahead(self.engine, self.photos, self.cameras, self.state, self.crew)
-        self.last = self._ahead.step((view, *more), plan)
+        with self.crew.waiting():
+            self.last = self._ahead.step((view, *more), plan)
         return self.last
 
     def result(self) -> StepResult:
         """See Stepper.result."""
         if self._ahead is not None:
-            self.last = self._ahead.wait()
+            with self.crew.waiting():
+                self.last = self._ahead.wait()
         return self.last
 
     def look(self) -> TrainState:
         """See Stepper.look: ends the run-ahead, for whoever looks may put other arrays there."""
         if self._ahead is not None:
+            self.result()
             self.last = (
                 self._ahead.finish()
             )  # where it finds no memory, the rows stay packed and are not lost
