@@ -13,6 +13,7 @@ from metal.fixtures import clang  # noqa: F401
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import bench_cost
+import bench_devices
 import bench_memory
 import bench_old
 import bench_photos
@@ -134,3 +135,12 @@ def _has_cpp():
     from gsplat_train import backends
 
     return backends.available()["cpp"] is None
+
+
+def test_devices_beside_one(monkeypatch, capsys):
+    load_backend("cpp")
+    arguments = ["--backend", "cpp", "--devices", "1", "2", "--small", "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", ["bench_devices.py", *arguments])
+    bench_devices.main()
+    said = capsys.readouterr().out
+    assert "2 devices, 2,000 splats, 30 steps: the bytes of one" in said and "| 2,000 | 2 |" in said

@@ -79,7 +79,7 @@ def start(count: int, backend: str, arguments: Sequence[str]) -> NoReturn:
         with _forwarded(processes):
             first_to_fail = _wait(processes)
         code = processes[0].returncode
-        if code < 0 or code == DevicesLost.exit_code:
+        if code < 0 or code == DevicesLost.exit_code or (code == 1 and first_to_fail):  # NCCL exits with 1
             failed = 0 if first_to_fail is None else first_to_fail
             print(f"gs-train: {_told(failed, processes, errors, Path(folder))}", file=sys.stderr)
             code = DevicesLost.exit_code

@@ -224,9 +224,10 @@ class Ahead:
             graph = self.engine.compiled(_kernels_of_a_view, sizes, absgrad, wanted, planes)
             rows.append(graph(self.params, (self.status, self.flags), inputs))
         if self.crew.size > 1:
-            length = 8 + parts * self.n
-            rows += [(mx.zeros(length), self.status)] * (self.crew.each - len(rows))
-            together = self.crew.gather(mx.stack([row.reshape(-1)[:length] for row, _ in rows])).reshape(-1)
+            row_length = 8 + parts * self.n
+            rows += [(mx.zeros(row_length), self.status)] * (self.crew.each - len(rows))
+            flat = [row.reshape(1, -1)[:, :row_length] for row, _ in rows]
+            together = self.crew.gather(flat[0] if len(flat) == 1 else mx.concatenate(flat)).reshape(-1)
         else:
             together = mx.concatenate([row.reshape(-1) for row, _ in rows])
         sizes = Sizes(self.n, self.rest, 16, 16, 8, len(views), parts)
