@@ -9,14 +9,16 @@ from colmap_files import IMAGES, POINTS, binary_files, write_scene
 from PIL import Image
 
 from gsplat_train.datasets import demo, demo_world, load_scene
+from gsplat_train.datasets.agreement import in_picture
 from gsplat_train.datasets.images import PhotoFile, load_photos
 from gsplat_train.datasets.lenses import ONE_FOCAL, PANORAMA, PARAMETERS, Lens, colmap_lens
 from gsplat_train.datasets.options import LoadOptions
 from gsplat_train.datasets.panorama import SIDES, Side, side_size
+from gsplat_train.datasets.points import dome
 from gsplat_train.datasets.undistort import find_zoom, straighten
 from gsplat_train.errors import UserError
 from gsplat_train.evaluate.metrics import psnr
-from gsplat_train.scene import Camera
+from gsplat_train.scene import Camera, Photo, Scene, View
 
 COEFFICIENTS = {  # of every model with a lens, as a wide camera's might be
     "SIMPLE_RADIAL": [0.1],
@@ -298,3 +300,26 @@ def test_positions_beyond_the_good_part_are_none():
     warp = straighten(np.array([[50.0, 0, 40], [0, 50, 30], [0, 0, 1]]), Lens(radial=(-0.3,)), 0.3)
     x, _ = warp.positions(np.array([0.5, 40.0]), np.array([0.5, 30.0]))
     assert np.isnan(x[0]) and x[1] == 40
+
+
+def test_panoramas_get_points_where_they_show_sky():
+    cameras = [demo.orbit_camera(i / 6, 64, 64) for i in range(6)]
+    views = []
+    for i, camera in enumerate(cameras):
+        panorama = replace(camera, width=128, height=64)
+        for name in SIDES:
+            side = Side(name, 128, 64, 32)
+            image = np.full((32, 32, 3), 255 if name == "up" else 40, np.uint8)
+            views.append(View(f"{i}_{name}.png", side.camera(panorama), Photo(image), group=str(i)))
+    points, colors = demo.sample_points(cameras, 500, 0)
+    scene = Scene("panoramas", tuple(views), points, colors)
+    far, far_colors = dome(scene)
+    assert 100 < len(far) < 2500 and set(np.unique(far_colors)) == {40, 255}
+    reach = max(
+        np.linalg.norm(camera.position - np.mean([c.position for c in cameras], 0)) for camera in cameras
+    )
+    assert np.linalg.norm(far, axis=1).min() > 8 * reach
+    assert (far[far_colors[:, 0] == 255, 2] > 0).mean() > 0.5  # the sky is above
+    seen = [len(in_picture(view.camera, np.concatenate([points, far]))[0]) for view in views]
+    assert min(seen) > 10 > min(len(in_picture(view.camera, points)[0]) for view in views)
+    assert not len(dome(replace(scene, views=tuple(replace(view, group="") for view in views)))[0])

@@ -20,7 +20,7 @@ from ..scene import Scene
 from .agreement import Agreement, Eye, agree, correlation, open_eyes, spread, with_others_photos
 from .conventions import POSES, tries
 from .files import shorten
-from .points import N_POINTS, company, draw_points, have_colors, own_colors, sweep_agreement
+from .points import N_POINTS, company, dome, draw_points, have_colors, own_colors, sweep_agreement
 
 MAX_EYES = 96  # views whose photos are looked at
 FEW_POINTS, MANY_POINTS = (
@@ -123,6 +123,11 @@ def judge(scene: Scene, *, trust: bool = False) -> Verdict:
             hidden = f"; {unseen:,} are in none and grey" if unseen else ""
             what = "points: they have no colours of their own; taken from the photos (the median over views)"
             findings.append(Finding("note", what + hidden))
+        far_points, far_colors = dome(scene)
+        if n := len(far_points):
+            findings.append(Finding("note", f"points: {n:,} added far away, where panoramas show none"))
+            both = np.concatenate([scene.points, far_points]), np.concatenate([scene.colors, far_colors])
+            scene = replace(scene, points=both[0], colors=both[1])
     return Verdict(scene, findings, agreement, [eye.view for eye in eyes])
 
 
