@@ -149,12 +149,10 @@ class Ahead:
             shots, rows = [], []
             for views, plan in steps:
                 number += len(views)
-                shots.append(
-                    [
-                        (view, *self.photos.get(view.key, partial(_photo, view)))
-                        for view in self.crew.own(views)
-                    ]
-                )
+                # Of a run's last step there may be no view left for this process: it takes one that nobody counts,
+                # for the status of the step before.
+                own = self.crew.own(views) or views[:1]
+                shots.append([(view, *self.photos.get(view.key, partial(_photo, view))) for view in own])
                 rows += [self._settings(plan, shot[-1], number) for shot in shots[-1]]
                 if not self._is_fused(views):
                     rows.append(self._settings(plan, 1, number))
