@@ -354,9 +354,11 @@ def no_flags(sizes: Sizes) -> mx.array:
 
 
 def on_device(array: mx.array) -> mx.array:
-    """A copy that an operation of the GPU has written: what the host made lies in managed memory."""
+    """A copy that an operation of the GPU writes: what the host made lies in managed memory. It does not wait, for
+    steps may be under way.
+    """
     array = array + mx.zeros_like(array)
-    mx.eval(array)
+    mx.async_eval(array)
     return array
 
 
