@@ -215,11 +215,14 @@ def test_photos_make_room_for_splats():
 def test_a_bound_changes_no_byte():
     view = View("near", CAMERA, Photo(np.zeros((36, 40, 3), np.uint8), None), index=0)
     found = []
-    for given in (0.0, 2.0e6):
-        stepper = emulated().stepper(
-            rows.start(to_mlx(scene(CAMERA, 150, size=4.0))), Bounds(given, 150, (40, 36))
-        )
-        take(stepper, view, steps=3)
+    for given, window in ((0.0, limits.WINDOW), (1.2e6, 0)):
+        backend = emulated()
+        backend.engine.first_capacity = 128 if given else 4096  # too little: steps are repeated
+        bounds = Bounds(given, 150, (40, 36))
+        stepper = backend.stepper(rows.start(to_mlx(scene(CAMERA, 150, size=4.0))), bounds)
+        take(stepper, view, steps=4)
+        sizes = Sizes(150, 15, 40, 36, backend.engine.capacity(40, 36))
+        assert backend.engine.budget.window(sizes) == window and sizes.capacity > 128
         found.append(rows.rows(stepper.look().gaussians))
     for name, values in found[0].items():
         np.testing.assert_array_equal(values, found[1][name])

@@ -101,7 +101,7 @@ class Ahead:
             self.batch = min(2 * self.batch, BATCH)
         if count == self.launched and (self.never_looked or count - self.looked >= window):
             self.looked, self.never_looked = count, False
-            self._look(views, alone=window == 0)
+            self._look(views)
         return self._newest()
 
     def _newest(self) -> StepResult:
@@ -116,14 +116,10 @@ class Ahead:
         window = min(self.engine.budget.window(sizes) for sizes in all_sizes)
         return min(window, max(1, window // (self.crew.each if self.crew.size > 1 else len(views))))
 
-    def _look(self, views: tuple[View, ...], alone: bool) -> None:
-        """At the status of WINDOW steps ago, for which nothing waits; after the first step, and where no two steps
-        may be under way, at its own.
-        """
-        if alone:
-            self.seen.clear()
+    def _look(self, views: tuple[View, ...]) -> None:
+        """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
         self.seen.append(self.status)
-        if len(self.seen) == 1 and len(self.journal) > 1 and not alone:
+        if len(self.seen) == 1 and len(self.journal) > 1:
             return
         earlier = self.seen.popleft()
         mx.eval(earlier)  # which lets other threads go on, as np.asarray does not
@@ -142,9 +138,12 @@ class Ahead:
                 self._divide_memory()
 
     def _launch_waiting(self) -> None:
-        """Hands the steps that were asked for to MLX, all asynchronous."""
+        """Hands the steps that were asked for to MLX, all asynchronous; where no two may be under way each when the one
+        before is done. What the host has to do for it is done by then.
+        """
         while self.launched < len(self.journal):
-            steps = self.journal[self.launched : self.launched + BATCH]
+            alone, before = self._window(self.journal[self.launched][0]) == 0, self.status
+            steps = self.journal[self.launched : self.launched + (1 if alone else BATCH)]
             number = self._views_to(self.launched)
             shots, rows = [], []
             for views, plan in steps:
@@ -157,12 +156,14 @@ class Ahead:
                 if not self._is_fused(views):
                     rows.append(self._settings(plan, 1, number))
             table = iter(mx.array(np.stack(rows)))
-            for (views, plan), own in zip(steps, shots, strict=True):
+            for (views, plan), shot_of in zip(steps, shots, strict=True):
                 if self._is_fused(views):
-                    self._launch(own[0], plan, next(table))
+                    self._launch(shot_of[0], plan, next(table))
                 else:
-                    self._launch_over(views, own, plan, table)
+                    self._launch_over(views, shot_of, plan, table)
             self.launched += len(steps)
+            if alone:
+                mx.eval(before)
             results = (self.params, self.m, self.v, self.flags, self.status, self.loss)
             mx.async_eval(results if self.stats is None else (*results, self.stats))
 
