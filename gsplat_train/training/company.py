@@ -148,8 +148,8 @@ class Company(Crew):
             part = rows[:, 32 * i : 32 * (i + 1)]
             if (part != part[0]).any():
                 raise UserError(
-                    f"the devices do not see the same {name.replace('_', ' ')}; give all the same scene, settings and "
-                    "versions of this program and of MLX"
+                    f"the devices do not see the same {name.replace('_', ' ')}; give all the same scene, settings, "
+                    "kind of device, and versions of this program and of MLX"
                 )
 
     # ---- what the first process knows, for all ----

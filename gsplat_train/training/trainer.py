@@ -174,11 +174,22 @@ class Trainer:
 
     def _meet(self, state: TrainState, config: Config) -> None:
         """UserError where the processes that train together would not train the same."""
-        state_bytes = b"".join(leaf.tobytes() for leaf in rows(state.gaussians).values())
+        if self.crew.size == 1:
+            return
         settings = to_toml(replace(config, scene="", data_root="", source="", init="")).encode()
         program = f"{__version__} {mx.__version__} {config.backend}".encode()  # type: ignore[attr-defined]
         cameras = b"".join(array.tobytes() for name, array in sorted(self.identity.items()))
-        self.crew.alike(versions=program, settings=settings, cameras_and_photos=cameras, splats=state_bytes)
+        kind = b""
+        if config.backend in ("metal", "cuda"):  # other GPUs round otherwise
+            info = mx.device_info()
+            kind = str([info.get(key) for key in ("device_name", "architecture", "total_memory")]).encode()
+        self.crew.alike(
+            versions=program,
+            settings=settings,
+            cameras_and_photos=cameras,
+            kind_of_GPU=kind,
+            splats=bytes_of(state),
+        )
 
     @property
     def step(self) -> int:
@@ -284,6 +295,8 @@ class Trainer:
             self.log(newest)
         interrupted = self.crew.agree(self.stopping, looked) and not last
         if interrupted or last or passed(before, number, config.checkpoint_every):
+            if self.crew.size > 1:
+                self.crew.alike(splats=bytes_of(self.stepper.look()))
             save = partial(self.save, beside=not (interrupted or last))
             self.crew.first_does(save, self.stepper.look)
         if interrupted:
@@ -527,6 +540,11 @@ class Trainer:
         config = self.config
         every = (config.log_every, config.eval_every, config.checkpoint_every)
         return number == config.steps or any(passed(before, number, n) for n in every)
+
+
+def bytes_of(state: TrainState) -> bytes:
+    """The parameters, leaf after leaf."""
+    return b"".join(leaf.tobytes() for leaf in rows(state.gaussians).values())
 
 
 def passed(before: int, number: int, every: int) -> bool:
