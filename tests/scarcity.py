@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trainings that run out of memory on purpose, in a process of their own: python tests/scarcity.py MODE FIRST LAST ROOT.
+"""Trainings that run out of memory on purpose: python tests/scarcity.py MODE FIRST LAST ROOT [HOW MANY].
 
 MODE native: with tests/native_scarcity.cpp preloaded, the k-th allocation of the native module fails, for every k from
 FIRST to LAST, native+: and all after it. MODE limit: the process may take so many kB more than it has (RLIMIT_AS) from
