@@ -76,15 +76,19 @@ Tree tree(const nb::sequence& leaves, const char* name) {
     return {{p[0], p[1], p[2], p[3], p[4], p[5]}, long(n), int(stride)};
 }
 
-CameraParams camera_from(const In<float>& viewmat, const In<float>& K, long width, long height) {
-    const float *m = data(viewmat, 16, "viewmat"), *k = data(K, 9, "K");
-    check_size(width, height);
-    CameraParams c;
+void place(CameraParams& c, const float* m) {
     for (int i = 0; i < 3; ++i) {
         for (int j = 0; j < 3; ++j) c.r[3 * i + j] = m[4 * i + j];
         c.t[i] = m[4 * i + 3];
     }
     for (int j = 0; j < 3; ++j) c.position[j] = -(c.r[j] * c.t[0] + c.r[3 + j] * c.t[1] + c.r[6 + j] * c.t[2]);
+}
+
+CameraParams camera_from(const In<float>& viewmat, const In<float>& K, long width, long height) {
+    const float *m = data(viewmat, 16, "viewmat"), *k = data(K, 9, "K");
+    check_size(width, height);
+    CameraParams c;
+    place(c, m);
     c.fx = k[0], c.fy = k[4], c.cx = k[2], c.cy = k[5];
     c.width = int(width), c.height = int(height);
     return c;
@@ -263,6 +267,9 @@ struct Shot {
         data(mask, padded, "mask");
         data(alpha, padded, "alpha");
     }
+
+    // From now on the camera stands elsewhere.
+    void look(In<float> viewmat) { place(camera, data(viewmat, 16, "viewmat")); }
 };
 
 // One step as training/plan.py's StepPlan says it.
@@ -274,6 +281,7 @@ struct StepPlan {
     uint32_t seed = 0;
     bool antialiased = false, absgrad = false;
     std::optional<std::array<float, 6>> exposure;  // of the photo: gain, then offset, a channel each
+    bool pose = false;                             // whether the gradient of the camera's pose is wanted
 };
 
 using Sums = std::optional<std::tuple<Out<float>, Out<float>, Out<float>>>;
@@ -328,8 +336,8 @@ Trees trees(const nb::sequence& params, const nb::sequence& m, const nb::sequenc
     return t;
 }
 
-// The whole step in place: (loss, l1, ssim, updated, v_exposure). A loss that is not finite updates nothing. v_exposure: of log
-// gain, then offset, where the plan has an exposure.
+// The whole step in place: (loss, l1, ssim, updated, v_exposure, pose). A loss that is not finite updates nothing. v_exposure: of
+// log gain, then offset, where the plan has an exposure. pose: PoseSums, where wanted.
 nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::sequence v, const Shot& shot, const StepPlan& plan,
                      Sums sums) {
     const Trees t = trees(params, m, v, plan);
@@ -337,17 +345,19 @@ nb::tuple train_step(Pipeline& p, nb::sequence params, nb::sequence m, nb::seque
     LossValue value;
     bool updated = false;
     std::array<double, 6> v_exposure = {};
+    std::array<double, kPoseFloats> pose = {};
     {
         nb::gil_scoped_release release;
         if (to_splats(p, t.params, shot, plan, value, v_exposure))
             updated = p.update(t.params.params, {t.m.params, t.v.params}, plan.sh_degree, t.params.sh_stride, shot.camera,
-                               plan.antialiased, s);
+                               plan.antialiased, s, plan.pose ? pose.data() : nullptr);
     }
-    return nb::make_tuple(value.loss, value.l1, value.ssim, updated, plan.exposure ? nb::cast(v_exposure) : nb::none());
+    return nb::make_tuple(value.loss, value.l1, value.ssim, updated, plan.exposure ? nb::cast(v_exposure) : nb::none(),
+                          plan.pose ? nb::cast(pose) : nb::none());
 }
 
 // The gradients of one view into `view` [16 + 14 N], or [16 + 17 N] with those of density control; the header is the caller's.
-// (loss, l1, ssim, whether they are there, v_exposure as train_step's).
+// (loss, l1, ssim, whether they are there, v_exposure and pose as train_step's).
 nb::tuple view_gradients(Pipeline& p, nb::sequence params, const Shot& shot, const StepPlan& plan, Out<float> view) {
     const Tree t = tree<Out<float>>(params, "gaussians");
     checked_degree(plan.sh_degree, t.sh_stride);
@@ -357,12 +367,16 @@ nb::tuple view_gradients(Pipeline& p, nb::sequence params, const Shot& shot, con
     LossValue value;
     bool whole = false;
     std::array<double, 6> v_exposure = {};
+    std::array<double, kPoseFloats> pose = {};
     {
         nb::gil_scoped_release release;
         whole = to_splats(p, t, shot, plan, value, v_exposure);
-        if (whole) p.gradients(t.params, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased, sums, out);
+        if (whole)
+            p.gradients(t.params, plan.sh_degree, t.sh_stride, shot.camera, plan.antialiased, sums, out,
+                        plan.pose ? pose.data() : nullptr);
     }
-    return nb::make_tuple(value.loss, value.l1, value.ssim, whole, plan.exposure ? nb::cast(v_exposure) : nb::none());
+    return nb::make_tuple(value.loss, value.l1, value.ssim, whole, plan.exposure ? nb::cast(v_exposure) : nb::none(),
+                          plan.pose ? nb::cast(pose) : nb::none());
 }
 
 // One step on the gradients of plan.views views, [views, 16 + 14 N or 17 N]; positions [views, 3] of their cameras. False: not
@@ -502,7 +516,8 @@ NB_MODULE(_csrc, m) {
     nb::class_<Shot>(m, "Shot", "A view's camera and photo, as train_step takes them.")
         .def(nb::init<In<float>, In<float>, long, long, In<uint8_t>, std::optional<In<uint8_t>>, std::optional<In<uint8_t>>>(),
              nb::arg("viewmat").noconvert(), nb::arg("K").noconvert(), nb::arg("width"), nb::arg("height"),
-             nb::arg("target").noconvert(), nb::arg("mask").noconvert().none(), nb::arg("alpha").noconvert().none() = nb::none());
+             nb::arg("target").noconvert(), nb::arg("mask").noconvert().none(), nb::arg("alpha").noconvert().none() = nb::none())
+        .def("look", &Shot::look, nb::arg("viewmat").noconvert());
     nb::class_<StepPlan>(m, "StepPlan", "What a step does; the fields are those of gsplat_train.training.plan.StepPlan.")
         .def(nb::init<>())
         .def_rw("number", &StepPlan::number)
@@ -517,7 +532,8 @@ NB_MODULE(_csrc, m) {
         .def_rw("seed", &StepPlan::seed)
         .def_rw("antialiased", &StepPlan::antialiased)
         .def_rw("absgrad", &StepPlan::absgrad)
-        .def_rw("exposure", &StepPlan::exposure);
+        .def_rw("exposure", &StepPlan::exposure)
+        .def_rw("pose", &StepPlan::pose);
     nb::class_<Pipeline> pipeline(m, "Pipeline");
     pipeline.def(nb::init<>()).def("bin", &bin).def("statistics", &statistics, nb::arg("reset") = false);
     define(pipeline, "project", &project);

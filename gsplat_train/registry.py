@@ -64,6 +64,7 @@ TERMS: dict[str, Entry] = {
 # Parameters beyond the Gaussians. What a module has: see training.groups.
 GROUPS: dict[str, Entry] = {
     "exposure": "training.exposure",
+    "poses": "training.poses",
 }
 
 

@@ -39,7 +39,8 @@ ORDER = """
     renderer
     evaluate.measure evaluate.exported evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
     evaluate.path_files
-    training.groups training.brightness training.exposure training.objective training.alpha training.stepper
+    training.groups training.brightness training.exposure training.poses training.objective training.alpha
+    training.stepper
     training.scores training.strategies training.strategies.none training.strategies.adc training.strategies.mcmc
     training.strategies.igs
     training.checkpoint training.identity training.photos training.rehearsal training.read_ahead training.clock

@@ -108,8 +108,13 @@ struct UpdateArgs {
     uint32_t noise_seed, noise_step;
     float *stat_norm, *stat_abs, *stat_count;  // density control; null where not wanted
     float half_width, half_height;
+    double* pose;                    // out: added to, null where not wanted: see PoseSums
     bool finite;                     // out: false if a gradient of this task was not finite
 };
+
+// What the gradient of a camera's pose follows from (training/poses.py): sums over the splats of (mean - camera) x v_mean without
+// what the direction of view does to the colour, and the quaternions' turning; then of v_mean.
+enum PoseSums { kPoseTurn = 0, kPoseShift = 3, kPoseFloats = 6 };
 
 // Where the parts of a view's gradients begin, in floats a Gaussian: each part is as long as its parameters. The gradient of the
 // colour stands for those of sh0 and shN, which follow from it and the direction. The last three are density control's.

@@ -2,6 +2,7 @@
 #include "pipeline.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -579,8 +580,28 @@ UpdateArgs update_args(const Params& params, long n, const Moments& moments, int
 
 }  // namespace
 
+namespace {
+
+// The PoseSums of each task, added up in a fixed order.
+class PoseParts {
+   public:
+    PoseParts(long n, double* total) : total_(total), parts_(total ? (n + kGrain - 1) / kGrain : 0) {}
+    double* of(long first) { return total_ ? parts_[first / kGrain].data() : nullptr; }
+    void add_up() {
+        if (total_) std::fill_n(total_, kPoseFloats, 0.0);
+        for (const auto& part : parts_)
+            for (int q = 0; q < kPoseFloats; ++q) total_[q] += part[q];
+    }
+
+   private:
+    double* total_;
+    std::vector<std::array<double, kPoseFloats>> parts_;
+};
+
+}  // namespace
+
 bool Pipeline::update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
-                      bool antialiased, const StepSettings& settings) {
+                      bool antialiased, const StepSettings& settings, double* pose) {
     const Timer timer(stage_seconds[5]);
     UpdateArgs args = update_args(params, n_, moments, sh_degree, sh_stride, settings);
     args.camera = &camera;
@@ -591,16 +612,19 @@ bool Pipeline::update(const Params& params, const Moments& moments, int sh_degre
     args.half_width = 0.5f * float(camera.width);
     args.half_height = 0.5f * float(camera.height);
     std::vector<char> finite((n_ + kGrain - 1) / kGrain, 1);
+    PoseParts parts(n_, pose);
     parallel_ranges(n_, kGrain, [&](long first, long last) {
         UpdateArgs own = args;
+        own.pose = parts.of(first);
         kernels().update(own, first, last);
         finite[first / kGrain] = own.finite;
     });
+    parts.add_up();
     return std::find(finite.begin(), finite.end(), char(0)) == finite.end();
 }
 
 void Pipeline::gradients(const Params& params, int sh_degree, int sh_stride, const CameraParams& camera, bool antialiased,
-                         bool sums, float* view) {
+                         bool sums, float* view, double* pose) {
     const Timer timer(stage_seconds[5]);
     float* const parts = view + kViewHeader;
     UpdateArgs args = {};
@@ -621,10 +645,13 @@ void Pipeline::gradients(const Params& params, int sh_degree, int sh_stride, con
     }
     args.half_width = 0.5f * float(camera.width);
     args.half_height = 0.5f * float(camera.height);
+    PoseParts pose_parts(n_, pose);
     parallel_ranges(n_, kGrain, [&](long first, long last) {
         UpdateArgs own = args;
+        own.pose = pose_parts.of(first);
         kernels().update(own, first, last);
     });
+    pose_parts.add_up();
 }
 
 bool Pipeline::combine(const Params& params, long n, const Moments& moments, int sh_degree, int sh_stride, const float* views,

@@ -118,12 +118,14 @@ class Pipeline {
                      bool antialiased, const float* v_means2d, const float* v_conics, const float* v_depths, const float* v_colors,
                      const float* v_opacities);
     // ... or all of it and Adam at once. False: a gradient was not finite; its Gaussians were left alone.
+    // pose: null, or the PoseSums.
     bool update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
-                bool antialiased, const StepSettings& settings);
+                bool antialiased, const StepSettings& settings, double* pose = nullptr);
 
     // Or the two halves apart: the gradients of one view (see kernels.h, `Part`) after its header ...
     void gradients(const Params& params, int sh_degree, int sh_stride, const CameraParams& camera, bool antialiased, bool sums,
-                   float* view);
+                   float* view,
+                   double* pose = nullptr);
     // ... and one step of Adam on the mean of `settings.views` of them, added in their order. False: it was not finite.
     bool combine(const Params& params, long n, const Moments& moments, int sh_degree, int sh_stride, const float* views, long row,
                  const float* positions, const StepSettings& settings);

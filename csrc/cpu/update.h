@@ -131,10 +131,20 @@ GS_INLINE void add_noise(const UpdateArgs& args, long first, int n) {
     store_columns<3>(args.params.means + 3 * first, n, mean);
 }
 
+// Adds what turning this block of splats about the camera does to the loss: v before the colours' part.
+GS_INLINE void add_turn(const Gaussian<F16>& g, const Gaussian<F16>& v, const CameraParams& cam, M16 seen, F16 turn[3]) {
+    const F16 x = g.mean.x - F16(cam.position[0]), y = g.mean.y - F16(cam.position[1]), z = g.mean.z - F16(cam.position[2]);
+    const F16 half = 0.5f;
+    turn[0] += keep(seen, y * v.mean.z - z * v.mean.y + half * (g.qw * v.qx - g.qx * v.qw + g.qy * v.qz - g.qz * v.qy));
+    turn[1] += keep(seen, z * v.mean.x - x * v.mean.z + half * (g.qw * v.qy - g.qy * v.qw + g.qz * v.qx - g.qx * v.qz));
+    turn[2] += keep(seen, x * v.mean.y - y * v.mean.x + half * (g.qw * v.qz - g.qz * v.qw + g.qx * v.qy - g.qy * v.qx));
+}
+
 static void update_range(UpdateArgs& args, long first, long last) {
     const CameraParams& cam = *args.camera;
     const int bands = (args.sh_degree + 1) * (args.sh_degree + 1) - 1, row = 3 * args.sh_stride;
     const F16 zero = 0.0f;
+    F16 pose[kPoseFloats] = {zero, zero, zero, zero, zero, zero};
     for (long i = first; i < last; i += 16) {
         const int n = last - i < 16 ? int(last - i) : 16;
         Incoming in = args.slots ? sum_slots(args, i, n) : load_incoming(args, i, n);
@@ -147,6 +157,7 @@ static void update_range(UpdateArgs& args, long first, long last) {
         const Projection<F16> k = project_parts(g, cam, args.antialiased);
         const Splat<F16> s = project(k, cam);
         Gaussian<F16> v = project_vjp(k, s, in.splat, cam, args.antialiased);
+        if (args.pose) add_turn(g, v, cam, seen, pose + kPoseTurn);
         F16 sh[48];
         const Color color = shade(args.params, cam, g.mean, i, n, args.sh_degree, args.sh_stride, sh);
         F16 v_color[3], v_sh0[3];
@@ -173,6 +184,8 @@ static void update_range(UpdateArgs& args, long first, long last) {
         F16 quat[4] = {keep(seen, v.qw), keep(seen, v.qx), keep(seen, v.qy), keep(seen, v.qz)};
         F16 scales[3] = {keep(seen, v.log_scale.x), keep(seen, v.log_scale.y), keep(seen, v.log_scale.z)};
         F16 logit = keep(seen, v.logit);
+        if (args.pose)
+            for (int c = 0; c < 3; ++c) pose[kPoseShift + c] += mean[c];
         if (args.update) {
             const F16 reg = args.scale_reg;
             for (int c = 0; c < 3; ++c) scales[c] += reg * k.s[c];
@@ -230,6 +243,8 @@ static void update_range(UpdateArgs& args, long first, long last) {
         }
         if (args.noise_scale > 0.0f) add_noise(args, i, n);
     }
+    if (args.pose)
+        for (int q = 0; q < kPoseFloats; ++q) args.pose[q] += double(sum(pose[q]));
 }
 
 }  // namespace gs::GS_ISA

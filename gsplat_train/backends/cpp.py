@@ -227,7 +227,7 @@ def adam(
 deterministic = True
 
 
-FUSED_GROUPS = frozenset({"exposure"})
+FUSED_GROUPS = frozenset({"exposure", "poses"})
 
 
 def stepper(

@@ -13,7 +13,7 @@ import numpy as np
 from .. import _csrc
 from ..machine import memory
 from ..model.gaussians import Gaussians
-from ..scene import View
+from ..scene import Camera, View
 from ..training.crew import ALONE, in_order
 from ..training.plan import Statistics, StepPlan
 from ..training.protocol import Bounds, StepResult, T
@@ -30,7 +30,7 @@ SPARE, MOST = 0.5, 1 << 62  # rows, of those there are, when there is no room fo
 WHOLE_SHARE = 4  # room for all rows at once where it takes less than 1 / WHOLE_SHARE of the memory
 NAN = float("nan")
 HEADER, FLOATS, FLOATS_WITH_SUMS = 16, 14, 17  # numbers of a view's gradients: csrc/cpu/kernels.h
-MEASURED, EXPOSURE = slice(0, 3), slice(3, 9)  # in the header
+MEASURED, EXPOSURE, POSE = slice(0, 3), slice(3, 9), slice(9, 15)  # in the header
 
 
 class CppStepper:
@@ -44,7 +44,7 @@ class CppStepper:
         groups: Mapping[str, Group] = NO_GROUPS,
     ) -> None:
         self.pipeline, self.state = pipeline, state
-        self.exposure = groups.get("exposure")
+        self.exposure, self.poses = groups.get("exposure"), groups.get("poses")
         self.kept = Kept(PHOTO_BYTES if bounds is None or bounds.photos is None else bounds.photos)
         most = bounds.most_splats if bounds else 0
         per_splat = 12 * (14 + 3 * state.gaussians.shN.shape[1])  # bytes of the state
@@ -99,15 +99,12 @@ class CppStepper:
         if more or not self.crew.fuses:
             self.last = self._over((view, *more), self._trees, sums, plan)
             return self.last
-        shot = self.kept.get(view.key, lambda: _shot(view))
         native = _native(plan)
-        if self.exposure is not None:
-            native.exposure = _exposure(self.exposure, view)
-        loss, l1, ssim, updated, v_exposure = self.pipeline.train_step(*self._trees, shot, native, sums)
+        shot = self._prepared(view, native)
+        loss, l1, ssim, updated, v_exposure, pose = self.pipeline.train_step(*self._trees, shot, native, sums)
         if updated:
             state.step += 1
-            if self.exposure is not None:
-                self._expose(self.exposure, [view], np.array([v_exposure]), plan)
+            self._move_groups([view], [v_exposure], [pose], plan)
             self.last = StepResult(loss, l1, ssim, True)
         else:  # of a gradient that is not finite the others have moved already
             self.last = StepResult(NAN, l1, ssim, not np.isfinite(loss))
@@ -119,24 +116,47 @@ class CppStepper:
         rows = crew.each if crew.size > 1 else len(views)
         self._rows = fitting(self._rows, rows, HEADER + (FLOATS if sums is None else FLOATS_WITH_SUMS) * n)
         for row, view in zip(self._rows, crew.own(views), strict=False):
-            shot = self.kept.get(view.key, lambda view=view: _shot(view))  # type: ignore[misc]
-            if self.exposure is not None:
-                native.exposure = _exposure(self.exposure, view)
-            loss, l1, ssim, whole, v_exposure = self.pipeline.view_gradients(trees[0], shot, native, row)
+            shot = self._prepared(view, native)
+            loss, l1, ssim, whole, v_exposure, pose = self.pipeline.view_gradients(
+                trees[0], shot, native, row
+            )
             row[:HEADER] = 0
             row[MEASURED] = loss if whole else NAN, l1, ssim
             row[EXPOSURE] = v_exposure if v_exposure is not None else 0
+            row[POSE] = pose if pose is not None else 0
         together = crew.gather(self._rows)[: len(views)]
         loss, l1, ssim = (in_order(together[:, MEASURED]) / np.float32(len(views))).tolist()
         if not np.isfinite(loss):
             return StepResult(NAN, l1, ssim, True)
-        positions = np.array([view.camera.position for view in views], np.float32)
+        positions = np.array([self._camera(view).position for view in views], np.float32)
         if not self.pipeline.combine(*trees, together, positions, native, sums):
             return StepResult(NAN, l1, ssim, False)
         self.state.step += len(views)
-        if self.exposure is not None:
-            self._expose(self.exposure, views, together[:, EXPOSURE], plan)
+        self._move_groups(views, together[:, EXPOSURE], together[:, POSE], plan)
         return StepResult(loss, l1, ssim, True)
+
+    def _camera(self, view: View) -> Camera:
+        return view.camera if self.poses is None else self.poses.camera(view, view.camera)
+
+    def _prepared(self, view: View, native: Any) -> Any:
+        """The view's shot, its camera where it is now, and `native` told what to do for the groups."""
+        shot = self.kept.get(view.key, lambda: _shot(view))
+        if self.exposure is not None:
+            native.exposure = _exposure(self.exposure, view)
+        if self.poses is not None:
+            native.pose = True
+            shot.look(np.ascontiguousarray(self._camera(view).viewmat, np.float32))
+        return shot
+
+    def _move_groups(self, views: Sequence[View], exposure: Any, pose: Any, plan: StepPlan) -> None:
+        """A step of the groups there are, by what the native code made of these views, [views, 6] each."""
+        if self.exposure is not None:
+            self._expose(self.exposure, views, np.array(exposure), plan)
+        if self.poses is not None:
+            gradient = np.zeros(self.poses.values.shape, np.float32)
+            for view, row in zip(views, pose, strict=True):
+                gradient[self.poses.row[view.name]] -= np.array(row, np.float32) / len(views)
+            self.poses.step(gradient, plan.group_rates["poses"], self.state.step, plan.views)
 
     def _expose(self, group: Group, views: Sequence[View], gradients: np.ndarray, plan: StepPlan) -> None:
         """A step of the exposures, by the gradients [views, 6] of these views'."""

@@ -14,6 +14,9 @@ and where it has them
     beside(image, photo) -> image   what of the image is held to the photo [H, W, 3] uint8
     begin(material) -> [views, WIDTH]               other rows to start from
     decide(mode, material, fused) -> (mode, what to say)        the mode for this scene
+    camera(row, camera) -> camera                   the camera as a row moves it, and with it
+    gradient(gaussians, moves, camera, degree) -> [WIDTH]       of a row, from the gradients of the splats
+    settling(views) -> settle                       in the place of `settle`, where that depends on the views
 
 Rows are known by the view's name, so that they survive a resume and another order of views.
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -32,7 +36,8 @@ from .. import registry
 from ..backends.python import ADAM_BETA1, ADAM_BETA2, ADAM_EPS
 from ..config import Config, changed
 from ..errors import UserError
-from ..scene import View
+from ..model.gaussians import Gaussians
+from ..scene import Camera, View
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,24 @@ class Group:
     values: np.ndarray
     m: np.ndarray
     v: np.ndarray
+    settle: Callable[[np.ndarray], np.ndarray]
+
+    def camera(self, view: View, camera: Camera) -> Camera:
+        """The camera of `view` as the group moves it."""
+        if not hasattr(self.module, "camera"):
+            return camera
+        moved: Camera = self.module.camera(self.values[self.row[view.name]], camera)
+        return moved
+
+    def from_splats(
+        self, view: View, gaussians: Gaussians, moves: Gaussians, camera: Camera, degree: int
+    ) -> mx.array | None:
+        """The gradient of all rows, where it follows from the splats'."""
+        if not hasattr(self.module, "gradient"):
+            return None
+        rows = np.zeros_like(self.values)
+        rows[self.row[view.name]] = self.module.gradient(gaussians, moves, camera, degree)
+        return mx.array(rows)
 
     def image(self, values: mx.array, view: View, image: mx.array) -> mx.array:
         """The render of `view` after this group, as a function of all its rows."""
@@ -74,7 +97,7 @@ class Group:
         self.m = beta1 * self.m + (1 - beta1) * gradient
         self.v = beta2 * self.v + (1 - beta2) * gradient * gradient
         m, v = self.m / (1 - ADAM_BETA1**number), self.v / (1 - ADAM_BETA2**number)
-        self.values = self.module.settle(self.values - rate * m / (np.sqrt(v) + eps), self.mode)
+        self.values = self.settle(self.values - rate * m / (np.sqrt(v) + eps))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps, by the names that `restore` takes."""
@@ -114,8 +137,8 @@ def open_groups(
             values = np.array(module.begin(material), np.float32)
         else:
             values = np.tile(np.array(module.START, np.float32), (len(views), 1))
-        rows = {view.name: i for i, view in enumerate(views)}
-        found[name] = Group(
-            name, module, config.sections[name].mode, rows, values, *np.zeros((2, *values.shape), np.float32)
-        )
+        rows, mode = {view.name: i for i, view in enumerate(views)}, config.sections[name].mode
+        settle = module.settling(views) if hasattr(module, "settling") else partial(module.settle, mode=mode)
+        m, v = np.zeros((2, *values.shape), np.float32)
+        found[name] = Group(name, module, mode, rows, values, m, v, settle)
     return found

@@ -26,7 +26,7 @@ from ..backends import Backend
 from ..config import Config
 from ..model.gaussians import Gaussians
 from ..renderer import RenderOutput
-from ..scene import Photo, View
+from ..scene import Camera, Photo, View
 from .groups import Group, Material, open_groups
 from .plan import StepPlan, active_groups, active_terms
 
@@ -58,6 +58,13 @@ class Objective:
     def is_fused_by(self, backend: Backend) -> bool:
         """Whether it has only the terms that every run has, and groups that the backend's stepper knows."""
         return not self.terms and self.groups.keys() <= fused_groups(backend)
+
+    def camera(self, view: View) -> Camera:
+        """The camera of a view, as the groups move it."""
+        camera = view.camera
+        for group in self.groups.values():
+            camera = group.camera(view, camera)
+        return camera
 
     @classmethod
     def of(cls, config: Config, views: tuple[View, ...], material: Material | None = None) -> Objective:

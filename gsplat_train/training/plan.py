@@ -108,7 +108,7 @@ def active_terms(config: Config) -> list[str]:
 def active_groups(config: Config) -> list[str]:
     """The groups of registry.GROUPS that the settings turn on; `auto` is off until `groups.decided`."""
     groups = [(name, section) for name, section in config.sections.items() if name in registry.GROUPS]
-    return [name for name, section in groups if section.mode not in ("off", "auto")]
+    return [name for name, section in groups if section.mode not in ("off", "auto", "fixed")]
 
 
 def learning_rates(config: Config, step: int) -> dict[str, float]:

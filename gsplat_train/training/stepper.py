@@ -128,12 +128,12 @@ class GenericStepper:
         state, photo = self.state, view.pixels
         target = _target(photo, plan.background)
         mask = None if photo.mask is None else mx.array(photo.mask)
-        groups = self.objective.groups
+        groups, camera = self.objective.groups, self.objective.camera(view)
 
         def loss_of(gaussians: Gaussians, probes: list[mx.array], values: dict[str, mx.array]) -> tuple:
             absgrad = probes[1] if plan.statistics is Statistics.ABSGRADIENTS else None
             out = render(
-                gaussians, view.camera, self.backend, plan.sh_degree, plan.background, plan.antialiased,
+                gaussians, camera, self.backend, plan.sh_degree, plan.background, plan.antialiased,
                 means2d_probe=probes[0], absgrad_probe=absgrad,
             )  # fmt: skip
             for name, group in groups.items():
@@ -154,6 +154,9 @@ class GenericStepper:
             state.gaussians, [probe, probe], values
         )
         moves, (v_means2d, v_absgrad), v_groups = gradients
+        for name, group in groups.items():
+            rows = group.from_splats(view, state.gaussians, moves, camera, plan.sh_degree)
+            v_groups[name] = v_groups[name] if rows is None else rows
         leaves = [*moves, *v_groups.values()]
         finite = mx.isfinite(total) & mx.stack([mx.isfinite(leaf).all() for leaf in leaves]).all()
         mx.eval(loss, l1, ssim, radii, leaves, v_means2d, v_absgrad, finite)

@@ -29,7 +29,6 @@ from ..errors import (
     Interrupted,
     OutOfMemory,
     StorageError,
-    Torn,
     TrainingDiverged,
     UserError,
     is_lost_device,
@@ -42,7 +41,7 @@ from ..model.gaussians import Gaussians, scene_frame
 from ..model.initialize import gaussians_from_points
 from ..model.io import committed, to_splats
 from ..model.opening import upright
-from ..scene import Scene
+from ..scene import Scene, View
 from . import checkpoint as checkpoints
 from . import identity, rehearsal, strategies
 from .alive import beyond_sense, is_seen, not_finite
@@ -156,11 +155,8 @@ class Trainer:
         self.evaluation = Evaluation(self)
         self.saving: Future[object] | None = None  # a checkpoint that is being written
         self.beside = Writers(threads=1, waiting=PICTURES_WAITING)  # what is written while steps go on
-        self.beside.pool.submit(
-            int
-        ).result()  # starts the thread: where memory is short Python waits for it for ever
         self.saved = -1 if resume is None else state.step
-        self.stopping = self.torn = False  # torn: an edit of the rows was cut short
+        self.stopping = False
         self.metrics: dict[str, Any] = {}
         self.began = began - self.counts["wall_seconds"]
         self.began_steps = time.monotonic()
@@ -221,6 +217,14 @@ class Trainer:
     def stop(self) -> None:
         """Ends the run after the step under way, its state saved. For callbacks, signals and other threads."""
         self.stopping = True
+
+    def as_learnt(self, view: View) -> View:
+        """A training view, its camera where training has moved it; in the scene's own frame, as the view."""
+        if not self.objective.groups:
+            return view
+        camera = self.similarity.camera_to_train(view.camera)
+        moved = self.objective.camera(replace(view, camera=camera))
+        return view if moved is camera else replace(view, camera=self.similarity.camera_to_scene(moved))
 
     def gaussians(self) -> Gaussians:
         """The model as it is now, in the scene's own frame; waits for the steps under way."""
@@ -320,8 +324,7 @@ class Trainer:
             try:
                 with self.clock.during("refinement"):
                     self.stepper.refine(refine)
-            except BaseException as error:
-                self.torn = isinstance(error, Torn)
+            except BaseException:
                 self.counts["refinements_due"] = due[1:] if edited else due
                 raise
             self.counts["refinements_due"] = due[1:]
@@ -419,7 +422,7 @@ class Trainer:
             mx.clear_cache()  # room to read the state in
         if self.run is not None and self.step > 0:
             try:
-                if self.stepper.result().whole and not self.torn:
+                if self.stepper.result().whole:
                     self.save()
             except Exception as second:  # the first error is the one to tell
                 error.add_note(f"the state could not be saved: {second}")
