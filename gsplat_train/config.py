@@ -376,6 +376,10 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _hint(key: str) -> str:
     known = [*GENERAL, *(f"{owner}.{name}" for owner in _all_owners() for name in names(_settings_of(owner)))]
     known += [name.partition(".")[2] for name in known if name.partition(".")[0] in registry.STRATEGIES]
+    if family := [
+        name for name in known if key and name.startswith(f"{key}_")
+    ]:  # lr: lr_means, lr_scales ...
+        return f"did you mean one of {', '.join(family)}?"
     close = difflib.get_close_matches(key, known, 1, 0.5)
     return f"did you mean {close[0]}?" if close else "see gsplat_train/config.py for all settings"
 

@@ -56,6 +56,10 @@ class DevicesLost(UserError):
     exit_code = 7
 
 
+class Torn(MemoryError):
+    """Memory ran out in the middle of an edit of rows: some are moved, others are not. Nobody may save that."""
+
+
 class Interrupted(UserError):
     """Ctrl-C, SIGTERM or SIGHUP; the state is saved."""
 

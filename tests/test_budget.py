@@ -172,7 +172,7 @@ def scores(monkeypatch: pytest.MonkeyPatch, tests: list[float]) -> None:
     train = iter(np.arange(20, 50, 0.1))
 
     def measure(gaussians: Any, views: Any, *args: Any, **more: Any) -> dict[str, Any]:
-        held = {view.name for view in views} <= {"view_00.png", "view_08.png"}
+        held = {view.name for view in views} in ({"view_00.png", "view_08.png"}, {"view_00.png"})
         return real(gaussians, views, *args, **more) | {"psnr": next(found) if held else float(next(train))}
 
     monkeypatch.setattr(evaluation, "measure", measure)

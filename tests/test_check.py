@@ -237,3 +237,18 @@ def test_points_that_nobody_sees_are_drawn_where_the_cameras_look(where):
     assert np.mean(np.linalg.norm(kept.points - [0, 0, 0.5], axis=1) < 4) > 0.75
     agreement = judge(kept).agreement
     assert agreement.usual > 0.4 and agreement.share > 0.4
+
+
+def test_black_points_among_others_take_the_photos_unless_these_are_black():
+    colors = sound().colors.copy()
+    colors[::3] = 0
+    kept, said = lines(replace(sound(), colors=colors))
+    n = len(colors[::3])
+    assert said == [
+        f"points: {n:,} black ones have no colours of their own; taken from the photos (the median over views)"
+    ]
+    assert np.median(np.abs(kept.colors[::3].astype(int) - sound().colors[::3])) < 20
+    untouched = np.arange(len(colors)) % 3 > 0
+    assert (kept.colors[untouched] == colors[untouched]).all()
+    dark = with_photos(replace(sound(), colors=colors), [image // 9 for image in images(sound())])
+    assert (lines(dark, trust=True)[0].colors[::3] == 0).all()

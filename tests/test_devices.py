@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from conftest import load_backend
 from metal.fixtures import clang  # noqa: F401
 
 import gsplat_train
+from gsplat_train.cli import devices
 from gsplat_train.cli.devices import _ring, without_devices
 from gsplat_train.datasets.demo import make_demo, write_demo
 from gsplat_train.errors import UserError
@@ -220,6 +222,20 @@ def test_views_are_dealt_in_order() -> None:
     with pytest.raises(UserError, match="batch=5 views cannot be dealt to 2"):
         company.deal(5)
     assert ALONE.own((0, 1)) == (0, 1) and ALONE.takes(1) and ALONE.agree(True, False)
+
+
+def test_each_gpu_takes_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(stdout="2\n")
+    monkeypatch.setattr(devices.subprocess, "run", lambda *arguments, **options: answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices._gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert devices._gpus() == ["3", "5"]
+    with pytest.raises(UserError, match="--devices 3: this machine shows 2 NVIDIA GPUs"):
+        devices.start(3, "cuda", [])
+    answer.stdout = "0\n"
+    with pytest.raises(UserError, match="--devices 2: this machine shows 0 NVIDIA GPUs"):
+        devices.start(2, "cuda", [])
 
 
 def test_the_command_line_of_a_device_has_no_devices() -> None:

@@ -130,11 +130,8 @@ def test_a_perturbed_backend_is_found(perturb: Any, found: str, monkeypatch: pyt
     assert known and wrong is not None and "gs-doctor" in wrong  # `auto` will not take it
 
 
-def test_a_training_that_learns_nothing_and_bytes_that_differ_are_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_training_that_learns_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = load_backend("cpp")
-    calls: list[int] = []
 
     def other(name: str, steps: int) -> Any:
         return trials.load([], {
@@ -143,6 +140,14 @@ def test_a_training_that_learns_nothing_and_bytes_that_differ_are_found(
         })  # fmt: skip
 
     monkeypatch.setattr(trials, "small_config", other)
+    (learning,) = trials.training("cpp", module)
+    assert learning.good is False and "nothing was learnt" in learning.text
+
+
+def test_too_little_learnt_and_bytes_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = load_backend("cpp")
+    calls: list[int] = []
+    monkeypatch.setattr(trials, "LEARNT", dict.fromkeys(trials.LEARNT, 0.0))
     monkeypatch.setattr(trials, "_digest", lambda gaussians: str(calls.append(1) or len(calls)))
     learning, same = trials.training("cpp", module)
     assert learning.good is False and "must fall below" in learning.text and same.good is False

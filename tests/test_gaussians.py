@@ -113,3 +113,15 @@ def test_bad_shapes_say_what_is_wrong():
         assert message in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"gaussians need exactly means, .*, got points"):
         as_gaussians({"points": good.means})
+
+
+def test_no_splat_starts_at_the_clamp_where_its_colour_would_stay():
+    colors = np.array([[0, 0, 0], [0, 0, 7], [0, 200, 0], [8, 9, 10]], np.uint8)
+    points = np.random.default_rng(0).normal(size=(4, 3))
+    first = gaussians_from_points(points, colors)
+
+    rgb = np.asarray(sh.sh0_to_rgb(first.sh0))[:, 0]
+    np.testing.assert_allclose(rgb * 255, [[8, 8, 8], [8, 8, 8], [0, 200, 0], [8, 9, 10]], atol=1e-3)
+    away = mx.array(np.eye(4, 3, dtype=np.float32))
+    pull = mx.grad(lambda sh0: sh.evaluate(sh0, first.shN, away, 0).sum())(first.sh0)
+    assert (np.asarray(pull)[[0, 1, 3]] > 0).all()

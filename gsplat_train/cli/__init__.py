@@ -26,6 +26,12 @@ from ..storage import home_expanded
 
 FOLDER = "GS_DEVICES_FOLDER"  # where processes that --devices started leave their last words for it to tell
 AT_HELP = "HOST:PORT to listen on; 127.0.0.1 is this machine only. Opened to others, the address has a token."
+ELSEWHERE = {  # what other trainers call it
+    "--iterations": "--steps", "--iters": "--steps", "--max-steps": "--steps", "--num-steps": "--steps",
+    "--output": "--out", "--output-dir": "--out", "--model-path": "--out", "--resolution": "--max-size",
+    "--data": "SCENE, without an option", "--source-path": "SCENE, without an option", "-s": "SCENE, without an option",
+    "--white-background": "--background white", "--cap-max": "--max-splats", "--max-num-splats": "--max-splats",
+}  # fmt: skip
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 
@@ -99,12 +105,17 @@ def run(app: typer.Typer, program: str) -> NoReturn:
         _exit(program, str(error), error.exit_code)
     except _Stopped:
         _exit(program, "interrupted", 130)
-    except BrokenPipeError:  # the reader of standard output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except BrokenPipeError:
+        _exit_unread()
+    except SystemExit as error:
+        if getattr(error.__context__, "errno", None) == errno.EPIPE:  # typer makes 1 of it
+            _exit_unread()
+        raise
     except OSError as error:
         storage = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        _exit(program, f"{error.filename or 'a file'}: {error.strerror or error}", 5 if storage else 2)
+        _exit(
+            program, f"{error.filename or 'standard output'}: {error.strerror or error}", 5 if storage else 2
+        )
     except Exception as error:
         if is_out_of_memory(error):
             advice = "take fewer splats or smaller images (gs-train --max-splats, --max-size)"
@@ -115,8 +126,17 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     sys.exit(0)
 
 
+def _exit_unread() -> NoReturn:
+    """The reader of standard output has gone, as that of `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
+
+
 def _with_value(message: str) -> str:
     """A message on a wrong value of an option, with that value in it."""
+    for theirs, ours in ELSEWHERE.items():
+        if message.startswith(f"No such option: {theirs} ") or message == f"No such option: {theirs}":
+            return f"No such option: {theirs}. Did you mean {ours}?"
     option = re.match(r"Invalid value for '(--[\w-]+)'[^:]*: ", message)
     arguments = sys.argv[1:]
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -138,6 +158,32 @@ def _fill_streams() -> None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    sys.stderr = _Messages(sys.stderr)  # type: ignore[assignment]
+
+
+class _Messages:
+    """Standard error, which nobody may be reading, or which is a file on a full disk: what goes there is lost then, and
+    nothing else.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):
+            self._stream = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._stream = open(os.devnull, "w")  # noqa: SIM115
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Stopped(BaseException):

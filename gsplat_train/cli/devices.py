@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ..training.run_folder import RunFolder
 
 GRACE = 5.0  # seconds that the others have to end by themselves when one has
-GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 # ---- who starts them ----
@@ -184,20 +183,14 @@ def _nccl() -> dict[str, str]:
 
 
 def _gpus() -> list[str]:
-    """The NVIDIA GPUs that MLX may use here, by their names in CUDA_VISIBLE_DEVICES."""
-    if not GPUS.is_dir():
-        return []
-    asked = subprocess.run(
-        [sys.executable, "-c", "import mlx.core as mx; print(mx.cuda.is_available())"],
-        capture_output=True,
-        text=True,
-    )
-    if asked.stdout.strip() != "True":
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name]
-    return [str(i) for i in range(len(list(GPUS.iterdir())))]
+    """The NVIDIA GPUs that MLX may use here, by their names in CUDA_VISIBLE_DEVICES. Another process asks: one that
+    had looked would hold a part of the first.
+    """
+    count = "import mlx.core as mx; print(mx.device_count(mx.gpu) if mx.cuda.is_available() else 0)"
+    asked = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True)
+    found = int(asked.stdout.strip() or 0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(found))))
+    return [name.strip() for name in visible.split(",") if name.strip()][:found]
 
 
 def without_devices(arguments: Sequence[str]) -> list[str]:

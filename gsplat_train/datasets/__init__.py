@@ -81,6 +81,14 @@ def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
                 raise
             other = f"it also holds {readers[found[1]].LOOKED_FOR}, which --set reader={found[1]} reads"
             raise UserError(f"{error}; {other}") from error
+    others = [
+        (name, registry.module(path)) for name, path in registry.READERS.items() if name not in registry.MADE
+    ]
+    if there := [(name, module) for name, module in others if module.recognise(root)]:
+        raise UserError(
+            f"{root} is no scene for reader={reader}, which looks for {readers[reader].LOOKED_FOR}; it holds "
+            f"{there[0][1].LOOKED_FOR}: leave out reader, or give reader={there[0][0]}"
+        )
     remedy = f"; {hint}" if (hint := advice(root, is_scene)) else ""
     looked = " and ".join(module.LOOKED_FOR for module in readers.values())
     raise UserError(f"{root} is no scene this program knows; looked for {looked}{remedy}")
@@ -171,8 +179,13 @@ def scene_folder(config: Config) -> Path:
     root = home_expanded(config.data_root or os.environ.get("GS_DATA") or "data")
     folder = root / config.scene
     if not folder.is_dir():
+        own = (
+            f"; for the folder {config.scene} here give ./{config.scene}"
+            if Path(config.scene).is_dir()
+            else ""
+        )
         raise UserError(
             f"no folder {folder}; get the data set ({config.source}) and name the folder that {config.scene} "
-            "is in by --data-root or $GS_DATA"
+            f"is in by --data-root or $GS_DATA{own}"
         )
     return folder

@@ -20,7 +20,7 @@ from ..scene import Scene
 from .agreement import Agreement, Eye, agree, correlation, open_eyes, spread, with_others_photos
 from .conventions import POSES, tries
 from .files import shorten
-from .points import N_POINTS, company, dome, draw_points, have_colors, own_colors, sweep_agreement
+from .points import N_POINTS, company, draw_points, have_colors, sweep_agreement, with_dome, with_own_colors
 
 MAX_EYES = 96  # views whose photos are looked at
 FEW_POINTS, MANY_POINTS = (
@@ -117,17 +117,10 @@ def judge(scene: Scene, *, trust: bool = False) -> Verdict:
         if agreement.shares.max() < UNSEEN:
             scene, more = _drawn(scene, "no photo shows the scene's own", "warning")
             findings += more
-        elif not colored:
-            found, unseen = own_colors(scene)
-            scene = replace(scene, colors=found)
-            hidden = f"; {unseen:,} are in none and grey" if unseen else ""
-            what = "points: they have no colours of their own; taken from the photos (the median over views)"
-            findings.append(Finding("note", what + hidden))
-        far_points, far_colors = dome(scene)
-        if n := len(far_points):
-            findings.append(Finding("note", f"points: {n:,} added far away, where panoramas show none"))
-            both = np.concatenate([scene.points, far_points]), np.concatenate([scene.colors, far_colors])
-            scene = replace(scene, points=both[0], colors=both[1])
+        else:
+            for mend in (with_own_colors, with_dome):
+                scene, what = mend(scene)
+                findings += [Finding("note", what)] if what else []
     return Verdict(scene, findings, agreement, [eye.view for eye in eyes])
 
 

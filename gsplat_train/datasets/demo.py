@@ -22,6 +22,7 @@ from .colmap_binary import write_model
 from .colmap_records import CameraRecord, ImageRecord, Points, quaternion
 from .options import LoadOptions
 
+WIDTH, HEIGHT = 320, 240
 TILE = 100  # rays along the side of a bundle: narrow enough to pass most solids by
 POINT_NOISE = 0.002  # of the distance to the camera, as a reconstruction has
 POINT_TOLERANCE = 0.03  # of that distance: a point this far behind the surface is still the one seen
@@ -29,7 +30,7 @@ TARGET = np.array([0.0, 0.0, 0.5])
 
 
 def make_demo(
-    n_views: int = 32, width: int = 320, height: int = 240, n_points: int = 6000, seed: int = 0
+    n_views: int = 32, width: int = WIDTH, height: int = HEIGHT, n_points: int = 6000, seed: int = 0
 ) -> Scene:
     """The scene in memory; every point is seen by at least two views. Three seconds on two cores."""
     cameras = [orbit_camera(i / n_views, width, height) for i in range(n_views)]
@@ -53,8 +54,9 @@ def recognise(root: Path) -> bool:
 
 
 def load(root: Path, options: LoadOptions) -> Scene:
-    """The scene in memory."""
-    return make_demo()
+    """The scene in memory; smaller where options.max_size says so."""
+    width = min(options.max_size or WIDTH, WIDTH)
+    return make_demo(width=width, height=max(round(HEIGHT * width / WIDTH), 1))
 
 
 def orbit_camera(turn: float, width: int, height: int) -> Camera:

@@ -155,7 +155,9 @@ def _size(item: dict[str, Any], top: dict[str, Any], keys: tuple[str, str]) -> i
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return (
+        float(value) if abs(value) < 1e300 else None
+    )  # false for NaN, and asked of whole numbers of any length
 
 
 def _pinhole(frame: Frame, width: int, height: int) -> tuple[float, float, float, float]:

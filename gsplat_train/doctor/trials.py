@@ -19,6 +19,7 @@ from .. import backends
 from ..backends import Backend
 from ..config import Config, load
 from ..datasets.demo import make_demo
+from ..errors import TrainingDiverged
 from ..model.gaussians import Gaussians
 from ..scene import Camera, Photo, Scene, View
 from ..training.api import train
@@ -87,7 +88,11 @@ def training(name: str, backend: Backend) -> Iterator[Finding]:
         def record(self, trainer: Any, record: dict[str, Any]) -> None:
             losses.append(record["loss"])
 
-    first = train(scene, config, callbacks=[Listen()]).gaussians
+    try:
+        first = train(scene, config, callbacks=[Listen()]).gaussians
+    except TrainingDiverged as error:  # so ends what learns nothing
+        yield Finding(f"training, {steps} steps", str(error), False)
+        return
     epoch = len(scene.views)
     begin, end = float(np.mean(losses[:epoch])), float(np.mean(losses[-epoch:]))
     good = end < LEARNT[steps]

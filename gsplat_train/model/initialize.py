@@ -13,6 +13,8 @@ from .neighbors import squared_distances_to_nearest
 
 NEIGHBORS = 3  # as 3DGS
 SMALLEST_SHARE = 1e-3  # of the median scale: copies of a point would otherwise start with scale 0
+DARKEST = 8  # of 255: the clamp of colours at 0 lets no gradient through; half the points black, 600 steps: 18.9 dB for
+# 18.2, and a third of the splats left black
 LONELY_SCALE = 0.1  # where no two points differ; training's frame has its farthest camera at 1
 
 
@@ -46,6 +48,8 @@ def gaussians_from_points(
             f"init_opacity must be in (0, 1), init_scale above 0, got {init_opacity} and {init_scale}"
         )
 
+    black = (colors < DARKEST).all(axis=1, keepdims=True)
+    colors = np.where(black, DARKEST, colors)
     log_scales = np.log(init_scale * _spacing(points))
     return Gaussians(
         means=mx.array(points.astype(np.float32)),

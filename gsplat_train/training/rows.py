@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from ..errors import Torn
 from ..model.gaussians import Gaussians
 
 SUMS = ("means2d_norm", "absgrad_norm", "count")  # what plan.Statistics asks for, each [N] float32
@@ -194,6 +195,7 @@ class Room:
 
 
 TREES = ("gaussians", "m", "v")  # of a TrainState
+MARGIN, INDEX_BYTES = 1 << 20, 32  # bytes, and bytes a row, that an edit takes while it moves rows
 
 
 def _put(state: TrainState, tree: str, name: str, leaf: mx.array) -> None:
@@ -206,8 +208,12 @@ def _address(array: mx.array) -> int:
 
 
 def edit_rows(state: TrainState, edit: Edit, room: Room | None = None) -> None:
-    """Applies an edit to a state in place: all of it, or MemoryError and nothing. Only rows that change are touched."""
+    """Applies an edit to a state in place: all of it, or MemoryError and nothing. Only rows that change are touched.
+
+    Torn where memory for a few indices runs out although there was some just before.
+    """
     n, room = state.n_splats, room or Room()
+    source = changed = None
     if edit.source is not None:
         source, count = np.asarray(edit.source), len(edit.source)
         kept = min(n, count)
@@ -218,21 +224,39 @@ def edit_rows(state: TrainState, edit: Edit, room: Room | None = None) -> None:
             room.reserve(state, count)
         native = room.native if _apart(changed, source[changed], max(n, count)) else None
         taken = [] if native else [{k: leaf[source[changed]] for k, leaf in t.items()} for t in _views(state)]
-        if count > n:
-            room.resize(state, count)
-        if native:
-            _copy(native, state, changed, source, edit.new)
-        if count < n:
-            room.resize(state, count)
-        for tree, parts in zip(_views(state), taken, strict=False):
-            for name, leaf in tree.items():
-                leaf[changed] = parts[name]
+    reserve(MARGIN + INDEX_BYTES * max(state.n_splats, 0 if source is None else len(source)))
+    try:
+        if source is not None and changed is not None:
+            _move(state, source, changed, (taken, native), edit.new, room)
+        _fill(state, edit, room)
+    except MemoryError as error:
+        raise Torn(*error.args) from error
+
+
+def _move(
+    state: TrainState, source: np.ndarray, changed: np.ndarray, how: tuple, new: Any, room: Room
+) -> None:
+    """Rows `changed` become their source's, in a state of another size."""
+    (taken, native), n, count = how, state.n_splats, len(source)
+    if count > n:
+        room.resize(state, count)
+    if native:
+        _copy(native, state, changed, source, new)
+    if count < n:
+        room.resize(state, count)
+    for tree, parts in zip(_views(state), taken, strict=False):
+        for name, leaf in tree.items():
+            leaf[changed] = parts[name]
+
+
+def _fill(state: TrainState, edit: Edit, room: Room) -> None:
+    """The new rows get their columns, and moments of zero."""
     parameters, *moments = _views(state)
     for name, column in edit.columns.items():
         parameters[name][... if edit.new is None else edit.new] = column
-    forgotten = [leaf for tree in moments for name, leaf in tree.items() if name in edit.forget]
-    for leaf in forgotten:
-        leaf[...] = 0
+    for tree in moments:
+        for name in edit.forget:
+            tree[name][...] = 0
     if edit.new is not None:
         leaves = [leaf for tree in moments for name, leaf in tree.items() if name not in edit.forget]
         if room.native:

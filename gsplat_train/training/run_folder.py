@@ -120,7 +120,14 @@ class RunFolder:
         """Removes the files of a run, and no others."""
         for path in (self.config, self.metrics, self.log, self.ply, self.best, self.report):
             remove(path)
-        for folder, pattern in ((self.checkpoints, "step_*"), (self.previews, "*.png")):
+        renders = self.root / "renders"  # gs-render's, of the model that goes
+        patterns = (
+            (self.checkpoints, "step_*"),
+            (self.previews, "*.png"),
+            (renders, "*.png"),
+            (renders, "metrics.json"),
+        )
+        for folder, pattern in patterns:
             for path in sorted(folder.glob(pattern)):
                 remove(path)
 

@@ -29,6 +29,7 @@ from ..errors import (
     Interrupted,
     OutOfMemory,
     StorageError,
+    Torn,
     TrainingDiverged,
     UserError,
     is_lost_device,
@@ -155,8 +156,11 @@ class Trainer:
         self.evaluation = Evaluation(self)
         self.saving: Future[object] | None = None  # a checkpoint that is being written
         self.beside = Writers(threads=1, waiting=PICTURES_WAITING)  # what is written while steps go on
+        self.beside.pool.submit(
+            int
+        ).result()  # starts the thread: where memory is short Python waits for it for ever
         self.saved = -1 if resume is None else state.step
-        self.stopping = False
+        self.stopping = self.torn = False  # torn: an edit of the rows was cut short
         self.metrics: dict[str, Any] = {}
         self.began = began - self.counts["wall_seconds"]
         self.began_steps = time.monotonic()
@@ -324,7 +328,8 @@ class Trainer:
             try:
                 with self.clock.during("refinement"):
                     self.stepper.refine(refine)
-            except BaseException:
+            except BaseException as error:
+                self.torn = isinstance(error, Torn)
                 self.counts["refinements_due"] = due[1:] if edited else due
                 raise
             self.counts["refinements_due"] = due[1:]
@@ -422,7 +427,7 @@ class Trainer:
             mx.clear_cache()  # room to read the state in
         if self.run is not None and self.step > 0:
             try:
-                if self.stepper.result().whole:
+                if self.stepper.result().whole and not self.torn:
                     self.save()
             except Exception as second:  # the first error is the one to tell
                 error.add_note(f"the state could not be saved: {second}")

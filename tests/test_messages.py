@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines that misled people, exit codes that were wrong, what was left behind: each as it should be."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from PIL import Image
+from test_cli import SHORT, call, command, environment
+
+from gsplat_train.cli import _with_value
+from gsplat_train.config import check
+from gsplat_train.datasets import load_scene, scene_folder
+from gsplat_train.datasets.demo import load as load_demo
+from gsplat_train.datasets.demo import write_demo
+from gsplat_train.datasets.options import LoadOptions
+from gsplat_train.errors import UserError
+from gsplat_train.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "room"
+    write_demo(path, tiny.scene())
+    return path
+
+
+# --- F23: misleading lines
+
+
+def test_a_prefix_lists_its_family() -> None:
+    with pytest.raises(UserError, match="did you mean one of lr_means, lr_means_end, lr_scales"):
+        check({"lr": 1}, "--set")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("--iterations", "--steps"), ("--resolution", "--max-size"), ("-s", "SCENE")]
+)
+def test_options_of_other_trainers_are_known(theirs: str, ours: str) -> None:
+    assert f"Did you mean {ours}" in call("train", "demo", theirs, 5, code=2).stderr
+    assert _with_value("No such option: --iterationsx") == "No such option: --iterationsx"
+
+
+def test_the_value_is_named() -> None:
+    assert "'1e3'" in call("train", "demo", "--steps", "1e3", code=2).stderr
+
+
+def test_a_reader_that_does_not_fit_names_the_one_that_does(folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no scene for reader=llff.*holds a COLMAP model.*give reader=colmap"
+    ):
+        load_scene(folder, reader="llff")
+
+
+def test_a_folder_named_like_a_built_in_scene_is_pointed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gsplat_train import config
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GS_DATA", raising=False)
+    settings = config.configure("fern", {})
+    with pytest.raises(UserError, match="no folder data/fern") as caught:
+        scene_folder(settings)
+    assert "./fern" not in str(caught.value)
+    (tmp_path / "fern").mkdir()
+    with pytest.raises(UserError, match=r"for the folder fern here give \./fern"):
+        scene_folder(settings)
+
+
+def test_no_configuration_lists_those_there_are(folder: Path) -> None:
+    said = call("train", folder, "--config", "fast", code=2).stderr
+    assert "no configuration fast: neither a file nor one of" in said and "demo_fast" in said
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp"])
+def test_photos_of_other_kinds_are_photos(ending: str, folder: Path) -> None:
+    for path in sorted((folder / "images").iterdir()):
+        Image.open(path).save(path.with_suffix(f".{ending}"))
+        path.unlink()
+    assert len(load_scene(folder, cache=False, trust=True).views) == 9
+
+
+# --- F28, F26: small things, leftovers
+
+
+def test_the_built_in_scene_obeys_max_size() -> None:
+    scene = load_demo(Path(), LoadOptions(max_size=40))
+    assert scene.views[0].image.shape == (30, 40, 3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("out", ["", "."])
+def test_an_empty_out_is_refused(out: str, folder: Path, tmp_path: Path) -> None:
+    where = tmp_path / "empty"
+    where.mkdir()
+    assert "--out is empty" in call("train", folder, "--out", out, code=2, cwd=where).stderr
+    assert list(where.iterdir()) == []
+
+
+def test_a_film_without_a_way_makes_no_folder(tmp_path: Path) -> None:
+    said = call("render", "nothing", "--out", "x.mp4", code=2, cwd=tmp_path).stderr
+    assert said and list(tmp_path.iterdir()) == []
+
+
+def test_overwriting_takes_the_renders_of_the_old_model_away(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for name in ("renders/a.png", "renders/metrics.json", "renders/mine.txt", "best.ply", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    run.clear()
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["mine.txt", "notes.txt"]
+
+
+# --- F25: exit codes; F12: streams that go away, are closed, are full
+
+
+def shell(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}"],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+def words(program: str, *arguments: Any) -> str:
+    return shlex.join(command(program, *arguments))
+
+
+def test_a_reader_that_goes_is_141(tmp_path: Path) -> None:
+    done = shell(f"{words('train', '--help')} | true", tmp_path)
+    assert done.returncode in (0, 141) and "Traceback" not in done.stderr
+    done = shell(f"{words('train', '--settings')} | head -c 1 >/dev/null", tmp_path)
+    assert done.returncode in (0, 141) and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("streams", [">&- 2>&- <&-", ">/dev/full 2>/dev/full", "2>&-", "2>/dev/full >&-"])
+def test_no_stream_matters_to_the_work(streams: str, folder: Path, tmp_path: Path) -> None:
+    done = shell(f"{words('train', folder, '--out', 'run', *SHORT)} {streams}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "point_cloud.ply").is_file() and (tmp_path / "run" / "report.html").is_file()
+    done = shell(f"{words('export', 'run', 'x.spz')} {streams}", tmp_path)
+    assert done.returncode == 0 and (tmp_path / "x.spz").is_file()
+    shutil.rmtree(tmp_path / "run")
+    assert shell(f"{words('train', 'nowhere')} {streams}", tmp_path).returncode == 2
+
+
+def test_a_result_that_cannot_be_printed_is_exit_5(tmp_path: Path) -> None:
+    done = shell(f"{words('train', '--version')} >/dev/full", tmp_path)
+    assert done.returncode == 5 and done.stderr == "gs-train: standard output: No space left on device\n"
+
+
+def test_checkpoints_that_cannot_be_listed_are_said_when_resuming(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    call("train", folder, "--out", run, *SHORT)
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").write_text("a file")
+    said = call("train", folder, "--out", run, "--resume", code=2).stderr
+    assert "cannot read the checkpoints in" in said
