@@ -86,7 +86,7 @@ def _value(default: Any, limits: Mapping[str, Any], value: Any, what: str) -> An
     if kind is not str and isinstance(value, str):
         value = _parse(kind, value)
     if kind is float and type(value) is int:
-        value = float(value) if abs(value) < 10**308 else math.copysign(math.inf, value)
+        value = float(value) if abs(value) < 10**308 else (math.inf if value > 0 else -math.inf)
     if type(value) is not kind:
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
         raise UserError(f"{what} must be {words[kind]}, got {value!r}")

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
@@ -31,8 +32,10 @@ def main() -> int:
     asked = parser.parse_args()
     watch = hostile.WATCH
     began, done, findings = time.monotonic(), Counter[str](), Counter[str]()
-    with hostile.prepared(asked.target) as targets:
+    with hostile.prepared(asked.target) as targets, suppress(KeyboardInterrupt):
         for seed in range(asked.first, asked.first + max(asked.count // len(targets), 1)):
+            if time.monotonic() - began > 60 * asked.minutes:
+                break
             for target in targets:
                 finding = hostile.execute(target, seed, watch)
                 done[target.name] += 1
@@ -42,8 +45,6 @@ def main() -> int:
                 findings[place] += 1
                 if findings[place] == 1:
                     print(f"--- {target.name}, seed {seed}: {finding}", flush=True)
-            if time.monotonic() - began > 60 * asked.minutes:
-                break
     told = {
         "executions": done.total(),
         "seconds": round(time.monotonic() - began),

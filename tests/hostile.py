@@ -52,6 +52,7 @@ from gsplat_train.training import checkpoint
 from gsplat_train.training.rows import start
 from gsplat_train.training.run_folder import RunFolder
 
+PACKED_ERRORS = (zlib.error, zipfile.BadZipFile)
 SECONDS = 10  # an execution may take
 MEMORY = 256 << 20  # bytes that it may take: a file of a few kB allows no more
 LINE = 1500  # characters of a message
@@ -373,7 +374,16 @@ def _inside(data: bytes, rng: random.Random, name: str) -> bytes | None:
             return body[:8] + len(body).to_bytes(4, "little") + body[12:]
         if name.endswith(".png") and data[:4] == b"\x89PNG":
             return _png(data, rng)
-    except (LookupError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RecursionError):
+    except (
+        LookupError,
+        ValueError,
+        ArithmeticError,
+        EOFError,
+        OSError,
+        RecursionError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ):
         return None
     return None
 

@@ -112,6 +112,18 @@ def test_a_picture_that_unpacks_to_gigabytes_is_refused(mode: str, tmp_path: Pat
     in_little_memory(lambda: decode(path), "60,000 x 60,000 pixels out of")
 
 
+def test_a_mask_of_another_shape_is_not_decoded(tmp_path: Path) -> None:
+    hostile.write_pictures(tmp_path)
+    Image.new("L", (40, 400_000)).save(tmp_path / "masks" / "a.png.png")
+    in_little_memory(lambda: hostile.scene(tmp_path), "is 40x400000, another shape", 64 << 20)
+
+
+def test_whole_numbers_without_end_are_out_of_range() -> None:
+    for value in (10**400, -(10**400)):
+        with pytest.raises(UserError, match="lr_means must be"):
+            config_module.check({"lr_means": value}, "a file")
+
+
 def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.sog"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("meta.json", "w") as file:

@@ -115,15 +115,17 @@ class FilePhoto:
         if self.mask is None:
             return self._uncovered()
         picture = open_picture(self.mask, read(self.mask))
+        if not same_shape(
+            picture.width, picture.height, *self.size
+        ):  # before it is decoded: it might be a bomb
+            raise UserError(
+                f"mask {self.mask} is {picture.width}x{picture.height}, another shape than its photo {self.path}; "
+                "replace it or take it away"
+            )
         try:
             mask = masks.counts(picture, self.invert_masks)
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"mask {self.mask} is damaged ({error}); replace it or take it away") from error
-        if not same_shape(mask.shape[1], mask.shape[0], *self.size):
-            raise UserError(
-                f"mask {self.mask} is {mask.shape[1]}x{mask.shape[0]}, another shape than its photo {self.path}; "
-                "replace it or take it away"
-            )
         mask = np.asarray(Image.fromarray(mask).resize(self.size, Image.Resampling.NEAREST))
         return covered(mask, self.size, self.warp, *(self.out or self.size)) if self.warp else mask
 
