@@ -121,7 +121,7 @@ def test_a_model_and_cameras_that_move_together_show_the_same(turn: tuple[float,
         antialiased=(False, False),
         placing=placing,
     )
-    assert loss is not None and loss.views == 1 and loss.before > 50 and loss.after > 45
+    assert loss is not None and loss.views == 1 and loss.psnr_before > 50 and loss.psnr_after > 45
     assert "1 held-out views" in str(loss)
 
 
@@ -186,3 +186,34 @@ def test_bad_requests_are_one_line(arguments: list[str], message: str, model: Pa
         and "Traceback" not in told
         and not (tmp_path / arguments[0]).exists()
     )
+
+
+def test_progress_as_lines_for_programs(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "gsplat_train.cli.export", model, tmp_path / "a.sog"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([*command, "--progress", "jsonl", "--quiet"], capture_output=True, text=True,
+                          env=environment, timeout=120)  # fmt: skip
+    result = json.loads(done.stdout)
+    size = (tmp_path / "a.sog").stat().st_size
+    assert result == {"file": str(tmp_path / "a.sog"), "splats": 400, "bytes": size} and not done.stderr
+    done = subprocess.run([*command, "--progress", "jsonl"], capture_output=True, text=True, env=environment)
+    parts = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert {"action": "writing", "done": 1, "total": 1} in parts
+
+
+def test_every_long_part_tells_how_far_it_is(tmp_path: Path) -> None:
+    backend, camera, splats = load_backend("cpp"), a_camera(), made.random_splats(1200)
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+
+    contributions(from_splats(splats).gaussians, [camera, camera], backend, False, progress)
+    assert told == [(1, 2), (2, 2)]
+    told.clear()
+    format_of(tmp_path / "a.sog").write(tmp_path / "a.sog", splats, progress=progress)
+    assert told == [(i, 4) for i in range(1, 5)]
+    told.clear()
+    view, model = View("a", camera, np.zeros((96, 96, 3), np.uint8)), from_splats(splats).gaussians
+    loss_of(model, model, [view], backend, background="black", antialiased=(False, False), progress=progress)
+    assert told == [(1, 2), (2, 2)]

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ..evaluate.exported import Placing
     from ..model.splats import Splats
     from ..scene import Scene, View
+    from .progress import Progress
 
 MOST_VIEWS = 60  # from which contributions and colours are taken, evenly out of more
 AXES = "ply, as other programs write it, or rub, as Niantic's own tools expect it."
@@ -73,6 +73,11 @@ def export(
     measure: Annotated[
         bool, typer.Option(help="Measure the PSNR that is lost, where the scene is known.")
     ] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
+    progress: Annotated[
+        Literal["bar", "plain", "jsonl"] | None,
+        typer.Option(help="bar, plain lines, or JSON lines, with the result as one on standard output."),
+    ] = None,
 ) -> None:
     """Write a model as a file for other programs; in the scene's own frame, unless told otherwise."""
     from ..model import formats
@@ -94,15 +99,16 @@ def export(
     from ..model import filters, frame, opening
     from ..model.io import from_splats, open_model, to_splats
     from ..model.usable import too_coarse
+    from ..training.run_folder import to_json
+    from .progress import Progress, write_result
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
+    report = Progress(progress, quiet)
+    say = report.tell
     found = open_model(model, say)
     splats = to_splats(found.gaussians, found.antialiased, found.up)
     cameras_help = up == "auto" or max_splats is not None or out.suffix.lower() in (".html", ".splat")
     asked = measure or scene is not None or cameras_help
-    settings, data = _scene(found.run, scene, data_root, say if asked else None)
+    settings, data = _scene(found.run, scene, data_root, report if asked else None)
     train, test = _views(settings, data)
     cameras = [view.camera for view in train]
     some = cameras[:: -(-len(cameras) // MOST_VIEWS)] if cameras else []
@@ -128,7 +134,10 @@ def export(
     if max_splats is not None and splats.n > max_splats:
         importance = None
         if stages is not None and some:
-            importance = contributions(from_splats(splats).gaussians, some, stages, splats.antialiased)
+            model_of = from_splats(splats).gaussians
+            importance = contributions(
+                model_of, some, stages, splats.antialiased, report.of("what views need")
+            )
         splats = filters.most_important(splats, max_splats, importance)
         how = f"by contribution to {len(some)} views" if importance is not None else "by opacity x area"
         say(f"--max-splats: {counts[-1] - splats.n:,} of {counts[-1]:,} splats left out, {how}")
@@ -150,6 +159,8 @@ def export(
     options: dict[str, Any] = {}
     if out.name.lower().endswith(".spz"):
         options = {"version": spz_version, "axes": spz_axes}
+    if out.name.lower().endswith(".sog"):
+        options = {"progress": report.of("writing")}
     if out.name.lower().endswith(".html"):
         moved = [camera if placing is None else placing.camera(camera) for camera in cameras]
         title = data.name if data is not None else model.stem
@@ -161,34 +172,30 @@ def export(
     say(f"{splats.n:,} splats in {out}: {size / 1e6:,.2f} MB, {size / splats.n:.1f} bytes a splat")
     if placing is not None:
         say(f"where they lie in the scene: {_write_placing(out, placing)}")
-    if stages is None or settings is None or not measure or (not test and _no_views(say)):
-        return
-    if spz_axes != "ply" and out.name.lower().endswith(".spz"):
-        return  # read back in other axes than the views'
-    again = from_splats(writer.read(out))
-    loss = loss_of(
-        found.gaussians,
-        again.gaussians,
-        test,
-        stages,
-        background=settings.background,
-        antialiased=(found.antialiased, found.antialiased),
-        placing=placing,
-    )
-    if loss is not None:
-        say(str(loss))
-
-
-def _no_views(say: Any) -> bool:
-    say("no view was held out: what the file loses is not measured")
-    return True
+    loss = None
+    in_other_axes = spz_axes != "ply" and out.name.lower().endswith(".spz")
+    if stages is not None and settings is not None and measure and not in_other_axes:
+        loss = loss_of(
+            found.gaussians,
+            from_splats(writer.read(out)).gaussians,
+            test,
+            stages,
+            background=settings.background,
+            antialiased=(found.antialiased, found.antialiased),
+            placing=placing,
+            progress=report.of("measuring"),
+        )
+        say(str(loss) if loss is not None else "no view was held out: what the file loses is not measured")
+    if report.mode == "jsonl":
+        scores = {} if loss is None else loss._asdict()
+        write_result(to_json({"file": str(out), "splats": splats.n, "bytes": size} | scores))
 
 
 def _scene(
-    run_folder: Path | None, scene: str | None, data_root: Path | None, say: Any
+    run_folder: Path | None, scene: str | None, data_root: Path | None, report: Progress | None
 ) -> tuple[Config | None, Scene | None]:
     """(settings, scene) of what is named, else of the run; none where there is none, with the reason told."""
-    if say is None or (run_folder is None and scene is None):
+    if report is None or (run_folder is None and scene is None):
         return None, None
     from .. import config as config_module
     from ..datasets import read_scene
@@ -203,11 +210,11 @@ def _scene(
                 named = config_module.configure(scene, {})
                 layers.append({"scene": named.scene, "reader": named.reader})
             settings = config_module.load(layers, given)
-        return settings, read_scene(settings, lambda line: None)
+        return settings, read_scene(settings, lambda line: None, report.at)
     except UserError as error:
         if scene is not None:
             raise
-        say(f"the scene of the run cannot be read, so nothing is measured: {error}")
+        report.tell(f"the scene of the run cannot be read, so nothing is measured: {error}")
         return None, None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -64,6 +65,15 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.clear()
         say(line)
+
+    def tell(self, line: str) -> None:
+        """A line that does not wait; of a quiet run only its warnings."""
+        self.release()
+        self.message(line)
+
+    def of(self, what: str) -> Callable[[int, int], None]:
+        """`at` of this action."""
+        return lambda done, total: self.at(what, done, total)
 
     def release(self) -> None:
         """Prints what was held back; from now on nothing is."""

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
@@ -33,14 +34,14 @@ class Placing(NamedTuple):
 
 
 class Loss(NamedTuple):
-    before: float  # dB, mean over the views
-    after: float
+    psnr_before: float  # dB, mean over the views
+    psnr_after: float
     views: int
 
     def __str__(self) -> str:
         return (
-            f"PSNR {self.before:.2f} dB as trained, {self.after:.2f} dB as written "
-            f"({self.after - self.before:+.2f}) on {self.views} held-out views"
+            f"PSNR {self.psnr_before:.2f} dB as trained, {self.psnr_after:.2f} dB as written "
+            f"({self.psnr_after - self.psnr_before:+.2f}) on {self.views} held-out views"
         )
 
 
@@ -53,9 +54,10 @@ def loss_of(
     background: str,
     antialiased: tuple[bool, bool],
     placing: Placing | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Loss | None:
     """The PSNR of `before`, in the views' frame, and of `after`, in the frame of `placing`; None where no view has
-    a photo. antialiased: of either.
+    a photo. antialiased: of either. progress gets the renders that are done, and all.
     """
     views = [view for view in views if view.photo is not None]
     if not views:
@@ -63,22 +65,34 @@ def loss_of(
     there = (
         views if placing is None else [replace(view, camera=placing.camera(view.camera)) for view in views]
     )
+    done = count(1)
     psnr = [
-        measure(model, seen, backend, background=background, antialiased=flag)["psnr"]
+        measure(
+            model,
+            seen,
+            backend,
+            background=background,
+            antialiased=flag,
+            each=lambda view, picture: progress(next(done), 2 * len(views)),
+        )["psnr"]
         for model, seen, flag in ((before, views, antialiased[0]), (after, there, antialiased[1]))
     ]
     return Loss(psnr[0], psnr[1], len(views))
 
 
 def contributions(
-    gaussians: Gaussians, cameras: Sequence[Camera], backend: Backend, antialiased: bool
+    gaussians: Gaussians,
+    cameras: Sequence[Camera],
+    backend: Backend,
+    antialiased: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
     """[N] the sum over all pixels of the weight with which each Gaussian is blended: the gradient of a picture's
-    sum with respect to its colour.
+    sum with respect to its colour. progress gets the views that are done, and all.
     """
     grey = gaussians._replace(sh0=mx.zeros_like(gaussians.sh0), shN=gaussians.shN[:, :0])
     total = np.zeros(gaussians.means.shape[0])
-    for camera in cameras:
+    for number, camera in enumerate(cameras, start=1):
 
         def brightness(sh0: mx.array, camera: Camera = camera) -> mx.array:
             return (
@@ -86,4 +100,5 @@ def contributions(
             )
 
         total += np.asarray(mx.grad(brightness)(grey.sh0))[:, 0, 0].astype(np.float64)
+        progress(number, len(cameras))
     return total / C0

@@ -9,6 +9,7 @@ neighbours, then each group gets its share of the palette.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -57,10 +58,15 @@ def nearest_levels(levels: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.searchsorted(middles, values).astype(np.uint8)
 
 
-def palette(vectors: np.ndarray, size: int, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def palette(
+    vectors: np.ndarray,
+    size: int,
+    weights: np.ndarray,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[np.ndarray, np.ndarray]:
     """(palette [size, D] float32, label [N] of each vector's entry) for vectors [N, D] with weights [N].
 
-    Deterministic. N must not be below `size`.
+    Deterministic. N must not be below `size`. progress gets how many of the groups are solved, and all.
     """
     rng = np.random.default_rng(SEED)
     n = len(vectors)
@@ -80,7 +86,10 @@ def palette(vectors: np.ndarray, size: int, weights: np.ndarray) -> tuple[np.nda
         return _group_palette(vectors[members], int(shares[i + 1] - shares[i]), weights[members])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(solve, range(n_groups)))
+        parts = []
+        for solved in pool.map(solve, range(n_groups)):
+            parts.append(solved)
+            progress(len(parts), n_groups)
     entries, labels, first = [], np.empty(n, np.int64), 0
     for (start, end), (part, label) in zip(pairwise(ends), parts, strict=True):
         if not len(part) and end > start:  # a group too small for a share: what is there already

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil, sqrt
 from pathlib import Path
@@ -39,10 +40,15 @@ EFFORT = {"lossless": True, "exact": True, "quality": 75, "method": 4}  # exact:
 ROOT2 = sqrt(2.0)
 
 
-def write(path: Path, splats: Splats) -> None:
-    """Writes splats in Morton order, all or nothing; StorageError where the disk refuses."""
+def write(
+    path: Path, splats: Splats, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Writes splats in Morton order, all or nothing; StorageError where the disk refuses.
+
+    progress gets how much of the longest part, the palette of harmonics, is done, and all of it.
+    """
     splats = splats.take(morton_order(splats.arrays["means"]))
-    meta, textures = encode(splats)
+    meta, textures = encode(splats, progress)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         webps = dict(zip(textures, pool.map(_to_webp, textures.values()), strict=True))
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -50,7 +56,9 @@ def write(path: Path, splats: Splats) -> None:
             archive.writestr(zipfile.ZipInfo(name), data)
 
 
-def encode(splats: Splats) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def encode(
+    splats: Splats, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(meta.json, textures [H, W, 4] uint8 by file name) of splats."""
     arrays, n = splats.arrays, splats.n
     width = ceil(sqrt(n) / 4) * 4
@@ -96,7 +104,7 @@ def encode(splats: Splats) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         meta["model"] = "antialiased"  # what splat-transform reads; `antialias` is the specification's
     if splats.sh_degree:
         size = palette_size(n)
-        centroids, labels = palette(arrays["shN"].reshape(n, -1), size, weights)
+        centroids, labels = palette(arrays["shN"].reshape(n, -1), size, weights, progress)
         book = codebook(centroids.ravel())
         textures["shN_centroids.webp"] = _centroid_texture(nearest_levels(book, centroids))
         textures["shN_labels.webp"] = texture(
