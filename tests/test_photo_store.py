@@ -243,6 +243,7 @@ def test_what_was_used_least_of_late_goes_first(own_cache, monkeypatch):
 
 
 def test_pictures_are_bounded_too(own_cache, monkeypatch):
+    assert cache.write("before", np.zeros((60, 80, 3), np.uint8))
     monkeypatch.setenv("GS_CACHE_SIZE", "60kB")
     rng = np.random.default_rng(0)
     for i in range(9):

@@ -33,7 +33,7 @@ SPARE = 2_000_000_000  # bytes of the disk that the cache never takes: checkpoin
 COUNTED_AGAIN = 200_000_000  # bytes written since the folder was looked at, after which it is again
 
 _writing = threading.Lock()
-_written = COUNTED_AGAIN  # bytes since the folder was looked at
+_left: dict[Path, int] = {}  # bytes of a folder for which there is room, as was last seen
 
 
 class Entry(NamedTuple):
@@ -186,12 +186,10 @@ def write(name: str, picture: np.ndarray) -> bool:
 
 def _has_room(count: int) -> bool:
     """Whether so many bytes may be written; the folder is looked at only now and then."""
-    global _written
+    slack, folder = min(COUNTED_AGAIN, limit() // 16), cache_folder()
     with _writing:
-        _written += count
-        if _written <= COUNTED_AGAIN:
+        _left[folder] = min(_left.get(folder, 0), slack) - count
+        if _left[folder] >= 0:
             return True
-        if make_room(count + COUNTED_AGAIN) is None:
-            _written = 0
-            return True
-        return make_room(count) is None
+        _left[folder] = slack if make_room(count + slack) is None else 0
+        return _left[folder] > 0 or make_room(count) is None
