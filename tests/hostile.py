@@ -52,7 +52,7 @@ from gsplat_train.training import checkpoint
 from gsplat_train.training.rows import start
 from gsplat_train.training.run_folder import RunFolder
 
-PACKED_ERRORS = (zlib.error, zipfile.BadZipFile)
+PACKED_ERRORS = (zlib.error, zipfile.BadZipFile, NotImplementedError)
 SECONDS = 10  # an execution may take
 MEMORY = 256 << 20  # bytes that it may take: a file of a few kB allows no more
 LINE = 1500  # characters of a message
