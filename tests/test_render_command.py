@@ -14,6 +14,7 @@ from test_cli import SHORT, call, folder, trained  # noqa: F401  # fixtures
 from test_frames import needs_av
 
 from gsplat_train.evaluate.depth import read_depth
+from gsplat_train.evaluate.pictures import CAPTION
 
 
 def test_views_with_everything(trained: Any, tmp_path: Path) -> None:  # noqa: F811
@@ -87,6 +88,17 @@ def test_a_model_of_no_run_follows_a_file(trained: Any, tmp_path: Path) -> None:
     assert (tmp_path / "renders" / "path" / "00001_depth.png").is_file()
 
 
+def test_a_sheet_along_a_path(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    """Three frames, two a row, each with its depth; no pictures of depth beside the frames."""
+    call("render", trained[0], "--path", "spiral", "--frames", 3, "--out", tmp_path / "p", "--sheet")
+    names = sorted(path.name for path in (tmp_path / "p").iterdir())
+    assert names == ["00000.png", "00001.png", "00002.png", "path.json", "sheet.png"]
+    frame, sheet = Image.open(tmp_path / "p" / "00002.png"), Image.open(tmp_path / "p" / "sheet.png")
+    assert sheet.size == (4 * frame.width, 2 * (frame.height + CAPTION))
+    last = np.asarray(sheet)[2 * CAPTION + frame.height :]
+    np.testing.assert_array_equal(last[:, : frame.width], np.asarray(frame))
+
+
 def test_a_film(trained: Any, tmp_path: Path) -> None:  # noqa: F811
     needs_av()
     call("render", trained[0], "--path", "ellipse", "--frames", 6, "--out", tmp_path / "film.mp4", "--depth")
@@ -121,7 +133,6 @@ def test_it_never_writes_among_the_photos(trained: Any, folder: Path) -> None:  
         (["--frames", "3"], "--frames is for free cameras"),
         (["--out", "film.mp4"], "a film needs a way"),
         (["--path", "orbit", "--out", "film.mp4", "--alpha"], "--alpha needs PNGs"),
-        (["--path", "orbit", "--sheet"], "--sheet shows photos"),
         (["--path", "none.json"], "cannot read the camera path none.json"),
         (["--background", "puce"], "--background takes"),
         (["--backend", "gpu"], "'gpu' is not one of"),

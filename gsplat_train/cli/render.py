@@ -51,7 +51,8 @@ def render(
     ] = None,
     supersample: Annotated[int, typer.Option(min=1, max=4, help="Average so many pixels squared.")] = 1,
     sheet: Annotated[
-        bool, typer.Option("--sheet", help="Also sheet.png: photo, render, error, depth.")
+        bool,
+        typer.Option("--sheet", help="Also sheet.png: photo, render, error, depth; along a path frames."),
     ] = False,
     backend: BackendName = None,
     images: Annotated[str | None, typer.Option(help="Folder of the photos inside the scene's.")] = None,
@@ -66,9 +67,7 @@ def render(
 ) -> None:
     """Render a scene's views as PNG, with PSNR and SSIM where there are photos; or a film along a path."""
     film = out is not None and out.suffix.lower() in (".mp4", ".webm")
-    _check(
-        path, film, alpha, sheet, {"frames": frames, "fps": fps, "width": width, "height": height, "fov": fov}
-    )
+    _check(path, film, alpha, {"frames": frames, "fps": fps, "width": width, "height": height, "fov": fov})
 
     from .. import backends
 
@@ -109,10 +108,13 @@ def render(
     else:
         asked = PathOptions(path, frames, fps, width, height, fov)
         target = folder if out else folder / Path(path).stem
-        render_path(found, settings, scene is not None, asked, stages, look, target, film, alpha, report)
+        render_path(
+            found, settings, scene is not None, asked, stages, look, target, film, alpha, report,
+            depth=depth, sheet=sheet,
+        )  # fmt: skip
 
 
-def _check(path: str | None, film: bool, alpha: bool, sheet: bool, along: dict[str, float | None]) -> None:
+def _check(path: str | None, film: bool, alpha: bool, along: dict[str, float | None]) -> None:
     """UserError for options that do not go together."""
     if path is None:
         if film:
@@ -124,8 +126,6 @@ def _check(path: str | None, film: bool, alpha: bool, sheet: bool, along: dict[s
         raise UserError(f"--path takes {', '.join(KINDS)} or a FILE.json, got {path!r}")
     if alpha and film:
         raise UserError("--alpha needs PNGs, .mp4 and .webm have no opacity here; name a folder with --out")
-    if sheet:
-        raise UserError("--sheet shows photos beside renders; leave it out along a --path")
 
 
 def run_settings(

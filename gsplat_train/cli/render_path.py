@@ -17,7 +17,7 @@ from ..evaluate.frames import Look, depth_range, shoot
 from ..evaluate.metrics import to_uint8
 from ..evaluate.path_files import read_path, write_path
 from ..evaluate.paths import PATHS, make_path, with_lens
-from ..evaluate.pictures import Writers, with_alpha, write_png
+from ..evaluate.pictures import Row, Writers, reduced, with_alpha, write_png, write_sheets
 from ..evaluate.video import Video
 from ..model.io import Model, committed, read_checkpoint, similarity_of
 from ..scene import View
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..backends import Backend
 
 FRAMES, FPS = 120, 30.0
+SHEET_FRAMES = 24  # on a sheet, two a row, each with its depth
 
 
 class PathOptions(NamedTuple):
@@ -55,9 +56,12 @@ def render_path(
     film: bool,
     alpha: bool,
     report: Progress,
+    *,
+    depth: bool,
+    sheet: bool,
 ) -> None:
     """Writes the film `target`, or 00000.png, 00001.png ... and path.json into that folder; with depth asked for
-    also a film or pictures of it.
+    also a film or pictures of it; sheet.png, beside a film <its name>_sheet.png, of frames evenly along the path.
     """
     fps = asked.fps
     if asked.kind in PATHS:
@@ -75,11 +79,13 @@ def render_path(
     unit = depth_unit(far)
     width, height = made[0].width, made[0].height
     report.release()
+    shown = set(np.linspace(0, len(made) - 1, min(len(made), SHEET_FRAMES)).astype(int)) if sheet else set()
+    cells: list[tuple[int, list[np.ndarray]]] = []
     with ExitStack() as stack:
         writers = stack.enter_context(Writers())
         video = stack.enter_context(Video(target, fps, width, height)) if film else None
         depths = None
-        if film and look.depth:
+        if film and depth:
             depths = stack.enter_context(Video(target.with_stem(f"{target.stem}_depth"), fps, width, height))
         for number, camera in enumerate(made):
             frame = shoot(model.gaussians, camera, stages, look)
@@ -92,15 +98,25 @@ def render_path(
                 writers.add(_write_rgba, path, np.array(frame.image), frame.alpha)
             else:
                 writers.add(_write_rgb, path, np.array(frame.image))
-            if video is None and frame.depth is not None:
+            if video is None and depth and frame.depth is not None:
                 writers.add(write_depths, path, frame.depth, unit, near, far)
+            if number in shown and frame.depth is not None:
+                pictures = (to_uint8(frame.image), colored(frame.depth, near, far))
+                cells.append((number, [reduced(picture) for picture in pictures]))
             report.at("rendering", number + 1, len(made))
+    if cells:
+        pairs = [cells[i : i + 2] for i in range(0, len(cells), 2)]
+        rows = [
+            Row(", ".join(f"frame {n}" for n, _ in pair), [picture for _, two in pair for picture in two])
+            for pair in pairs
+        ]
+        write_sheets(target.with_name(f"{target.stem}_sheet.png") if film else target / "sheet.png", rows)
     if not film:
         write_path(target / "path.json", made, fps)
     write_result(
         to_json(
             {"frames": len(made), "fps": fps, "width": width, "height": height, "out": str(target)}
-            | ({"depth_unit": unit} if look.depth and not film else {})
+            | ({"depth_unit": unit} if depth and not film else {})
         )
     )
     report.message(f"{len(made)} frames of {width}x{height} in {target}")
