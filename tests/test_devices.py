@@ -108,7 +108,7 @@ def command(scene: Path, out: Path, *more: str) -> list[str]:
     sets = ["refine_start=10", "refine_every=20", "sh_interval=10", "checkpoint_every=40", "eval_every=1000"]
     settings = [word for each in sets for word in ("--set", each)]
     return [
-        sys.executable, "-m", "gsplat_train", "train", str(scene), "--backend", "cpp", "--max-splats", "600",
+        sys.executable, "-P", "-m", "gsplat_train", "train", str(scene), "--backend", "cpp", "--max-splats", "600",
         "--trust", "--progress", "plain", "--out", str(out), *settings, *more,
     ]  # fmt: skip
 

@@ -245,7 +245,7 @@ LIMITS = {
 def test_a_run_stays_within_its_budget(name, tmp_path):
     """The peak of the whole process, as the kernel counts it, with growth to the cap, measuring and writing."""
     command = [
-        sys.executable, "-m", "gsplat_train.cli.train", "demo", "--out", str(tmp_path / "r"), "--steps", "70",
+        sys.executable, "-P", "-m", "gsplat_train.cli.train", "demo", "--out", str(tmp_path / "r"), "--steps", "70",
         "--backend", "cpp", "--set", "refine_start=2", "--set", "refine_every=5", "--max-splats", "900000",
         "--set", "preview_views=0", *LIMITS[name],
     ]  # fmt: skip

@@ -55,7 +55,7 @@ def start(count: int, backend: str, arguments: Sequence[str]) -> NoReturn:
         )
     with tempfile.TemporaryDirectory(prefix="gs-train-") as folder:
         commons = _nccl() if gpus else _ring(count, Path(folder))
-        command = [sys.executable, "-m", "gsplat_train", "train", *arguments]
+        command = [sys.executable, "-P", "-m", "gsplat_train", "train", *arguments]
         processes, errors = [], []
         for rank in range(count):
             own = {"MLX_RANK": str(rank), FOLDER: folder, **commons}

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from ..errors import BackendUnavailable, OutOfMemory, StorageError, UserError
 
-WORKER = (sys.executable, "-m", "gsplat_train.prepare.worker")
+WORKER = (sys.executable, "-P", "-m", "gsplat_train.prepare.worker")
 LOOK_SECONDS = 5.0  # between two looks at a process that says nothing
 STILL_SECONDS = 300.0  # without an event and without a second of computing: it hangs
 LITTLE_DISK = 20e6  # bytes; with less left, that is why a job failed
