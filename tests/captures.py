@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageFilter
 
 import gsplat_train
 from gsplat_train.datasets.colmap_binary import read_images
@@ -29,7 +30,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(PACKAGE.parent), "COLUMNS": "100"}
 
 
-def call(*arguments: object, code: int = 0, timeout: float = 120) -> Any:
+def call(*arguments: object, code: int = 0, timeout: float = 300) -> Any:
     """Runs gs-prepare, which shall end with `code`; one that fails says so in its last line."""
     done = subprocess.run(
         command(*arguments), capture_output=True, text=True, env=environment(), timeout=timeout
@@ -54,6 +55,24 @@ def write_photos(folder: Path, views: range = range(32)) -> Path:
         view = world().views[i]
         Image.fromarray(view.pixels.image).save(folder / view.name)
     return folder
+
+
+def write_video(path: Path) -> Path:
+    """The demo scene as a film: a still or blurred frame beside each sharp one, and a halt of four frames."""
+    av: Any = pytest.importorskip("av", reason="the extra [video] is not installed")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.options = {"crf": "14"}
+        for i, view in enumerate(world().views):
+            picture = Image.fromarray(view.pixels.image)
+            shaken = picture.filter(ImageFilter.BoxBlur(3))
+            for frame in [picture, shaken] if i != 9 else [picture] * 10:
+                for packet in stream.encode(av.VideoFrame.from_image(frame)):
+                    container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
 
 
 def poses(scene: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

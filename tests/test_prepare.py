@@ -20,7 +20,11 @@ import pytest
 from PIL import Image
 
 from gsplat_train.datasets import load_scene
+from gsplat_train.errors import StorageError
+from gsplat_train.prepare.make import prepare
 from gsplat_train.prepare.orient import Similarity
+from gsplat_train.prepare.steps import Options
+from gsplat_train.prepare.told import Told
 
 pytest.importorskip("pycolmap", reason="the extra [sfm] is not installed")
 
@@ -108,7 +112,10 @@ def test_a_scene_of_other_photos_is_not_touched(made, tmp_path):
 def test_a_killed_run_goes_on_with_what_is_done(photos, tmp_path):
     out = tmp_path / "scene"
     run = subprocess.Popen(
-        captures.command(photos, out), stderr=subprocess.PIPE, env=captures.environment(), text=True
+        captures.command(photos, out, "--sparse"),
+        stderr=subprocess.PIPE,
+        env=captures.environment(),
+        text=True,
     )
     database = out / ".prepare" / "database.db"
     assert run.stderr is not None
@@ -123,7 +130,7 @@ def test_a_killed_run_goes_on_with_what_is_done(photos, tmp_path):
         features = connection.execute("select count(*), sum(rows) from keypoints").fetchone()
     assert features[0] == 32
     stamp = (out / "images" / "view_05.png").stat().st_mtime_ns
-    done = captures.call(photos, out)
+    done = captures.call(photos, out, "--sparse")
     assert "pictures: 32 from the run before" in done.stderr
     assert (out / "images" / "view_05.png").stat().st_mtime_ns == stamp
     assert captures.report(out)["features"] == features[1]
@@ -213,7 +220,7 @@ def test_photos_that_do_not_belong_are_listed(tmp_path):
     photos = captures.write_photos(tmp_path / "photos", range(9))
     for i in range(4):
         _noise(i).save(photos / f"other_{i}.png")
-    done = captures.call(photos, tmp_path / "out")
+    done = captures.call(photos, tmp_path / "out", "--sparse")
     warning = next(line for line in done.stderr.splitlines() if line.startswith("warning: "))
     assert "of 13 photos were placed" in warning and "other_3.png" in warning
     assert captures.report(tmp_path / "out")["warnings"] == [warning.removeprefix("warning: ")]
@@ -225,6 +232,14 @@ def test_what_is_no_capture(name, tmp_path):
     if name != "missing":
         path.write_text("hello")
     captures.call(path, tmp_path / "out", code=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_done(photos, tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(StorageError, match=r"1 MB free, about .* MB are needed"):
+        prepare(photos, tmp_path / "out", Options(), Told("plain", quiet=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -241,10 +256,10 @@ def test_photos_of_two_sizes_have_two_cameras_or_a_line(tmp_path):
         Image.open(path).resize((240, 180)).save(path)
     done = captures.call(photos, tmp_path / "out", "--camera", "shared", code=2)
     assert "320x240" in done.stderr and "--camera per-size" in done.stderr
-    done = captures.call(photos, tmp_path / "out", "--progress", "jsonl")
+    done = captures.call(photos, tmp_path / "out", "--progress", "jsonl", "--sparse")
     assert captures.report(tmp_path / "out")["n_cameras"] == 2
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[-1]["stage"] == "cameras" and {"done", "total", "seconds_left"} <= set(events[0])
+    assert events[-1]["stage"] == "finer cameras" and {"done", "total", "seconds_left"} <= set(events[0])
     assert Path(tmp_path / "out" / "images" / "view_01.png").is_file()
 
 
@@ -259,3 +274,22 @@ def test_training_on_photos_finds_their_cameras_first(made, photos, tmp_path):
         )
         assert done.returncode == 0, done.stderr
     assert json.loads((run / "metrics.json").read_text("utf-8"))["steps"] == 4
+
+
+def test_training_on_a_video(tmp_path):
+    """A walk around the scene, filmed with a shaking hand and halts."""
+    film = captures.write_video(tmp_path / "walk.mp4")
+    run = tmp_path / "run"
+    command = [sys.executable, "-P", "-m", "gsplat_train.cli.train", str(film), "--out", str(run)]
+    done = subprocess.run(
+        [*command, "--steps", "3"], capture_output=True, text=True, env=captures.environment(), timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    told = captures.report(run / "scene")
+    assert told["kind"] == "video" and told["repeated"] >= 2 and told["found"] > 60
+    assert len(told["registered"]) >= 0.8 * told["used"] >= 20
+    assert json.loads((run / "metrics.json").read_text("utf-8"))["scene"] == "walk"
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(film.read_bytes()[: film.stat().st_size // 2])  # its index was at the end
+    assert "no video that can be read" in captures.call(cut, tmp_path / "out", code=2).stderr
+    assert not (tmp_path / "out").exists()

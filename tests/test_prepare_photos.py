@@ -71,6 +71,20 @@ def test_odd_formats_become_rgb_in_8_bits(folder, tmp_path):
     assert photos["print.tif"].name == "print.jpg" and not left_out
 
 
+def test_heic_is_read_where_the_package_is(folder, tmp_path, monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
+    heic = pillow_heif.from_pillow(scenery(5))
+    heic.save(folder / "phone.HEIC", quality=90)
+    photos, left_out, others = gathered(folder, tmp_path / "out")
+    assert not left_out and not others
+    written = Image.open(tmp_path / "out" / photos["phone.HEIC"].name)
+    assert written.format == "JPEG" and written.size == (120, 90)
+    difference = np.asarray(written.convert("L"), float) - np.asarray(scenery(5).convert("L"), float)
+    assert np.abs(difference).mean() < 10
+    monkeypatch.setattr("gsplat_train.prepare.photos._register_heif", lambda: False)
+    assert find_photos(folder)[2] == ["phone.HEIC"]
+
+
 def test_what_is_left_out_and_why(folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     whole = folder / "2.png"

@@ -33,7 +33,7 @@ def write_report(
     """Finishes a scene whose model lies in work/model; removes `work`; returns what prepare.json says."""
     report["sources"] = {photo.name: photo.source for photo in photos}
     report["downs"] = {photo.name: photo.down for photo in photos if photo.down is not None}
-    model = work / "thick" if (work / "thick" / "points3D.bin").is_file() else work / "model"
+    model = work / ("thick" if "dense_points" in report else "refined")
     report = _turn(out, model, report, IDENTITY, up, told)
     shutil.rmtree(work, ignore_errors=True)
     return report

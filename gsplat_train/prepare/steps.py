@@ -167,6 +167,9 @@ def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, to
     told.message(f"matches: {matches['verified']:,} of {matches['pairs']:,} pairs overlap")
     model = _model(job, work, log, told)
     _judge(photos, model, matches, told)
+    finer = {"do": "refined", "model": job["out"], "out": str((work / "refined").resolve())}
+    model |= _stage(job | finer, log, told, "finer cameras", 1, "pairs")
+    job["out"] = finer["out"]
     if options.dense:
         model["dense_points"] = _thicken(job, work, log, told)
     return {"features": features["features"], **matches, **model, "n_cameras": len(set(cameras))}
@@ -189,7 +192,7 @@ def _model(job: dict[str, Any], work: Path, log: Path, told: Told) -> dict[str, 
 def _thicken(job: dict[str, Any], work: Path, log: Path, told: Told) -> int:
     """Adds points where several photos agree on a depth to the model; how many."""
     options = LoadOptions(images=job["images"], max_size=2 * dense.SIDE, cache=False, trust=True)
-    scene = colmap.load(work / "model", options)
+    scene = colmap.load(Path(job["out"]), options)
     with told.stage("points", len(scene.views)) as stage:
 
         def begin(total: int) -> Callable[[int], None]:

@@ -16,30 +16,23 @@ import json
 import os
 import sys
 import threading
-import time
 import zlib
 from pathlib import Path
 from typing import Any, TextIO
 
 zlib.compress(b"first, see above")
 
-from .models import thickened, turned  # noqa: E402
+from .matching import FEATURE_SIZE, Matching, longest_side, match_pairs  # noqa: E402
+from .models import described, refined, thickened, turned  # noqa: E402
 from .pairs import choose_pairs  # noqa: E402
 
-CHUNK_SECONDS = 4.0  # between two events while matching
-LARGEST_CHUNK = 400  # pairs
 MOST_TRIALS = 2000  # of RANSAC: four times as fast as COLMAP's 10,000 on pairs that do not overlap
 LOW_CONTRAST = {"below": 1000, "peak": 0.0015}  # small pictures need the weaker corners too
-FEATURE_SIZE = 1600  # pixels: larger photos are reduced to find features
 MOST_FEATURES = 4096
 DEFAULT_FOCAL = 1.2  # of the longer side, where nothing is known
 GLOBAL_ABOVE = 500  # photos: there the global mapper comes first
 ENOUGH = 0.8  # of the photos registered: the other mapper is not tried
 MOST_MODELS = 10
-EPIPOLAR_SHARE = (
-    500  # of the longer side: a match may be that part off its line; COLMAP's 4 pixels of 320 cost
-)
-# half of the cameras' exactness
 FEW_FEATURES = 2000  # a photo, in the mean: then points that two photos see are kept too, twice as many
 
 
@@ -150,30 +143,8 @@ def matches(job: dict[str, Any], events: Events) -> dict[str, Any]:
         database.close()
     done = len(pairs) - len(waiting)
     events.send(total=len(pairs), done=done)
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.use_gpu = False
-    matching.num_threads = job["threads"]
-    geometry = pycolmap.TwoViewGeometryOptions()
-    geometry.ransac.max_num_trials = MOST_TRIALS
-    geometry.ransac.max_error = max(1.0, _longest(job) / EPIPOLAR_SHARE)
-    listed = pycolmap.ImportedPairingOptions()
-    listed.match_list_path = Path(job["database"]).with_name("pairs.txt")
-    size, start = 10, 0
-    while start < len(waiting):
-        part = waiting[start : start + size]
-        listed.match_list_path.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in part), "utf-8")
-        began = time.monotonic()
-        pycolmap.match_image_pairs(
-            job["database"],
-            matching_options=matching,
-            pairing_options=listed,
-            verification_options=geometry,
-            device=pycolmap.Device.cpu,
-        )
-        start += len(part)
-        events.send(done=done + start)
-        took = max(time.monotonic() - began, 1e-3)
-        size = max(4, min(LARGEST_CHUNK, int(len(part) * CHUNK_SECONDS / took)))
+    asked = Matching(job["database"], job["threads"], MOST_TRIALS)
+    match_pairs(asked, [(names[i], names[j]) for i, j in waiting], lambda k: events.send(done=done + k))
     database = pycolmap.Database.open(job["database"])
     try:
         _, inliers = database.read_two_view_geometry_num_inliers()
@@ -207,28 +178,7 @@ def model(job: dict[str, Any], events: Events) -> dict[str, Any]:
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     chosen.write(out)
-    return {
-        "mapper": mapper,
-        "models": found,
-        "registered": sorted(image.name for image in chosen.images.values() if image.has_pose),
-        "points": chosen.num_points3D(),
-        "mean_error_px": round(chosen.compute_mean_reprojection_error(), 4),
-        "mean_track": round(chosen.compute_mean_track_length(), 3),
-        "cameras": [
-            {
-                "model": c.model_name,
-                "width": c.width,
-                "height": c.height,
-                "params": [round(p, 6) for p in c.params],
-            }
-            for c in chosen.cameras.values()
-        ],
-    }
-
-
-def _longest(job: dict[str, Any]) -> int:
-    """Pixels of the longest side, as features were found in it."""
-    return min(FEATURE_SIZE, max(max(p["width"], p["height"]) for p in job["photos"]))
+    return {"mapper": mapper, "models": found} | described(chosen)
 
 
 def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> list[Any]:
@@ -246,7 +196,7 @@ def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> lis
     options.num_threads = job["threads"]
     options.triangulation.ignore_two_view_tracks = job["mean"] > FEW_FEATURES
     # COLMAP's 4 pixels are meant for photos of 1600 and more; smaller ones are also seen more exactly.
-    options.mapper.filter_max_reproj_error = max(1.5, _longest(job) / 400)
+    options.mapper.filter_max_reproj_error = max(1.5, longest_side(job) / 400)
     count = 0
 
     def another(new: int = 1) -> None:
@@ -265,7 +215,14 @@ def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> lis
     return list(found.values())
 
 
-JOBS = {"features": features, "matches": matches, "model": model, "thickened": thickened, "turned": turned}
+JOBS = {
+    "features": features,
+    "matches": matches,
+    "model": model,
+    "refined": refined,
+    "thickened": thickened,
+    "turned": turned,
+}
 
 
 def main() -> None:
