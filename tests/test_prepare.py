@@ -76,7 +76,7 @@ def test_any_reader_takes_the_folder(made):
 def test_the_report_says_how_it_was_made(made):
     out, done = made
     told = captures.report(out)
-    assert told["used"] == 32 and told["mapper"] == "incremental" and told["up_from"] == "cameras"
+    assert told["used"] == 32 and told["mapper"] in ("incremental", "global") and told["up_from"] == "cameras"
     assert told["sources"]["view_00.png"] == "view_00.png"
     assert told["cameras"][0]["model"] == "SIMPLE_RADIAL" and told["n_cameras"] == 1
     assert told["cameras"][0]["params"][0] == pytest.approx(0.94 * 320, rel=0.03)

@@ -139,7 +139,7 @@ def _with_value(message: str) -> str:
             return f"No such option: {theirs}. Did you mean {ours}?"
     option = re.match(r"Invalid value for '(--[\w-]+)'[^:]*: ", message)
     arguments = sys.argv[1:]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, value = argument.partition("=")
         value = value if equals else following
         if option and name == option[1] and repr(value) not in message:
