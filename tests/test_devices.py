@@ -27,7 +27,8 @@ from gsplat_train.training.crew import ALONE
 
 ROOT = Path(gsplat_train.__file__).parents[1]
 HERE = Path(__file__).parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "GS_THREADS": "1", "GS_DEVICES_LIMIT": "6"}
+PACKAGE = str(Path(gsplat_train.__file__).parents[1])  # what was installed, where something was
+ENVIRONMENT = os.environ | {"PYTHONPATH": PACKAGE, "GS_THREADS": "1", "GS_DEVICES_LIMIT": "6"}
 SETTINGS = {  # 60 views in which two refinements happen
     "backend": "cpp", "steps": 60, "max_splats": 2300, "refine_start": 10, "refine_every": 20, "refine_stop": 0.8,
 }  # fmt: skip

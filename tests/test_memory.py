@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
+import gsplat_train
 from gsplat_train import config, machine, train
 from gsplat_train.backends.costs import COSTS, costs
 from gsplat_train.errors import UserError
@@ -249,7 +250,10 @@ def test_a_run_stays_within_its_budget(name, tmp_path):
         "--backend", "cpp", "--set", "refine_start=2", "--set", "refine_every=5", "--max-splats", "900000",
         "--set", "preview_views=0", *LIMITS[name],
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GS_CACHE": str(tmp_path / "cache")}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(gsplat_train.__file__).parents[1]),
+        "GS_CACHE": str(tmp_path / "cache"),
+    }
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
     ) as process:

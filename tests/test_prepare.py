@@ -259,7 +259,11 @@ def test_photos_of_two_sizes_have_two_cameras_or_a_line(tmp_path):
     done = captures.call(photos, tmp_path / "out", "--progress", "jsonl", "--sparse")
     assert captures.report(tmp_path / "out")["n_cameras"] == 2
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[-1]["stage"] == "finer cameras" and {"done", "total", "seconds_left"} <= set(events[0])
+    assert events[-1]["stage"] in ("cameras", "points", "finer cameras") and {
+        "done",
+        "total",
+        "seconds_left",
+    } <= set(events[0])
     assert Path(tmp_path / "out" / "images" / "view_01.png").is_file()
 
 

@@ -18,6 +18,7 @@ import tiny
 from conftest import load_backend
 from test_trainer import Said, log_of, make
 
+import gsplat_train
 from gsplat_train.cli.progress import Progress
 from gsplat_train.errors import OutOfMemory
 from gsplat_train.training import rows
@@ -55,7 +56,8 @@ def run(
 ) -> dict[str, int]:
     load_backend("cpp")
     words = [sys.executable, str(HERE / "scarcity.py"), mode, *map(str, (first, last, root, many))]
-    paths = os.pathsep.join([str(HERE.parent), str(HERE)])
+    # The package that this process has: a clone's own has no compiled module where it was installed.
+    paths = os.pathsep.join([str(Path(gsplat_train.__file__).parents[1]), str(HERE)])
     environment = os.environ | {"PYTHONPATH": paths} | ({"LD_PRELOAD": str(library)} if library else {})
     done = subprocess.run(
         words, env=environment, capture_output=True, text=True, timeout=3600 if FULL else 120

@@ -29,7 +29,9 @@ NEAR, FAR = 0.3, 2.5  # of the distance to what the cameras look at, where they 
 AHEAD = 0.5, 100.0  # of the distances between neighbouring cameras, where they do not
 DOME = 10.0  # times the reach of the cameras: as far as anything that panoramas show needs to be
 DOME_CELLS, DOME_SHARE = 12, 60  # parts of a side's width without a point get points, so many on a whole side
-BLACK_SHARE = 0.15  # of the points: above the 5 and 8 % of Fern and plush, which lose 0.07 dB by their true colours
+BLACK_SHARE = (
+    0.15  # of the points: above the 5 and 8 % of Fern and plush, which lose 0.07 dB by their true colours
+)
 LIGHT = 40  # of 255: no black
 UNCOLOURED_SPREAD = 1.0  # of 255: colours that differ less are none
 
