@@ -167,7 +167,7 @@ def own_colors(scene: Scene, which: np.ndarray | None = None) -> tuple[np.ndarra
 
 def wrongly_black(scene: Scene) -> np.ndarray:
     """bool [P]: black points, where so many are black in colour photos that black is no colour but the lack of one."""
-    black = ~scene.colors.any(axis=1)
+    black = np.asarray(~scene.colors.any(axis=1))
     if black.mean() < BLACK_SHARE:
         return np.zeros(len(black), bool)
     found, seen = median_colors(open_eyes(scene.views, MAX_VIEWS), scene.points[black])
