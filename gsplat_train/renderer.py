@@ -10,7 +10,7 @@ Notation as in backends: N Gaussians, image [H, W, 3] with values around [0, 1],
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -71,3 +71,33 @@ def render(
     tiles = stages.isect_tiles(projected, width, height)
     image, alpha = stages.rasterize(projected, tiles, background, width, height, absgrad_probe=absgrad_probe)
     return RenderOutput(image, alpha, projected)
+
+
+def pixel_sums(
+    gaussians: Gaussians,
+    camera: Camera,
+    backend: Backend,
+    maps: Callable[[mx.array], mx.array],
+    sh_degree: int = 0,
+    antialiased: bool = False,
+) -> mx.array:
+    """[N, 3] float32: for each Gaussian sum_p w(p) M(p) of three maps of pixels, M [H, W, 3] = maps(the render over
+    black).
+
+    w = alpha T is what the rasterizer blends a Gaussian's colour with. The derivative of sum_p <C(p), M(p)> by its
+    colour is sum_p w(p) M(p), so any backend's backward pass returns the sums, in a fixed order.
+    """
+    width, height = camera.width, camera.height
+    seen = backend.project(
+        gaussians, camera.viewmat, camera.K, width, height, sh_degree=sh_degree, antialiased=antialiased
+    )
+    tiles = backend.isect_tiles(seen, width, height)
+
+    def picture(colors: mx.array) -> mx.array:
+        return backend.rasterize(seen._replace(colors=colors), tiles, mx.zeros(3), width, height)[0]
+
+    weights = maps(mx.stop_gradient(picture(seen.colors)))
+    _, (sums,) = mx.vjp(picture, [seen.colors], [weights])
+    sums = mx.where((seen.radii > 0).all(axis=1, keepdims=True), sums, 0.0)
+    mx.eval(sums)
+    return sums

@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +68,27 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, whose entries become those of `path` once all are there; otherwise `path` is as it was.
+
+    UserError where `path` holds something, StorageError where it cannot be written.
+    """
+    is_new = not path.exists()
+    if not is_new and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists and is not an empty folder; choose another")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path, prefix=".") as work:
+            yield Path(work)
+            for entry in sorted(Path(work).iterdir()):
+                entry.replace(path / entry.name)
+    except OSError as error:
+        if is_new:
+            shutil.rmtree(path, ignore_errors=True)
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def append_line(path: Path, line: str) -> None:

@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_nothing(scene, tmp_path, monkeypatch, exists):
 
     if exists:
         (tmp_path / "demo").mkdir()
-    monkeypatch.setattr(demo, "write_model", full)
+    monkeypatch.setattr(demo, "write_pinholes", full)
     with pytest.raises(StorageError, match="demo cannot be written: No space left on device"):
         write_demo(tmp_path / "demo", scene)
     assert [path.name for path in tmp_path.rglob("*")] == (["demo"] if exists else [])

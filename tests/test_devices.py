@@ -143,11 +143,7 @@ def test_a_lost_device_ends_all_with_one_line_that_names_the_last_checkpoint(
 ) -> None:
     load_backend("cpp")
     out = tmp_path / "run"
-    arguments = command(scene, out, "--steps", "1000000", "--devices", "2", "--quiet")
-    process = subprocess.Popen(
-        arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(out / "checkpoints" / "step_0000040.json")
+    process = under_way(scene, out)
     os.kill(child(process.pid, rank), number)
     begun = time.monotonic()
     _, said = process.communicate(timeout=40)
@@ -162,15 +158,21 @@ def test_a_lost_device_ends_all_with_one_line_that_names_the_last_checkpoint(
 def test_an_interrupted_run_on_devices_is_saved(scene: Path, tmp_path: Path) -> None:
     load_backend("cpp")
     out = tmp_path / "run"
+    process = under_way(scene, out)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=40)
+    assert process.returncode == 130 and "state saved in" in said, said
+    assert len(said.strip().splitlines()) <= 2, said
+
+
+def under_way(scene: Path, out: Path) -> subprocess.Popen[str]:
+    """A run on two devices that has saved its first state."""
     arguments = command(scene, out, "--steps", "1000000", "--devices", "2", "--quiet")
     process = subprocess.Popen(
         arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for(out / "checkpoints" / "step_0000040.json")
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=40)
-    assert process.returncode == 130 and "state saved in" in said, said
-    assert len(said.strip().splitlines()) <= 2, said
+    return process
 
 
 def wait_for(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import test_losses
 from conftest import load_backend
-from plans import ABSGRADIENTS, plan, take
+from plans import OFF_THE_DEFAULTS, plan, take
 from test_losses import masks, pictures
 from test_score import compare
 from tiny import settings
@@ -75,14 +75,7 @@ def test_masked_loss_is_the_references(gpu, shape):
     "changes",
     [
         {},
-        {
-            "opacity_weight": 0.05,
-            "scale_weight": 0.07,
-            "noise": 10.0,
-            "seed": 7,
-            "background": (0.2, 0.5, 0.9),
-        },
-        {"antialiased": True, "sh_degree": 0, **ABSGRADIENTS},
+        *OFF_THE_DEFAULTS,
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])

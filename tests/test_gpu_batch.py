@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from plans import ABSGRADIENTS, plan
+from plans import OFF_THE_DEFAULTS, plan
 from test_gpu import copy, gpu, numbers, scene  # noqa: F401
 
 from gsplat_train.scene import Camera, Photo, View
@@ -38,16 +38,7 @@ def train(stepper, views, steps, **changes):
 @pytest.mark.parametrize("n", [1, 2, 300])
 @pytest.mark.parametrize(
     "changes",
-    [
-        {
-            "opacity_weight": 0.05,
-            "scale_weight": 0.07,
-            "noise": 10.0,
-            "seed": 7,
-            "background": (0.2, 0.5, 0.9),
-        },
-        {"antialiased": True, "sh_degree": 0, **ABSGRADIENTS},
-    ],
+    OFF_THE_DEFAULTS,
 )
 def test_a_step_over_views_is_the_generic_one(gpu, count, n, changes):  # noqa: F811
     gaussians, view = scene(n, 123, 77)

@@ -578,10 +578,6 @@ UpdateArgs update_args(const Params& params, long n, const Moments& moments, int
     return args;
 }
 
-}  // namespace
-
-namespace {
-
 // The PoseSums of each task, added up in a fixed order.
 class PoseParts {
    public:
@@ -600,10 +596,7 @@ class PoseParts {
 
 }  // namespace
 
-bool Pipeline::update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
-                      bool antialiased, const StepSettings& settings, double* pose) {
-    const Timer timer(stage_seconds[5]);
-    UpdateArgs args = update_args(params, n_, moments, sh_degree, sh_stride, settings);
+void Pipeline::shown(UpdateArgs& args, const CameraParams& camera, bool antialiased) {
     args.camera = &camera;
     args.antialiased = antialiased;
     args.records = records_.data();
@@ -611,6 +604,13 @@ bool Pipeline::update(const Params& params, const Moments& moments, int sh_degre
     args.first_slot = first_slot_.data();
     args.half_width = 0.5f * float(camera.width);
     args.half_height = 0.5f * float(camera.height);
+}
+
+bool Pipeline::update(const Params& params, const Moments& moments, int sh_degree, int sh_stride, const CameraParams& camera,
+                      bool antialiased, const StepSettings& settings, double* pose) {
+    const Timer timer(stage_seconds[5]);
+    UpdateArgs args = update_args(params, n_, moments, sh_degree, sh_stride, settings);
+    shown(args, camera, antialiased);
     std::vector<char> finite((n_ + kGrain - 1) / kGrain, 1);
     PoseParts parts(n_, pose);
     parallel_ranges(n_, kGrain, [&](long first, long last) {
@@ -632,19 +632,13 @@ void Pipeline::gradients(const Params& params, int sh_degree, int sh_stride, con
     args.grads = {parts + kVMean * n_,  parts + kVQuat * n_, parts + kVScale * n_,
                   parts + kVLogit * n_, parts + kVRgb * n_,  nullptr};
     args.rgb = true;
-    args.camera = &camera;
     args.sh_degree = sh_degree;
     args.sh_stride = sh_stride;
-    args.antialiased = antialiased;
-    args.records = records_.data();
-    args.slots = slots_.data();
-    args.first_slot = first_slot_.data();
+    shown(args, camera, antialiased);
     if (sums) {
         std::fill_n(parts + kVNorm * n_, 3 * n_, 0.0f);
         args.stat_norm = parts + kVNorm * n_, args.stat_abs = parts + kVAbs * n_, args.stat_count = parts + kVCount * n_;
     }
-    args.half_width = 0.5f * float(camera.width);
-    args.half_height = 0.5f * float(camera.height);
     PoseParts pose_parts(n_, pose);
     parallel_ranges(n_, kGrain, [&](long first, long last) {
         UpdateArgs own = args;

@@ -124,8 +124,7 @@ class Pipeline {
 
     // Or the two halves apart: the gradients of one view (see kernels.h, `Part`) after its header ...
     void gradients(const Params& params, int sh_degree, int sh_stride, const CameraParams& camera, bool antialiased, bool sums,
-                   float* view,
-                   double* pose = nullptr);
+                   float* view, double* pose = nullptr);
     // ... and one step of Adam on the mean of `settings.views` of them, added in their order. False: it was not finite.
     bool combine(const Params& params, long n, const Moments& moments, int sh_degree, int sh_stride, const float* views, long row,
                  const float* positions, const StepSettings& settings);
@@ -151,6 +150,8 @@ class Pipeline {
     void sort_by_depth();
     size_t assign_slots();
     BlendArgs blend_args();
+    // What the update and the gradients read of the view that was rendered.
+    void shown(UpdateArgs& args, const CameraParams& camera, bool antialiased);
     double counting(const uint8_t* mask) const;
 
     long n_ = 0;

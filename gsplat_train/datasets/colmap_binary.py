@@ -10,13 +10,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
-from .colmap_records import CameraRecord, ImageRecord, Points
+from ..scene import Camera
+from .colmap_records import CameraRecord, ImageRecord, Points, quaternion
 from .files import LFS_HEAD
 from .lenses import PARAMETERS
 
@@ -175,6 +176,25 @@ def write_model(
         )
         for record, track in zip(records, tracks, strict=True):
             file.write(record.tobytes() + track.tobytes())
+
+
+def write_pinholes(
+    folder: Path,
+    cameras: Sequence[tuple[str, Camera]],
+    points: Points,
+    seen: list[np.ndarray],
+    positions2d: list[np.ndarray],
+) -> None:
+    """`write_model` of pinhole views, each a name and a camera; views alike share a camera's record."""
+    records: dict[CameraRecord, int] = {}
+    images = []
+    for name, camera in cameras:
+        K, pose = camera.K.tolist(), camera.viewmat
+        record = CameraRecord("PINHOLE", camera.width, camera.height, (K[0][0], K[1][1], K[0][2], K[1][2]))
+        number = records.setdefault(record, len(records) + 1)
+        images.append(ImageRecord(name, number, quaternion(pose[:3, :3]), tuple(pose[:3, 3].tolist())))
+    by_number = {number: record for record, number in records.items()}
+    write_model(folder, by_number, images, points, seen, positions2d)
 
 
 def _track_entries(image_id: int, indices: np.ndarray) -> np.ndarray:

@@ -6,20 +6,17 @@ It is made in seconds and needs no data; written as a COLMAP folder it goes the 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..errors import StorageError, UserError
 from ..scene import Camera, Photo, Scene, View
-from ..storage import home_expanded
+from ..storage import home_expanded, new_folder
 from . import demo_world
-from .colmap_binary import write_model
-from .colmap_records import CameraRecord, ImageRecord, Points, quaternion
+from .colmap_binary import write_pinholes
+from .colmap_records import Points
 from .options import LoadOptions
 
 WIDTH, HEIGHT = 320, 240
@@ -158,22 +155,10 @@ def write_demo(directory: str | Path, scene: Scene, poses: bool = True) -> None:
 
     UserError where the directory holds something, StorageError where it cannot be written; all or nothing.
     """
-    directory = home_expanded(directory)
-    is_new = not directory.exists()
-    if not is_new and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not an empty folder; choose another")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".") as work:
-            _write_photos(Path(work), scene)
-            if poses:
-                _write_model(Path(work), scene)
-            for part in ("images", "sparse") if poses else ("images",):
-                (Path(work) / part).replace(directory / part)
-    except OSError as error:
-        if is_new:
-            shutil.rmtree(directory, ignore_errors=True)
-        raise StorageError(f"{directory} cannot be written: {error.strerror}") from error
+    with new_folder(home_expanded(directory)) as work:
+        _write_photos(work, scene)
+        if poses:
+            _write_model(work, scene)
 
 
 def _write_photos(folder: Path, scene: Scene) -> None:
@@ -184,16 +169,9 @@ def _write_photos(folder: Path, scene: Scene) -> None:
 
 def _write_model(folder: Path, scene: Scene) -> None:
     (folder / "sparse" / "0").mkdir(parents=True)
-    cameras: dict[CameraRecord, int] = {}
-    images, seen, positions = [], [], []
-    for view in scene.views:
-        camera = view.camera
-        K = camera.K.tolist()
-        record = CameraRecord("PINHOLE", camera.width, camera.height, (K[0][0], K[1][1], K[0][2], K[1][2]))
-        camera_id = cameras.setdefault(record, len(cameras) + 1)
-        translation = tuple(camera.viewmat[:3, 3].tolist())
-        images.append(ImageRecord(view.name, camera_id, quaternion(camera.viewmat[:3, :3]), translation))
-        seen.append(np.flatnonzero(visible(scene.points, camera)))
-        positions.append(project(scene.points[seen[-1]], camera)[0])
-    records = {camera_id: record for record, camera_id in cameras.items()}
-    write_model(folder / "sparse" / "0", records, images, Points(scene.points, scene.colors), seen, positions)
+    seen = [np.flatnonzero(visible(scene.points, view.camera)) for view in scene.views]
+    positions = [
+        project(scene.points[index], view.camera)[0] for index, view in zip(seen, scene.views, strict=True)
+    ]
+    cameras = [(view.name, view.camera) for view in scene.views]
+    write_pinholes(folder / "sparse" / "0", cameras, Points(scene.points, scene.colors), seen, positions)

@@ -13,8 +13,7 @@ import numpy as np
 
 from ..model import frame
 from ..model.gaussians import Gaussians
-from ..model.splats import C0
-from ..renderer import render
+from ..renderer import pixel_sums
 from ..scene import Camera, View
 from .measure import measure
 
@@ -87,18 +86,12 @@ def contributions(
     antialiased: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
-    """[N] the sum over all pixels of the weight with which each Gaussian is blended: the gradient of a picture's
-    sum with respect to its colour. progress gets the views that are done, and all.
+    """[N] the sum over all pixels of the weight with which each Gaussian is blended. progress gets the views that
+    are done, and all.
     """
-    grey = gaussians._replace(sh0=mx.zeros_like(gaussians.sh0), shN=gaussians.shN[:, :0])
     total = np.zeros(gaussians.means.shape[0])
     for number, camera in enumerate(cameras, start=1):
-
-        def brightness(sh0: mx.array, camera: Camera = camera) -> mx.array:
-            return (
-                render(grey._replace(sh0=sh0), camera, backend, antialiased=antialiased).image[..., 0].sum()
-            )
-
-        total += np.asarray(mx.grad(brightness)(grey.sh0))[:, 0, 0].astype(np.float64)
+        sums = pixel_sums(gaussians, camera, backend, mx.ones_like, antialiased=antialiased)
+        total += np.asarray(sums)[:, 0].astype(np.float64)
         progress(number, len(cameras))
-    return total / C0
+    return total

@@ -9,8 +9,6 @@ there is that part's to make.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +17,11 @@ import numpy as np
 from PIL import Image
 
 from ..datasets.agreement import in_picture
-from ..datasets.colmap_binary import write_model
-from ..datasets.colmap_records import CameraRecord, ImageRecord, Points, quaternion
+from ..datasets.colmap_binary import write_pinholes
+from ..datasets.colmap_records import Points
 from ..datasets.held_out import HELD_OUT
-from ..errors import StorageError, UserError
 from ..scene import Camera, Scene, View
-from ..storage import atomic_write
+from ..storage import atomic_write, new_folder
 from .cut import cut_views
 from .ownership import owners, weights
 
@@ -58,8 +55,6 @@ def write_parts(
 
     UserError where `out` holds something or the scene has too few views; StorageError where it cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder; choose another")
     of_views = cut_views(scene, parts)
     cameras = [view.camera for view in scene.views]
     of_points = owners(scene.points, cameras, of_views)
@@ -73,35 +68,26 @@ def write_parts(
         "cameras": [_camera_json(camera) for camera in cameras],
     }
     total, done, written = sum(map(len, members)), 0, []
-    is_new = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".") as work:
-            for part, index in enumerate(members):
-                folder = Path(work) / f"part_{part + 1}"
-                chosen = [scene.views[i] for i in index]
-                masked = []
-                _make_folders(folder)
-                for view in chosen:
-                    masked.append(_write_view(folder, view, scene.points, of_points == part))
-                    done += 1
-                    progress("writing", done, total)
-                seeds = np.random.default_rng((part, parts)).random(len(scene.points)) < SEEDS
-                kept = np.flatnonzero((of_points == part) | (seeds & _seen(scene.points, chosen)))
-                _write_model(folder, chosen, scene.points[kept], scene.colors[kept])
-                names = [_file(view) for view in chosen if view.name in held]
-                (folder / HELD_OUT).write_text("".join(f"{name}\n" for name in names), "utf-8")
-                _write_plan(folder / PLAN, plan | {"part": part})
-                own = sum(of_views[i] == part for i in index)
-                share = float(np.mean(masked)) if masked else 0.0
-                written.append(Part(out / folder.name, own, len(index) - own, len(kept), share))
-            for part in range(parts):
-                (Path(work) / f"part_{part + 1}").replace(out / f"part_{part + 1}")
-        _write_plan(out / PLAN, plan)
-    except OSError as error:
-        if is_new:
-            shutil.rmtree(out, ignore_errors=True)
-        raise StorageError(f"{out} cannot be written: {error.strerror or error}") from error
+    with new_folder(out) as work:
+        for part, index in enumerate(members):
+            folder = work / f"part_{part + 1}"
+            chosen = [scene.views[i] for i in index]
+            masked = []
+            _make_folders(folder)
+            for view in chosen:
+                masked.append(_write_view(folder, view, scene.points, of_points == part))
+                done += 1
+                progress("writing", done, total)
+            seeds = np.random.default_rng((part, parts)).random(len(scene.points)) < SEEDS
+            kept = np.flatnonzero((of_points == part) | (seeds & _seen(scene.points, chosen)))
+            _write_model(folder, chosen, scene.points[kept], scene.colors[kept])
+            names = [_file(view) for view in chosen if view.name in held]
+            (folder / HELD_OUT).write_text("".join(f"{name}\n" for name in names), "utf-8")
+            _write_plan(folder / PLAN, plan | {"part": part})
+            own = sum(of_views[i] == part for i in index)
+            share = float(np.mean(masked)) if masked else 0.0
+            written.append(Part(out / folder.name, own, len(index) - own, len(kept), share))
+        _write_plan(work / PLAN, plan)
     return written
 
 
@@ -175,25 +161,9 @@ def own_pixels(camera: Camera, points: np.ndarray, own: np.ndarray) -> np.ndarra
 
 
 def _write_model(folder: Path, views: Sequence[View], points: np.ndarray, colors: np.ndarray) -> None:
-    records: dict[CameraRecord, int] = {}
-    images = []
-    for view in views:
-        K = view.camera.K.tolist()
-        parameters = (K[0][0], K[1][1], K[0][2], K[1][2])
-        record = CameraRecord("PINHOLE", view.camera.width, view.camera.height, parameters)
-        number = records.setdefault(record, len(records) + 1)
-        pose = view.camera.viewmat
-        images.append(ImageRecord(_file(view), number, quaternion(pose[:3, :3]), tuple(pose[:3, 3].tolist())))
-    nothing = [np.empty(0, np.int64)] * len(images)
-    cameras = {number: record for record, number in records.items()}
-    write_model(
-        folder / "sparse" / "0",
-        cameras,
-        images,
-        Points(points, colors),
-        nothing,
-        [np.empty((0, 2))] * len(images),
-    )
+    cameras = [(_file(view), view.camera) for view in views]
+    nothing, nowhere = [np.empty(0, np.int64)] * len(views), [np.empty((0, 2))] * len(views)
+    write_pinholes(folder / "sparse" / "0", cameras, Points(points, colors), nothing, nowhere)
 
 
 def _camera_json(camera: Camera) -> dict[str, Any]:

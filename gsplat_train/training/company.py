@@ -156,24 +156,17 @@ class Company(Crew):
 
     def share(self, data: bytes = b"") -> bytes:
         """The first process's bytes."""
-        count = int(self._told_whole(np.array([len(data) if self.rank == 0 else 0], np.int64))[0])
+        count = int(self.gather(np.array([[len(data)]], np.int64))[0, 0])
         pieces = []
         for begin in range(0, count, PIECE):
             size = min(PIECE, count - begin)
-            mine = (
+            own = (
                 np.frombuffer(data[begin : begin + size], np.uint8)
                 if self.rank == 0
                 else np.zeros(size, np.uint8)
             )
-            pieces.append(self._told_whole(mine).tobytes())
+            pieces.append(self.gather(own[None])[0].tobytes())
         return b"".join(pieces)
-
-    def _told_whole(self, mine: np.ndarray) -> np.ndarray:
-        """The first process's array of whole numbers; the others' are of its shape and zero: it is the sum."""
-        with self.waiting():
-            total = mx.distributed.all_sum(mx.array(mine), group=self.group, stream=self._stream)
-            mx.eval(total)
-        return np.asarray(total)
 
     def share_files(self, folder: Path, paths: list[Path]) -> list[Path]:
         """The first process's files, which the others write into `folder`; where they are."""

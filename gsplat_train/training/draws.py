@@ -94,10 +94,17 @@ def without_return(xp: Any, weights: Any, n: int, key: Key) -> Any:
     Spirakis 2006).
     """
     bits = hashed(xp, xp.arange(len(weights)).astype(xp.uint32), key) >> 8
-    chances = weights / -xp.log((bits.astype(xp.float32) + 0.5) / 2**24)
-    high = chances.astype(xp.float32).view(xp.uint32).astype(xp.uint64) << 32
-    order = high | xp.arange(len(weights))[::-1].astype(xp.uint64)
-    return order >= xp.partition(order, len(weights) - n)[len(weights) - n]
+    return strongest(xp, weights / -xp.log((bits.astype(xp.float32) + 0.5) / 2**24), n)
+
+
+def strongest(xp: Any, values: Any, n: int) -> Any:
+    """[N] bool: the `n` largest of `values`, none below 0; of equal ones those that come first."""
+    if n == 0:
+        return values < 0
+    # The bits of floats that are not negative are in the order of their values.
+    high = values.astype(xp.float32).view(xp.uint32).astype(xp.uint64) << 32
+    order = high | xp.arange(len(values))[::-1].astype(xp.uint64)
+    return order >= xp.partition(order, len(values) - n)[len(values) - n]
 
 
 def cumulative(xp: Any, counts: Any) -> Any:

@@ -19,7 +19,7 @@ from .strategies import Strategy
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 USUAL = 3.0
 DOUBT = 0.004  # how much of the error a ratio must explain for each doubling away from USUAL
-RECENT = 0.08  # of the steps done: the speed of these counts; on a machine with others at work less is better
+RECENT = 0.08  # of the steps done: the speed of these counts
 LEAST = 3  # records before anything is foretold
 SAMPLES = 200  # steps ahead that are looked at
 

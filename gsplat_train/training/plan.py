@@ -111,11 +111,16 @@ def active_groups(config: Config) -> list[str]:
     return [name for name, section in groups if section.mode not in ("off", "auto", "fixed")]
 
 
+def decayed(first: float, last: float, progress: float) -> float:
+    """A rate that falls exponentially from `first` to `last` as progress goes from 0 to 1."""
+    return first * (last / first) ** progress if first > 0 else 0.0
+
+
 def learning_rates(config: Config, step: int) -> dict[str, float]:
     """The rate of each leaf for the step after `step` steps; that of means decays exponentially (3DGS)."""
     progress = min(step / config.horizon, 1.0)
     first, last = config.lr_means, min(config.lr_means_end, config.lr_means)  # it never rises
-    means = first * (last / first) ** progress if first > 0 else 0.0
+    means = decayed(first, last, progress)
     return {
         "means": EXTENT * means,
         "quats": config.lr_quats,

@@ -29,6 +29,7 @@ from ..renderer import render
 from ..scene import Camera, View
 from ..settings import choice, number
 from .groups import Material
+from .plan import decayed
 
 WIDTH = 6  # w [3] rad, t [3] in units of training's frame
 START = (0.0,) * WIDTH
@@ -44,9 +45,7 @@ class Settings:
 
     def rate_at(self, step: int, horizon: int) -> float:
         """The rate of step `step` (from 1)."""
-        if self.lr <= 0:
-            return 0.0
-        return float(self.lr * (max(self.lr_end, 1e-12) / self.lr) ** min((step - 1) / horizon, 1.0))
+        return decayed(self.lr, max(self.lr_end, 1e-12), min((step - 1) / horizon, 1.0))
 
 
 def image(row: mx.array, image: mx.array, mode: str) -> mx.array:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of a map of pixels each Gaussian carries: for density control that looks at pictures, not at gradients.
 
-A Gaussian's weight in a pixel is w = alpha T, what the rasterizer blends its colour with. The derivative of
-sum_p <C(p), M(p)> by its colour is sum_p w(p) M(p), so the backward pass of any backend, fed a made-up gradient M,
-returns the sums over pixels of three maps at once, in a fixed order.
+The sums are renderer.pixel_sums.
 """
 
 from __future__ import annotations
@@ -16,7 +14,9 @@ import numpy as np
 
 from ..backends import Backend
 from ..config import Config
-from ..scene import View
+from ..evaluate.perceptual import LUMA
+from ..renderer import pixel_sums
+from ..scene import Photo, View
 from .plan import sh_degree_at
 from .rows import Population
 
@@ -52,24 +52,13 @@ class Scores:
         gaussians, degree = population.gaussians(), sh_degree_at(self.config, step)
         found = []
         for view in self.chosen(step, count):
-            width, height = view.camera.width, view.camera.height
-            seen = self.backend.project(
-                gaussians, view.camera.viewmat, view.camera.K, width, height,
-                sh_degree=degree, antialiased=self.config.antialiased,
-            )  # fmt: skip
-            tiles = self.backend.isect_tiles(seen, width, height)
-
-            def picture(colors: mx.array, seen=seen, tiles=tiles, size=(width, height)) -> mx.array:
-                return self.backend.rasterize(seen._replace(colors=colors), tiles, mx.zeros(3), *size)[0]
-
-            image = mx.stop_gradient(picture(seen.colors))
             photo = view.pixels
-            weights = maps(view, mx.array(photo.image), image)
-            if photo.mask is not None:
-                weights = weights * (mx.array(photo.mask) > 0)[:, :, None]
-            _, (sums,) = mx.vjp(picture, [seen.colors], [weights])
-            sums = mx.where((seen.radii > 0).all(axis=1, keepdims=True), sums, 0.0)
-            mx.eval(sums)
+
+            def weighed(image: mx.array, view: View = view, photo: Photo = photo) -> mx.array:
+                weights = maps(view, mx.array(photo.image), image)
+                return weights if photo.mask is None else weights * (mx.array(photo.mask) > 0)[:, :, None]
+
+            sums = pixel_sums(gaussians, view.camera, self.backend, weighed, degree, self.config.antialiased)
             found.append(sums if population.xp is mx else np.array(sums))
         return found
 
@@ -84,7 +73,7 @@ def edges(view: View, photo: mx.array, image: mx.array) -> mx.array:
     """Maps: edges of the photo, 0 to 1; 1; 0. An edge is the absolute Laplacian (8 in the middle, -1 around) of the
     luminance, as Deng et al. 2025 ("Improving Densification in 3D Gaussian Splatting") weigh pixels.
     """
-    grey = photo.astype(mx.float32) @ (mx.array([0.299, 0.587, 0.114]) / 255)
+    grey = photo.astype(mx.float32) @ mx.array(LUMA)
     padded = mx.pad(grey, 1, mode="edge")
     height, width = grey.shape
     around = sum(

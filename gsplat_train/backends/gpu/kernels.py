@@ -101,6 +101,12 @@ _SPLATS = "records float32 8 * n;"
 _PICTURES = "image float32 3 * area; target uint8 3 * area; mask uint8 area;"
 _MATTED = _PICTURES + "matte uint8 area;"
 _SEEN = "radii int32 2 * n; colours float32 4 * n;"
+# Where a splat's gradients lie, and how the step stands.
+_SLOTS = (
+    "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
+    "status uint32 8; loss float32 8;"
+)
+_NEW_BANDS = "new_shn float32 bands; new_m float32 bands; new_v float32 bands"
 
 KERNELS = {
     spec.name: spec
@@ -223,8 +229,8 @@ KERNELS = {
                 _PARAMS
                 + "m float32 14 * n; v_in float32 14 * n;"
                 + _SEEN
-                + "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
-                + "status uint32 8; loss float32 8; stats_in float32 3 * n;"
+                + _SLOTS
+                + "stats_in float32 3 * n;"
                 + _CAMERA
                 + _SETTINGS
                 + _SIZES
@@ -246,20 +252,13 @@ KERNELS = {
                 + _SETTINGS
                 + _SIZES
             ),
-            _arrays("new_shn float32 bands; new_m float32 bands; new_v float32 bands"),
+            _arrays(_NEW_BANDS),
             256,
             "flags",
         ),
         KernelSpec(
             "gradients",
-            _arrays(
-                _PARAMS
-                + _SEEN
-                + "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
-                + "status uint32 8; loss float32 8;"
-                + _CAMERA
-                + _SIZES
-            ),
+            _arrays(_PARAMS + _SEEN + _SLOTS + _CAMERA + _SIZES),
             _arrays("view float32 row"),
             128,
             "flags",
@@ -290,7 +289,7 @@ KERNELS = {
                 + _SETTINGS
                 + _SIZES
             ),
-            _arrays("new_shn float32 bands; new_m float32 bands; new_v float32 bands"),
+            _arrays(_NEW_BANDS),
             256,
             "flags",
         ),

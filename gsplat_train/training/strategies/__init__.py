@@ -18,7 +18,9 @@ from typing import Any, Protocol
 
 from ... import registry
 from ...config import Config
+from .. import draws
 from ..plan import Statistics
+from ..rows import Edit, Population
 from ..scores import ScoredPopulation
 
 
@@ -56,3 +58,14 @@ def in_window(settings: Any, config: Config, step: int) -> bool:
     """
     inside = settings.refine_start < step < settings.refine_stop * config.horizon
     return inside and step % settings.refine_every == 0
+
+
+def keep_rows(population: Population, keep: Any) -> None:
+    """Leaves the rows where `keep` [n] is true, of which there are some. The last rows take the places of those that
+    go.
+    """
+    xp, left = population.xp, int(keep.sum())
+    source = xp.arange(left).astype(xp.int32)
+    if holes := left - int(keep[:left].sum()):
+        source[draws.positions(xp, ~keep[:left], holes)] = left + draws.positions(xp, keep[left:], holes)
+    population.apply(Edit(source))

@@ -23,7 +23,7 @@ from .. import draws
 from ..draws import Key
 from ..plan import EXTENT, Statistics
 from ..rows import Edit, Population
-from . import in_window
+from . import in_window, keep_rows
 
 PARTS = 2  # a split Gaussian becomes this many
 BRINGS: Mapping[str, Any] = {
@@ -96,7 +96,7 @@ def grow(population: Population, pull: Any, own: Settings, cap: int, key: Key) -
     chosen = pull > 1
     count, room = int(chosen.sum()), max(cap - n, 0)
     if count > room:  # each adds one row
-        chosen, count = strongest(xp, pull, room), room
+        chosen, count = draws.strongest(xp, pull, room), room
     if not count:
         return {"duplicated": 0, "split": 0}
     index = draws.positions(xp, chosen, count)
@@ -120,16 +120,6 @@ def grow(population: Population, pull: Any, own: Settings, cap: int, key: Key) -
     return {"duplicated": count - split, "split": split}
 
 
-def strongest(xp: Any, pull: Any, n: int) -> Any:
-    """[N] bool: the `n` largest of `pull`, none below 0; of equal ones those that come first."""
-    if n == 0:
-        return pull < 0
-    # The bits of floats that are not negative are in the order of their values.
-    high = pull.astype(xp.float32).view(xp.uint32).astype(xp.uint64) << 32
-    order = high | xp.arange(len(pull))[::-1].astype(xp.uint64)
-    return order >= xp.sort(order)[-n]
-
-
 def largest(xp: Any, log_scales: Any) -> Any:
     """[N] the largest of each row of three."""
     return xp.maximum(xp.maximum(log_scales[:, 0], log_scales[:, 1]), log_scales[:, 2])
@@ -142,22 +132,18 @@ def log_of(scale: float) -> float:
 
 def prune(population: Population, own: Settings, step: int) -> dict[str, int]:
     """Removes transparent Gaussians, and after the first reset huge ones; TrainingDiverged if none would
-    stay. The last rows take the places of those that go.
+    stay.
     """
     xp, n = population.xp, population.n
     keep = population.column("logit_opacities") >= draws.logit_of(own.min_opacity)
     if step > own.reset_every:
         keep = keep & (largest(xp, population.column("log_scales")) <= log_of(own.prune_scale * EXTENT))
-    left = int(keep.sum())
-    if not left:
+    if not bool(keep.any()):
         raise TrainingDiverged(
             "every splat became transparent or huge; lower the learning rates or min_opacity"
         )
-    source = xp.arange(left).astype(xp.int32)
-    if holes := left - int(keep[:left].sum()):
-        source[draws.positions(xp, ~keep[:left], holes)] = left + draws.positions(xp, keep[left:], holes)
-    population.apply(Edit(source))
-    return {"pruned": n - left}
+    keep_rows(population, keep)
+    return {"pruned": n - population.n}
 
 
 def reset_opacities(population: Population, highest: float) -> None:

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...config import Config
+from ...model.quaternions import rotate
 from ...settings import number
 from .. import draws
 from ..draws import Key
 from ..plan import Statistics
 from ..rows import Edit, Population
 from ..scores import ScoredPopulation, edges
-from . import adc, in_window
+from . import adc, in_window, keep_rows
 
 BRINGS: Mapping[str, Any] = {
     "init_opacity": 0.1,
@@ -131,7 +132,7 @@ def split(population: Population, parents: Any, cap: int) -> Edit:
     longest = adc.largest(xp, log_scales)[:, None]
     axis = xp.argmax(log_scales, axis=1)
     unit = (xp.arange(3)[None] == axis[:, None]).astype(xp.float32)
-    offset = adc.rotate(population.column("quats")[parents], OFFSET * xp.exp(longest) * unit, xp)
+    offset = rotate(population.column("quats")[parents], OFFSET * xp.exp(longest) * unit, xp)
     means = population.column("means")[parents]
     smaller = log_scales + unit * LONG + (1 - unit) * SHORT
     opacity = FAINTER / (1 + xp.exp(-population.column("logit_opacities")[parents]))
@@ -151,14 +152,9 @@ def cull(population: Population, min_opacity: float, faintest: int) -> int:
     xp, n = population.xp, population.n
     logits = population.column("logit_opacities")
     if faintest:
-        keep = ~adc.strongest(xp, 1 / (1 + xp.exp(logits)), faintest)
+        keep = ~draws.strongest(xp, 1 / (1 + xp.exp(logits)), faintest)
     else:
         keep = logits >= draws.logit_of(min_opacity)
-    left = int(keep.sum())
-    if not left or left == n:
-        return 0
-    source = xp.arange(left).astype(xp.int32)
-    if holes := left - int(keep[:left].sum()):
-        source[draws.positions(xp, ~keep[:left], holes)] = left + draws.positions(xp, keep[left:], holes)
-    population.apply(Edit(source))
-    return n - left
+    if bool(keep.any()) and not bool(keep.all()):
+        keep_rows(population, keep)
+    return n - population.n

@@ -196,14 +196,14 @@ def shared(
     xp = population.xp
     n = draws.mentions(xp, drawn) + 1
     logits, shrink = divide(xp, population.column("logit_opacities")[drawn], n, min_opacity)
-    log_scales = population.column("log_scales")[drawn] + shrink[:, None]
+    twice = {"logit_opacities": xp.concatenate([logits, logits])}
     if split:
         log_scales, offset = halves(population, drawn, split)
-    columns = {"logit_opacities": logits, "log_scales": log_scales}
-    twice = {name: xp.concatenate([column, column]) for name, column in columns.items()}
-    if split:
         means = population.column("means")[drawn]
         twice["means"] = xp.concatenate([means - offset, means + offset])
+    else:
+        log_scales = population.column("log_scales")[drawn] + shrink[:, None]
+    twice["log_scales"] = xp.concatenate([log_scales, log_scales])
     return Edit(source, xp.concatenate([drawn, copies]), twice)
 
 
