@@ -10,6 +10,7 @@ from PIL import Image
 
 from gsplat_train.datasets import demo, demo_world, load_scene
 from gsplat_train.datasets.agreement import in_picture
+from gsplat_train.datasets.colmap_records import quaternion
 from gsplat_train.datasets.images import PhotoFile, load_photos
 from gsplat_train.datasets.lenses import ONE_FOCAL, PANORAMA, PARAMETERS, Lens, colmap_lens
 from gsplat_train.datasets.options import LoadOptions
@@ -253,7 +254,7 @@ def test_a_panorama_becomes_six_views_of_one_group(tmp_path):
         [np.cos(latitude) * np.sin(longitude), -np.sin(latitude), np.cos(latitude) * np.cos(longitude)]
     )
     model = [(1, "EQUIRECTANGULAR", width, width // 2, [width, width // 2])]
-    quat = demo.quaternion(camera.viewmat[:3, :3])
+    quat = quaternion(camera.viewmat[:3, :3])
     images = [(1, list(quat), camera.viewmat[:3, 3].tolist(), 1, "p.png"), (*IMAGES[1][:3], 1, "q.png")]
     root = write_scene(
         tmp_path, binary_files(model, images, POINTS), photos=["q.png"], size=(width, width // 2)
