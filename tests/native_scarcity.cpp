@@ -28,7 +28,8 @@ bool refused(void* caller) {
 }
 
 void* given(std::size_t size, std::size_t alignment) {
-    return alignment <= 16 ? std::malloc(size ? size : 1) : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    return alignment <= 16 ? std::malloc(size ? size : 1)
+                           : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
 }
 
 void* wanted(std::size_t size, std::size_t alignment, void* caller) {

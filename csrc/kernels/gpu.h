@@ -21,12 +21,13 @@ using namespace gs_const;
 
 // sizes: int32 [16]
 GS_CONSTANT int kN = 0, kWidth = 1, kHeight = 2, kTilesX = 3, kTilesY = 4, kRest = 5, kDegree = 6, kAntialiased = 7, kCapacity = 8,
-                kBuckets = 9, kGroups = 10, kFlags = 11, kViews = 12, kParts = 13,  // kParts: numbers a Gaussian of a view's gradients
-                kBefore = 14;  // Gaussians before a refinement
+                kBuckets = 9, kGroups = 10, kFlags = 11, kViews = 12,
+                kParts = 13,  // kParts: numbers a Gaussian of a view's gradients
+    kBefore = 14;  // Gaussians before a refinement
 // settings: float [32]; rates of means, quats, log_scales, logits, sh0, shN with m's bias correction in 0..5
 GS_CONSTANT int kVCorrection = 6, kOpacityReg = 7, kScaleReg = 8, kNoise = 9, kSeed = 10, kStep = 11, kBackground = 12,
                 kL1Weight = 15, kSsimWeight = 16, kLambda = 17, kCount = 18,  // kCount: numbers that the loss's means are over
-                kBeta1 = 19, kBeta2 = 20, kEps = 21, kShare = 22;             // of a step over several views; kShare: 1 / their number
+    kBeta1 = 19, kBeta2 = 20, kEps = 21, kShare = 22;             // of a step over several views; kShare: 1 / their number
 // status: uint32 [8]; state 0: all is well, 1: more intersections than there is room for, 2: not finite
 GS_CONSTANT int kState = 0, kNeeded = 1, kMostNeeded = 2, kDone = 3, kRunning = 4, kTrouble = 5;
 GS_CONSTANT uint kWell = 0, kOverflow = 1, kNotFinite = 2;
@@ -104,7 +105,8 @@ GS_FN Moved adam_step(float p, float m, float v, float g, float rate, float v_co
 }
 
 // The same with other constants, for a step over several views.
-GS_FN Moved adam_step_over(float p, float m, float v, float g, float rate, float v_correction, float beta1, float beta2, float eps) {
+GS_FN Moved adam_step_over(float p, float m, float v, float g, float rate, float v_correction, float beta1, float beta2,
+                            float eps) {
     const float m1 = beta1 * m + (1.0f - beta1) * g;
     const float v1 = beta2 * v + (1.0f - beta2) * g * g;
     return {p - rate * m1 / (sqrt(v1 * v_correction) + eps), m1, v1};
