@@ -77,6 +77,7 @@ class Ahead:
     def _restart(self) -> None:
         self.status, self.seen = START, deque()
         self.launched = self.looked = 0  # of the journal
+        self.launched_views = 0  # of these steps
         self.batch = 1  # grows to BATCH: after a wait the GPU shall have work soon
         self.flags = no_flags(Sizes(self.n, self.rest, 16, 16, 8))
         self._divide_memory()
@@ -142,9 +143,9 @@ class Ahead:
         before is done. What the host has to do for it is done by then.
         """
         while self.launched < len(self.journal):
-            alone, before = self._window(self.journal[self.launched][0]) == 0, self.status
+            alone, before = self._window(self.journal[self.launched][0]) == 0, self.flags
             steps = self.journal[self.launched : self.launched + (1 if alone else BATCH)]
-            number = self._views_to(self.launched)
+            number = self.first_step + self.launched_views
             shots, rows = [], []
             for views, plan in steps:
                 number += len(views)
@@ -162,8 +163,11 @@ class Ahead:
                 else:
                     self._launch_over(views, shot_of, plan, table)
             self.launched += len(steps)
-            if alone:
+            self.launched_views = number - self.first_step
+            if alone:  # in parts: the GPU begins with the first while MLX makes ready the next
                 mx.eval(before)
+                mx.async_eval(self.status)
+                mx.async_eval(self.loss)
             results = (self.params, self.m, self.v, self.flags, self.status, self.loss)
             mx.async_eval(results if self.stats is None else (*results, self.stats))
 
