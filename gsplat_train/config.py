@@ -18,6 +18,7 @@ import os
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -259,7 +260,13 @@ def builtin_scenes() -> list[str]:
 def is_builtin(scene: str) -> bool:
     """Whether a bare word names a scene that comes with a configuration."""
     path = find(scene) if scene.isidentifier() else None
-    return path is not None and read(path).get("scene") == scene
+    return path is not None and _scene_of(path) == scene
+
+
+@cache
+def _scene_of(path: Path) -> object:
+    """The scene of a configuration that comes with the program."""
+    return read(path).get("scene")
 
 
 def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] = ()) -> Config:

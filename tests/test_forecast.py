@@ -101,9 +101,10 @@ def test_the_time_left_of_recorded_runs(name: str) -> None:
 
 def test_splats_ahead() -> None:
     """Splats ahead are those that the strategy will make, up to the cap."""
-    forecast = Clockwork(config.load([LONG | {"steps": 600}]), pixel=34, splat=135).forecast
-    forecast.config = config.load([LONG])
-    forecast.strategy = strategies.load(forecast.config)
+    seen = Clockwork(config.load([LONG | {"steps": 600}]), pixel=34, splat=135).forecast.seen
+    settings = config.load([LONG])
+    forecast = Forecast(settings, strategies.load(settings), 504 * 378)
+    forecast.seen = seen
     ahead = forecast.splats(np.array([600, 650, 3000, 7000]))
     assert ahead[0] == ahead[1] == pytest.approx(forecast.seen[-1].n, abs=1) and ahead[-1] == 100_000
     assert (np.diff(ahead) >= 0).all()

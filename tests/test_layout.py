@@ -37,7 +37,7 @@ ORDER = """
     backends.gpu.population backends.gpu.stepper backends.gpu.nvrtc
     backends.metal backends.cuda backends.verdict backends.probe
     renderer
-    evaluate.measure evaluate.exported evaluate.pictures evaluate.frames evaluate.depth evaluate.video evaluate.paths
+    evaluate.pictures evaluate.measure evaluate.exported evaluate.frames evaluate.depth evaluate.video evaluate.paths
     evaluate.path_files
     training.groups training.brightness training.exposure training.poses training.objective training.alpha
     training.stepper

@@ -18,6 +18,7 @@ from ..renderer import render
 from ..scene import View
 from .corrected import corrected, half_fitted
 from .perceptual import ms_ssim
+from .pictures import Writers
 
 if TYPE_CHECKING:
     from ..backends import Backend
@@ -42,17 +43,20 @@ def measure(
     fully: also what `more_scores` says. `each` gets every view with its render [H, W, 3] uint8. gaussians and views
     are in one frame.
     """
-    scores, ground = {}, BACKGROUNDS[background]
-    for view in views:
-        out = render(gaussians, view.camera, backend, background=ground, antialiased=antialiased)
-        photo = None if view.photo is None else view.photo.decode()
-        pixels, mask = (None, None) if photo is None else (photo.shown(ground), photo.mask)
-        score = backend.score(out.image, pixels, mask)
-        if not np.isnan(score.psnr):
-            scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}
-            if fully and pixels is not None:
-                scores[view.name] |= more_scores(score.picture, pixels, mask)
-        each(view, score.picture)
+    scores, more, ground = {}, {}, BACKGROUNDS[background]
+    with Writers() as beside:
+        for view in views:
+            out = render(gaussians, view.camera, backend, background=ground, antialiased=antialiased)
+            photo = None if view.photo is None else view.photo.decode()
+            pixels, mask = (None, None) if photo is None else (photo.shown(ground), photo.mask)
+            score = backend.score(out.image, pixels, mask)
+            if not np.isnan(score.psnr):
+                scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}
+                if fully and pixels is not None:
+                    more[view.name] = beside.add(more_scores, score.picture, pixels, mask)
+            each(view, score.picture)
+        for name, found in more.items():
+            scores[name] |= found.result()
     return means_of(scores, FULLY if fully else PLAIN)
 
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 from ..scene import Photo, View
 
-POINTS = 3000  # of the scene, at most
-PHOTOS = 64  # are read where the question is only whether they differ
+POINTS = 3000  # of the scene, at most, where the gains are what is wanted ...
+FEW_POINTS = 1000  # ... and where the question is only whether photos differ
+PHOTOS = 64  # are read for that question
 WIDTH = 256  # pixels, to which a photo is averaged
 FEWEST = 100  # points that a photo must show
 LOW, HIGH = 10, 245  # of 255: darker is noise, brighter may be saturated
@@ -44,13 +45,13 @@ class Brightness(NamedTuple):
     )
 
 
-def measure(views: Sequence[View], points: np.ndarray, seed: int = 0) -> Brightness:
-    """The log gain of each view's photo against what all photos show of `points` [P, 3]."""
+def measure(views: Sequence[View], points: np.ndarray, seed: int = 0, most: int = POINTS) -> Brightness:
+    """The log gain of each view's photo against what all photos show of `points` [P, 3], of at most `most` of them."""
     none = Brightness(np.zeros((len(views), 3)), np.zeros(len(views), bool), 0.0, 1.0)
     if len(points) < FEWEST:
         return none
-    if len(points) > POINTS:
-        points = points[np.sort(np.random.default_rng(seed).choice(len(points), POINTS, replace=False))]
+    if len(points) > most:
+        points = points[np.sort(np.random.default_rng(seed).choice(len(points), most, replace=False))]
     seen = np.stack([_log_colours(view, points) for view in views])  # [V, P, 3], NaN where not seen
     known = np.isfinite(seen[..., 0]).sum(axis=1) >= FEWEST
     if known.sum() < 2:

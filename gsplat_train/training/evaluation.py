@@ -47,6 +47,7 @@ class Evaluation:
         defaults |= {"kept": None, "tests": []}  # what best.ply is; held-out PSNR of all evaluations
         trainer.counts = defaults | trainer.counts
         self.done, self.total = 0, 0  # views of the evaluation under way
+        self.one_colour: float | None = None  # PSNR of one colour a photo; photos stay as they are
         self.flat = ""  # what is wrong with a model that shows no more than a colour would
 
     def run(self) -> None:
@@ -201,9 +202,9 @@ class Evaluation:
             return
         if kept is None or test > kept["psnr"] - (SAME_DB if trainer.ended else 0.0):
             if trainer.ended:
-                remove(trainer.run.best)
+                trainer.beside.add(remove, trainer.run.best)
             else:
-                trainer.write_model(trainer.run.best, gaussians)
+                trainer.write_model(trainer.run.best, gaussians, beside=True)
             trainer.counts["kept"] = None if trainer.ended else {"step": trainer.step, "psnr": test}
         elif trainer.ended:
             better = kept["psnr"] - test
@@ -237,7 +238,9 @@ class Evaluation:
         if trainer.step < trainer.config.steps / 10:
             return
         some = self._some_training_views()
-        flat = psnr_of_one_colour(some, BACKGROUNDS[trainer.config.background])
+        if self.one_colour is None:
+            self.one_colour = psnr_of_one_colour(some, BACKGROUNDS[trainer.config.background])
+        flat = self.one_colour
         if not psnr < flat:
             return
         start = self._measured(trainer.start_again(), some)["psnr"]

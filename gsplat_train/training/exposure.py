@@ -66,7 +66,8 @@ def decide(mode: str, material: Material, fused: bool) -> tuple[str, str]:
                 f"exposure={mode} compares photos, and there is {len(views)} to train on; leave it out"
             )
         return mode, ""
-    measured = brightness.measure(brightness.some(views), material.points)
+    some, most = brightness.some(views), brightness.FEW_POINTS
+    measured = brightness.measure(some, material.points, most=most)
     if measured.spread < SPREAD or measured.better < BETTER:
         return "off", ""
     low, high = np.percentile(material.rehearse(), [16, 84], axis=0)  # some photos may go wrong

@@ -39,6 +39,7 @@ class Forecast:
     def __init__(self, config: Config, strategy: Strategy, pixels: float) -> None:
         self.config, self.strategy, self.pixels = config, strategy, pixels
         self.seen: list[_Seen] = []
+        self.dues = np.array([step for step in range(1, config.steps + 1) if strategy.due(step)], int)
         self.other = 0.0  # seconds between steps, so far
         self.rests = 0  # evaluations they belong to
 
@@ -69,7 +70,7 @@ class Forecast:
     def splats(self, steps: np.ndarray) -> np.ndarray:
         """How many there will be after each of `steps`, which rise."""
         now, own = self.seen[-1], self.config.own
-        dues = [step for step in range(now.step + 1, int(steps[-1]) + 1) if self.strategy.due(step)]
+        dues = self._dues(now.step, int(steps[-1]))
         counts, n = np.empty(len(dues)), float(now.n)
         grown = self._growth()
         for i in range(len(dues)):
@@ -82,8 +83,13 @@ class Forecast:
         since = self.seen[-1].step * (1 - 2 * RECENT)
         window = [seen for seen in self.seen if seen.step >= since]
         first, last = window[0], window[-1]
-        dues = sum(self.strategy.due(step) for step in range(first.step + 1, last.step + 1))
+        dues = len(self._dues(first.step, last.step))
         return (last.n - first.n) / dues if dues else 0.0
+
+    def _dues(self, after: int, last: int) -> np.ndarray:
+        """The steps after `after`, to `last`, that a refinement follows."""
+        begin, end = np.searchsorted(self.dues, [after, last], side="right")
+        return self.dues[begin:end]
 
     def _work(self, steps: np.ndarray, n: np.ndarray, ratio: float) -> np.ndarray:
         """What steps cost, in pixels."""

@@ -455,13 +455,22 @@ class Trainer:
             return ""
         return f"; the model of step {self.step} is in {self.run.ply}" if self.run is not None else ""
 
-    def write_model(self, path: Path | None = None, gaussians: Gaussians | None = None) -> None:
-        """Writes the model, as it is now or as given in the scene's frame, where there is a run folder."""
+    def write_model(
+        self, path: Path | None = None, gaussians: Gaussians | None = None, beside: bool = False
+    ) -> None:
+        """Writes the model, as it is now or as given in the scene's frame, where there is a run folder.
+
+        beside: while steps go on, where there is memory for a copy.
+        """
         if self.run is not None:
             with self.clock.during("saving"):
                 up = upright([view.camera for view in self.train_views])
                 splats = to_splats(gaussians or self.gaussians(), self.config.antialiased, up)
-                ply.write(path or self.run.ply, splats)
+                write = partial(ply.write, path or self.run.ply, splats)
+                if beside and self._fits_again(self.stepper.look()):
+                    self.beside.add(write)
+                else:
+                    write()
 
     def _within_memory(self, resume: checkpoints.Checkpoint | None) -> Config:
         """Plans the memory of the run, and says so; the settings, with fewer splats where not all would fit."""
