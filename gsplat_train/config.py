@@ -72,6 +72,9 @@ class Config:
     schedule_steps: int = number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
     seed: int = number(0, 0, 2**31 - 1)
     batch: int = number(1, 1, 64)  # views a step; all that counts steps then counts views [Grendel-GS]
+    # Views a step late in a run of batch=1, from late_from of the horizon on [Improved-GS: from 0.5]
+    late_batch: int = number(1, 1, 64)
+    late_from: float = number(0.75, 0.0, 1.0)
     deterministic: bool = False  # the same bytes from the same seed; metal, cuda and cpp always give them
     downscales: int = number(0, 0, 5)  # start with photos halved this many times [splatfacto: 2] ...
     downscale_every: int = number(3000, 1)  # ... and double their size after this many steps [splatfacto]
@@ -87,6 +90,10 @@ class Config:
     lr_opacities: float = number(0.05, 0.0)  # [3DGS]
     lr_sh0: float = number(2.5e-3, 0.0)  # [3DGS]
     lr_shN: float = number(1.25e-4, 0.0)  # lr_sh0 / 20 [3DGS]
+    # What all rates but the means' fall to at the last step, of themselves, exponentially from lr_rest_from of the
+    # schedule's horizon on
+    lr_rest_end: float = number(1.0, 1e-4, 1.0)
+    lr_rest_from: float = number(0.6, 0.0, 1.0)
 
     # Density control; the strategy's own settings are in training/strategies/<name>.py
     strategy: str = choice(

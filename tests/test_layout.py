@@ -41,7 +41,8 @@ ORDER = """
     evaluate.path_files
     training.groups training.brightness training.exposure training.poses training.objective training.alpha
     training.stepper
-    training.scores training.strategies training.strategies.none training.strategies.adc training.strategies.mcmc
+    training.scores training.strategies training.strategies.none training.strategies.adc
+    training.strategies.contribution training.strategies.mcmc
     training.strategies.igs
     training.checkpoint training.identity training.photos training.rehearsal training.read_ahead training.clock
     training.run_folder training.callbacks training.company training.memory_plan training.forecast training.alive

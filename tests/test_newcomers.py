@@ -121,10 +121,12 @@ def test_a_strategy(add: Callable[..., None], tmp_path: Path) -> None:
 
     class Strategy:
         statistics = Statistics.NONE
-        opacity_weight = scale_weight = 0.0
 
         def __init__(self, config: Any) -> None:
             self.every = config.own.every
+
+        def weights(self, number: int) -> tuple[float, float]:
+            return 0.0, 0.0
 
         def noise(self, number: int, rate: float) -> float:
             return 0.0

@@ -114,7 +114,7 @@ def planned(
     workspace do not fit, with what would.
     """
     found = budget(config.memory_budget)
-    takes = costs(config.backend, fused, config.batch)
+    takes = costs(config.backend, fused, max(config.batch, config.late_batch))
     photos = [view.photo for view in views if isinstance(view.photo, Photo)]
     planes = [plane for p in photos for plane in (p.image, p.mask, p.alpha) if plane is not None]
     in_memory = sum(plane.nbytes for plane in planes)

@@ -77,13 +77,14 @@ class Schedule:
             background = tuple(float(value) for value in draw)
         else:
             background = BACKGROUNDS[config.background]
+        opacity_weight, scale_weight = strategy.weights(number)
         return StepPlan(
             number=number,
             rates=tuple(rates[name] for name in NAMES),
             sh_degree=sh_degree_at(config, before),
             ssim_lambda=config.ssim_lambda,
-            opacity_weight=strategy.opacity_weight,
-            scale_weight=strategy.scale_weight,
+            opacity_weight=opacity_weight,
+            scale_weight=scale_weight,
             weights=self.weights,
             group_rates={
                 name: faster * config.sections[name].rate_at(before + 1, config.horizon)
@@ -121,14 +122,28 @@ def learning_rates(config: Config, step: int) -> dict[str, float]:
     progress = min(step / config.horizon, 1.0)
     first, last = config.lr_means, min(config.lr_means_end, config.lr_means)  # it never rises
     means = decayed(first, last, progress)
+    rest = rest_at(config, progress)
     return {
         "means": EXTENT * means,
-        "quats": config.lr_quats,
-        "log_scales": config.lr_scales,
-        "logit_opacities": config.lr_opacities,
-        "sh0": config.lr_sh0,
-        "shN": config.lr_shN,
+        "quats": rest * config.lr_quats,
+        "log_scales": rest * config.lr_scales,
+        "logit_opacities": rest * config.lr_opacities,
+        "sh0": rest * config.lr_sh0,
+        "shN": rest * config.lr_shN,
     }
+
+
+def rest_at(config: Config, progress: float) -> float:
+    """What is left of the other rates: 1 until lr_rest_from, then falling to lr_rest_end."""
+    start = config.lr_rest_from
+    late = (progress - start) / (1 - start) if start < 1 else 0.0
+    return float(config.lr_rest_end ** min(max(late, 0.0), 1.0))
+
+
+def views_at(config: Config, step: int) -> int:
+    """How many views the step after `step` steps is over."""
+    late = config.batch == 1 and step >= config.late_from * config.horizon
+    return config.late_batch if late else config.batch
 
 
 def sh_degree_at(config: Config, step: int) -> int:

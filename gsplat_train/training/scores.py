@@ -31,6 +31,10 @@ class ScoredPopulation(Population, Protocol):
         """See Scores.sums."""
         ...
 
+    def screen_sizes(self, step: int, count: int) -> list[Any]:
+        """See Scores.screen_sizes."""
+        ...
+
 
 SCORE_STREAM = 2  # tells the choice of views from what else is drawn by seed and step
 
@@ -60,6 +64,20 @@ class Scores:
 
             sums = pixel_sums(gaussians, view.camera, self.backend, weighed, degree, self.config.antialiased)
             found.append(sums if population.xp is mx else np.array(sums))
+        return found
+
+    def screen_sizes(self, population: Population, step: int, count: int) -> list[Any]:
+        """For each of `count` views [N] float32: how wide a Gaussian is drawn, of the photo's longer side; 0: not."""
+        gaussians, degree, found = population.gaussians(), 0, []
+        for view in self.chosen(step, count):
+            camera = view.camera
+            seen = self.backend.project(
+                gaussians, camera.viewmat, camera.K, camera.width, camera.height,
+                sh_degree=degree, antialiased=self.config.antialiased,
+            )  # fmt: skip
+            sizes = 2 * seen.radii.max(axis=1).astype(mx.float32) / max(camera.width, camera.height)
+            mx.eval(sizes)
+            found.append(sizes if population.xp is mx else np.array(sizes))
         return found
 
 

@@ -55,7 +55,7 @@ from .groups import Material, decided
 from .memory_plan import planned, watched
 from .objective import Objective, fused_groups
 from .photos import ViewSampler
-from .plan import Schedule, halvings_at
+from .plan import Schedule, halvings_at, views_at
 from .protocol import Bounds, StepResult
 from .read_ahead import ReadAhead
 from .rows import Edit, Population, TrainState, rows, start
@@ -86,6 +86,10 @@ class _Watched:
     def pixel_sums(self, step: int, count: int, maps: Maps) -> list[Any]:
         """See scores.ScoredPopulation."""
         return self._scores.sums(self._population, step, count, maps)
+
+    def screen_sizes(self, step: int, count: int) -> list[Any]:
+        """See scores.ScoredPopulation."""
+        return self._scores.screen_sizes(self._population, step, count)
 
 
 class Trainer:
@@ -280,7 +284,7 @@ class Trainer:
         """A step and all that follows it."""
         self.beside.check()
         config, before, source = self.config, self.step, self.ahead or self.sampler
-        number = min(before + config.batch, config.steps)
+        number = min(before + views_at(config, before), config.steps)
         first, *more = (source.at(step) for step in range(before, number))
         newest = self.stepper.take(first, self.schedule.at(number, 1 + len(more)), *more)
         due = [n for n in range(before + 1, number + 1) if self.strategy.due(n)]

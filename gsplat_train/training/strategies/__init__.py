@@ -28,8 +28,10 @@ class Strategy(Protocol):
     """What a strategy offers."""
 
     statistics: Statistics  # what each step sums for it
-    opacity_weight: float  # regulariser: times mean(opacities)
-    scale_weight: float  # regulariser: times mean(scales)
+
+    def weights(self, number: int) -> tuple[float, float]:
+        """Of the regularisers in step `number`: times mean(opacities), times mean(scales)."""
+        ...
 
     def noise(self, number: int, rate: float) -> float:
         """Scale of the exploration noise in step `number`, whose rate for the means is `rate`."""

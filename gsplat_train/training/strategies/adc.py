@@ -57,8 +57,10 @@ class Strategy:
 
     def __init__(self, config: Config) -> None:
         self.config, self.own = config, config.own
-        self.opacity_weight, self.scale_weight = self.own.opacity_reg, self.own.scale_reg
         self.statistics = Statistics.ABSGRADIENTS if self.own.absgrad else Statistics.GRADIENTS
+
+    def weights(self, number: int) -> tuple[float, float]:
+        return self.own.opacity_reg, self.own.scale_reg
 
     def noise(self, number: int, rate: float) -> float:
         return float(self.own.noise_lr * rate)

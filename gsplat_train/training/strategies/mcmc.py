@@ -27,7 +27,7 @@ from ..draws import Key
 from ..plan import Statistics, halvings_at
 from ..rows import Edit, Population
 from ..scores import ScoredPopulation, errors
-from . import adc, in_window
+from . import adc, contribution, in_window
 
 FAINTEST, NEARLY_OPAQUE = 1e-6, 1.0 - 1e-6  # opacities of 0 and 1 have no logit
 BRINGS: Mapping[str, Any] = {}  # Config's defaults are MCMC's
@@ -38,6 +38,8 @@ class Settings:
     opacity_reg: float = number(0.01, 0.0)  # times the mean opacity, added to the loss [MCMC]
     scale_reg: float = number(0.01, 0.0)  # times the mean scale, added to the loss [MCMC]
     noise_lr: float = number(5e5, 0.0)  # exploration noise, times the means' learning rate [MCMC]
+    reg_stop: float = number(1.0, 0.0, 1.0)  # of the horizon, where the regularisers end
+    noise_stop: float = number(1.0, 0.0, 1.0)  # of the horizon, where the noise ends
     refine_start: int = number(500, 0)  # the first step that may refine comes after this [3DGS]
     refine_every: int = number(100, 1)  # steps [3DGS]
     refine_stop: float = number(0.8333, 0.0, 1.0)  # of the schedule's horizon: 25,000 of 30,000 [MCMC]
@@ -59,6 +61,22 @@ class Settings:
     # BENCHMARKS.md: half of one brings 0.2 dB
     split: float = number(0.5, 0.0, 0.99)
 
+    # Each weigh_every of the horizon, within refinement: of the Gaussians this share, which carries least of the
+    # training photos, counts as dead [RadSplat, LightGaussian]; 0: none
+    least_share: float = number(0.0, 0.0, 0.5)
+    weigh_every: float = number(0.1, 0.005, 1.0)
+    # Gaussians wider than this share of a photo's longer side become two; 1: none do [Brush: 0.5]
+    screen_split: float = number(1.0, 0.05, 1.0)
+    # Of max_splats at the end: what carries least goes, in equal parts, between refine_stop and select_stop of the
+    # horizon [GNS, by what is carried]; 1: all stay
+    final_share: float = number(1.0, 0.05, 1.0)
+    select_stop: float = number(0.92, 0.0, 1.0)
+
+
+SELECTIONS = 5  # times that `final_share` takes some away
+SCREEN_VIEWS = 12  # in which widths are measured
+WIDE_SPLIT = 0.8  # `split` of what is too wide: its halves are 0.6 as long
+
 
 class Strategy:
     """Relocates the dead, grows to the cap; see strategies.Strategy."""
@@ -67,17 +85,42 @@ class Strategy:
 
     def __init__(self, config: Config) -> None:
         self.config, self.own = config, config.own
-        self.opacity_weight, self.scale_weight = self.own.opacity_reg, self.own.scale_reg
+
+    def weights(self, number: int) -> tuple[float, float]:
+        over = number > self.own.reg_stop * self.config.horizon
+        return (0.0, 0.0) if over else (self.own.opacity_reg, self.own.scale_reg)
 
     def noise(self, number: int, rate: float) -> float:
         """Proportional to the means' rate."""
-        return float(self.own.noise_lr * rate)
+        over = number > self.own.noise_stop * self.config.horizon
+        return 0.0 if over else float(self.own.noise_lr * rate)
 
     def due(self, step: int) -> bool:
-        return in_window(self.own, self.config, step)
+        return in_window(self.own, self.config, step) or self._selects(step) > 0
+
+    def _weighs(self, step: int) -> bool:
+        """Whether what carries least is looked for after `step`: the first refinement of each period."""
+        period = max(self.own.weigh_every * self.config.horizon, self.own.refine_every)
+        return self.own.least_share > 0 and step % period < self.own.refine_every
+
+    def _selects(self, step: int) -> int:
+        """The number of the selection after `step`, from 1; 0: none."""
+        own, horizon = self.own, self.config.horizon
+        if own.final_share == 1:
+            return 0
+        first = own.refine_stop * horizon
+        each = max(own.select_stop * horizon - first, 0) / SELECTIONS
+        due = [math.ceil(first + i * each) for i in range(SELECTIONS)]
+        return due.index(step) + 1 if step in due else 0
 
     def refine(self, population: ScoredPopulation, step: int) -> dict[str, int]:
         own, seed = self.own, self.config.seed
+        if selection := self._selects(step):
+            last = own.final_share * self.config.max_splats
+            left = self.config.max_splats + (last - self.config.max_splats) * selection / SELECTIONS
+            return {"pruned": contribution.keep_most(population, step, math.ceil(left))}
+        if self._weighs(step):
+            contribution.lay_down(population, step, own.least_share)
         if own.opacity_decay or own.scale_decay:
             left = 1 - min(step / self.config.horizon, 1.0)
             decay(population, left * own.opacity_decay, left * own.scale_decay)
@@ -87,6 +130,8 @@ class Strategy:
         relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION), shares, split)
         key = Key(seed, step, draws.GROWTH)
         added = grow(population, own.grow_rate, self.cap(step), own.min_opacity, key, shares, split)
+        if own.screen_split < 1:
+            added += halve_wide(population, step, own.screen_split, self.cap(step), own.min_opacity)
         return {"relocated": relocated, "added": added}
 
     def cap(self, step: int) -> int:
@@ -163,6 +208,31 @@ def grow(
     edit = shared(population, source, drawn, rows[old:], min_opacity, split)
     population.apply(replace(edit, most=cap))
     return n
+
+
+def halve_wide(population: ScoredPopulation, step: int, share: float, cap: int, min_opacity: float) -> int:
+    """Makes two of each Gaussian that is wider than this share of a photo's longer side; how many rows came of it.
+    Where the cap leaves no room the faintest of the others give theirs.
+    """
+    xp, n = population.xp, population.n
+    wide = contribution.widest(population, step, SCREEN_VIEWS) > share
+    count = min(int(wide.sum()), n // 2)
+    if not count:
+        return 0
+    room = max(cap - n, 0)
+    opacity = 1 / (1 + xp.exp(-population.column("logit_opacities")))
+    wide = draws.strongest(xp, xp.where(wide, opacity, 0), count)
+    drawn = draws.positions(xp, wide, count)
+    rows = xp.arange(n + min(room, count)).astype(xp.int32)
+    copies = rows[n:]
+    if count > room:
+        taken = draws.strongest(xp, xp.where(wide, 0, 1 / (opacity + FAINTEST)), count - room)
+        copies = xp.concatenate([draws.positions(xp, taken, count - room), copies])
+    source = rows + 0
+    source[copies] = drawn
+    edit = shared(population, source, drawn, copies, min_opacity, WIDE_SPLIT)
+    population.apply(replace(edit, most=max(cap, n)))
+    return len(rows) - n
 
 
 def draw(xp: Any, weights: Any, n: int, key: Key, split: float) -> Any:

@@ -23,10 +23,12 @@ class Strategy:
     """See strategies.Strategy."""
 
     statistics = Statistics.NONE
-    opacity_weight = scale_weight = 0.0
 
     def __init__(self, config: Config) -> None:
         pass
+
+    def weights(self, number: int) -> tuple[float, float]:
+        return 0.0, 0.0
 
     def noise(self, number: int, rate: float) -> float:
         return 0.0

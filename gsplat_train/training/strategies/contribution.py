@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Density control by what a Gaussian carries of the training photos: sum over views and pixels of its blending weight
+alpha T. What hides behind a surface carries nothing, however opaque it is (Fan et al. 2024, "LightGaussian", and
+Niemeyer et al. 2024, "RadSplat", prune by such sums).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import draws
+from ..rows import Edit
+from ..scores import ScoredPopulation, errors
+from . import keep_rows
+
+ALL_VIEWS = 1 << 30
+DEAD = -20.0  # a logit whose opacity is below any `min_opacity`
+LEAST = 1e-12
+
+
+def carried(population: ScoredPopulation, step: int) -> Any:
+    """[N] pixels that each Gaussian fills in all training views together."""
+    total: Any = 0
+    for sums in population.pixel_sums(step, ALL_VIEWS, errors):
+        total = total + sums[:, 1]
+    return total
+
+
+def least(population: ScoredPopulation, step: int, count: int) -> Any:
+    """[N] bool, `count` times true: those that carry least."""
+    xp = population.xp
+    return draws.strongest(xp, 1 / (carried(population, step) + LEAST), count)
+
+
+def lay_down(population: ScoredPopulation, step: int, share: float) -> int:
+    """Makes that share of the Gaussians, those that carry least, as faint as the dead; how many."""
+    xp, count = population.xp, int(share * population.n)
+    if count:
+        logits = population.column("logit_opacities")
+        logits = xp.where(least(population, step, count), xp.minimum(logits, DEAD), logits)
+        population.apply(Edit(columns={"logit_opacities": logits}))
+    return count
+
+
+def keep_most(population: ScoredPopulation, step: int, count: int) -> int:
+    """Leaves the `count` Gaussians that carry most; how many went."""
+    gone = population.n - count
+    if gone > 0:
+        keep_rows(population, ~least(population, step, gone))
+    return max(gone, 0)
+
+
+def widest(population: ScoredPopulation, step: int, views: int) -> Any:
+    """[N] the largest width in some views, of the longer side of the photo."""
+    xp = population.xp
+    first, *more = population.screen_sizes(step, views)
+    for sizes in more:
+        first = xp.maximum(first, sizes)
+    return first
