@@ -28,10 +28,12 @@ class Settings:
 
 class Strategy:
     statistics = Statistics.NONE
-    opacity_weight = scale_weight = 0.0
 
     def __init__(self, config) -> None:
         self.own = config.own
+
+    def weights(self, number: int) -> tuple[float, float]:
+        return 0.0, 0.0  # of regularisers
 
     def noise(self, number: int, rate: float) -> float:
         return 0.0

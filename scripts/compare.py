@@ -44,7 +44,7 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "lego": (str(DATA / "lego"), {"max_splats": 100_000, "steps": 7000, "background": "white"}),
     "demo": ("demo", {}),
     # For two cores: what a change does there is a hint of what it does in full.
-    "plush_small": (str(DATA / "plush"), {"max_size": 300, "max_splats": 40_000, "steps": 2500}),
+    "plush_small": (str(DATA / "plush"), {"max_size": 240, "max_splats": 20_000, "steps": 1500}),
 }
 QUIET = {"eval_every": 1_000_000, "checkpoint_every": 1_000_000, "preview_views": 0, "eval_train_views": 1}
 BASE = "base"  # the variant that differences are to
@@ -192,6 +192,8 @@ def resolved(settings: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The settings of a variant, those like "x2" multiplied out."""
     result = {}
     for key, value in settings.items():
+        if key in ("why", "scenes"):
+            continue
         if isinstance(value, dict):  # what an owner owns
             result |= resolved({f"{key}.{name}": inner for name, inner in value.items()}, config)
             continue
@@ -200,8 +202,7 @@ def resolved(settings: Mapping[str, Any], config: Config) -> dict[str, Any]:
             value = type(now)(now * float(value[1:]))
         elif isinstance(value, str) and value.endswith("%"):
             value = round(config.steps * float(value[:-1]) / 100)
-        if key not in ("why", "scenes"):
-            result[key] = value
+        result[key] = value
     return result
 
 

@@ -17,7 +17,7 @@ from gsplat_train.training import draws, rows, strategies
 from gsplat_train.training.draws import Key
 from gsplat_train.training.plan import EXTENT, Statistics
 from gsplat_train.training.rows import HostPopulation, TrainState
-from gsplat_train.training.strategies import adc, mcmc
+from gsplat_train.training.strategies import adc, copies, mcmc
 
 KEY = Key(seed=1, step=5, purpose=2)
 
@@ -52,7 +52,7 @@ def test_rotate_turns_as_the_quaternion_says() -> None:
 def divided(opacity: float, n: int) -> tuple[float, float]:
     """(opacity, factor of the scales) of each of `n` in the place of one."""
     logit = np.array([quaternions.logits(np.array(opacity))], np.float32)
-    new, shrink = mcmc.divide(np, logit, np.array([n]), 0.0)
+    new, shrink = copies.divide(np, logit, np.array([n]), 0.0)
     assert new.dtype == shrink.dtype == np.float32
     return float(quaternions.opacities(new)[0]), float(np.exp(shrink[0]))
 
@@ -79,7 +79,7 @@ def test_the_factor_is_equation_nines(opacity: float, n: int) -> None:
 
 
 def test_many_copies_and_opacity_one_stay_finite() -> None:
-    new, shrink = mcmc.divide(np, np.array([1e4, 0, 30], np.float32), np.array([1000, 9999, 2]), 0.005)
+    new, shrink = copies.divide(np, np.array([1e4, 0, 30], np.float32), np.array([1000, 9999, 2]), 0.005)
     opacity = quaternions.opacities(new)
     assert np.isfinite([new, shrink]).all() and (opacity >= 0.00499).all() and (opacity < 1).all()
 

@@ -6,16 +6,20 @@ Niemeyer et al. 2024, "RadSplat", prune by such sums).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .. import draws
 from ..rows import Edit
 from ..scores import ScoredPopulation, errors
 from . import keep_rows
+from .copies import FAINTEST, shared
 
 ALL_VIEWS = 1 << 30
 DEAD = -20.0  # a logit whose opacity is below any `min_opacity`
 LEAST = 1e-12
+SCREEN_VIEWS = 12  # in which widths are measured
+WIDE_SPLIT = 0.8  # `split` of what is too wide: its halves are 0.6 as long
 
 
 def carried(population: ScoredPopulation, step: int) -> Any:
@@ -57,3 +61,28 @@ def widest(population: ScoredPopulation, step: int, views: int) -> Any:
     for sizes in more:
         first = xp.maximum(first, sizes)
     return first
+
+
+def halve_wide(population: ScoredPopulation, step: int, share: float, cap: int, min_opacity: float) -> int:
+    """Makes two of each Gaussian that is wider than this share of a photo's longer side; how many rows came of it.
+    Where the cap leaves no room the faintest of the others give theirs.
+    """
+    xp, n = population.xp, population.n
+    wide = widest(population, step, SCREEN_VIEWS) > share
+    count = min(int(wide.sum()), n // 2)
+    if not count:
+        return 0
+    room = max(cap - n, 0)
+    opacity = 1 / (1 + xp.exp(-population.column("logit_opacities")))
+    wide = draws.strongest(xp, xp.where(wide, opacity, 0), count)
+    drawn = draws.positions(xp, wide, count)
+    rows = xp.arange(n + min(room, count)).astype(xp.int32)
+    copies = rows[n:]
+    if count > room:
+        taken = draws.strongest(xp, xp.where(wide, 0, 1 / (opacity + FAINTEST)), count - room)
+        copies = xp.concatenate([draws.positions(xp, taken, count - room), copies])
+    source = rows + 0
+    source[copies] = drawn
+    edit = shared(population, source, drawn, copies, min_opacity, WIDE_SPLIT)
+    population.apply(replace(edit, most=max(cap, n)))
+    return len(rows) - n
