@@ -85,18 +85,38 @@ def test_the_plain_mean_would_be_wrong() -> None:
 RECORDED = json.loads((Path(__file__).parent / "data" / "recorded_runs.json").read_text())
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_the_time_left_of_recorded_runs(name: str) -> None:
-    """Runs of the cpp backend on two cores. What others on the machine will do, nobody foretells."""
+QUIET = [name for name in RECORDED if "quiet" in name]
+
+
+def errors_of(name: str) -> tuple[list[float], list[float]]:
+    """(errors of the forecast, errors of the mean speed so far), relative to what was left, from a tenth on."""
     run = RECORDED[name]
     settings = config.load([run["settings"]])
     forecast = Forecast(settings, strategies.load(settings), run["pixels"])
-    end, errors = run["records"][-1][2], []
+    end, errors, plain = run["records"][-1][2], [], []
     for step, n, seconds, measured in run["records"]:
         forecast.add(step, seconds, n, seconds, bool(measured))
         if settings.steps / 10 <= step < settings.steps * 0.98:
             errors.append(abs((forecast.left() or 0.0) / (end - seconds) - 1))
-    assert np.median(errors) < (0.05 if "quiet" in name else 0.25)
+            plain.append(abs(seconds / step * (settings.steps - step) / (end - seconds) - 1))
+    return errors, plain
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_the_time_left_of_quiet_runs(name: str) -> None:
+    """Runs of the cpp backend on two cores, with nothing beside them."""
+    assert np.median(errors_of(name)[0]) < 0.05
+
+
+def test_the_time_left_while_others_work() -> None:
+    """Every sixth of 73 runs, by how well they were foretold, on two cores that up to eight others used: no choice of
+    good ones. What others will do, nobody foretells; but half of what was told is right within a quarter.
+    """
+    found = [errors_of(name) for name in RECORDED if name not in QUIET]
+    assert len(found) >= 14
+    errors, plain = (np.concatenate([run[i] for run in found]) for i in (0, 1))
+    assert np.median(errors) < 0.25 < np.median(plain)
+    assert np.mean([np.median(run[0]) < 0.25 for run in found]) > 0.6
 
 
 def test_splats_ahead() -> None:
