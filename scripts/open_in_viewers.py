@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens what gs-export writes of a run in viewers of other people, in headless Chromium, beside the program's own render.
+"""Opens what gs-export writes of a run in viewers of others, in headless Chromium, beside the program's own render.
 
 Usage: python scripts/open_in_viewers.py RUN [RUN ...] [--out FOLDER]. It needs Chromium, Node 22 or later, and
 npm i --ignore-scripts esbuild @playcanvas/supersplat-viewer@1.36.2 @sparkjsdev/spark@2.2.0 three@0.187
