@@ -203,16 +203,16 @@ class Scene:
     def split(self, test_every: int = 8) -> tuple[tuple[View, ...], tuple[View, ...]]:
         """(train, test): the views of `test_names`, else every `test_every`-th from the first, are held out.
 
-        0 holds out none, whatever the scene says.
+        0 holds out none, whatever the scene says. Views of one group are held out together.
         """
         if test_every < 0:
             raise UserError(f"test_every must be 0 (hold out none) or more, got {test_every}")
         if test_every and self.test_names is not None:
-            held = [view.name in self.test_names for view in self.views]
+            chosen = {view.group or view.name for view in self.views if view.name in self.test_names}
         else:
             groups = list(dict.fromkeys(view.group or view.name for view in self.views))
             chosen = set(groups[::test_every]) if test_every else set()
-            held = [(view.group or view.name) in chosen for view in self.views]
+        held = [(view.group or view.name) in chosen for view in self.views]
         test = tuple(view for view, out in zip(self.views, held, strict=True) if out)
         train = tuple(view for view, out in zip(self.views, held, strict=True) if not out)
         if not train:

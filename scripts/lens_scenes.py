@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the demo world photographed through each lens, and scores it on clean pinhole views of that world.
 
-Usage: python scripts/lens_scenes.py [--steps 600] [MODEL ...]. Every photo is ray-cast through the lens, not warped;
-the model is written as COLMAP's text. A panorama is six views and gets six times the steps. Half a minute a lens on
-two cores. What is printed beside the scores is the difference to the pinhole scene. A panorama's is no fault of cuts,
-which are the ray-cast sides to 53 dB: of its pixels one in thirty shows what the held-out views show, and sky is learnt
-in place of it. Ray-cast sides trained the same way end where the cuts end.
+    python scripts/lens_scenes.py                      all lenses, ten seconds each on two cores; the table on stdout
+    python scripts/lens_scenes.py EUCM EQUIRECTANGULAR --exact
+
+Every photo is ray-cast through the lens, not warped; the model is written as COLMAP's text and loaded as any scene.
+The yardstick: all lenses stand at the same places and have the same pixels per degree on their axis as the pinhole
+cameras, so a wide lens has a larger photo. All are scored on the same held-out pinhole views, which none has seen.
+"field" is a second yardstick, with --exact: the same training on pinhole photos that were ray-cast for the very
+cameras that the program makes of the lens's photos. A wide lens spends steps and splats on what the held-out views
+do not show; the first difference has this in it, the second does not: it is what undistorting costs.
+A panorama is six views and gets six times the steps and twice the splats.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +31,15 @@ from gsplat_train.config import Config
 from gsplat_train.datasets import demo, demo_world, load_scene
 from gsplat_train.datasets.colmap_records import quaternion
 from gsplat_train.datasets.lenses import ONE_FOCAL, PARAMETERS, Lens, colmap_lens
+from gsplat_train.datasets.undistort import growth
 from gsplat_train.evaluate.measure import measure
-from gsplat_train.scene import Camera, Photo, View
+from gsplat_train.scene import Camera, Photo, Scene, View
 from gsplat_train.training.api import train
 
-WIDTH, HEIGHT, VIEWS = 320, 240, 32
+WIDTH, VIEWS = 160, 32
 HELD_OUT = 8
+SPLATS = 7000  # of a scene at most; of panoramas twice as many
+PANORAMA = "EQUIRECTANGULAR"
 SETTINGS = {
     "lr_means": 2e-3,
     "lr_sh0": 0.01,
@@ -36,19 +48,44 @@ SETTINGS = {
     "sh_interval": 100,
     "test_every": 0,
 }
-COEFFICIENTS = {
-    "PINHOLE": [],
-    "SIMPLE_RADIAL": [0.1],
-    "OPENCV": [-0.1, 0.05, 0.01, -0.02],
-    "OPENCV_FISHEYE": [0.05, -0.02, 0.01, -0.003],
-    "FULL_OPENCV": [-0.1, 0.05, 0.01, -0.02, 0.01, 0.02, -0.03, 0.01],
-    "FOV": [0.9],
-    "THIN_PRISM_FISHEYE": [0.05, -0.02, 0.01, -0.02, 0.01, -0.003, 0.02, -0.01],
-    "RAD_TAN_THIN_PRISM_FISHEYE": [0.05, -0.02, 0.01, 0, 0, 0, 0.01, -0.02, 0.02, -0.01, 0.005, 0.003],
-    "DIVISION": [-0.2],
-    "EUCM": [0.6, 1.1],
-    "EQUIRECTANGULAR": [],
-}
+FISHEYE = (0.05, -0.02, 0.01, -0.003)
+RADTAN = (0.05, -0.02, 0.01, 0, 0, 0, 0.01, -0.02, 0.02, -0.01, 0.005, 0.003)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A lens, its coefficients, and the photo's sides over those of the pinhole's photo."""
+
+    name: str
+    coefficients: tuple[float, ...] = ()
+    model: str = ""
+    sides: tuple[float, float] = (1, 1)
+    fov: float = 0.0
+
+
+ROWS = (
+    Row("PINHOLE"),
+    Row("SIMPLE_PINHOLE"),
+    Row("SIMPLE_RADIAL", (0.1,)),
+    Row("RADIAL", (-0.1, 0.05)),
+    Row("OPENCV", (-0.1, 0.05, 0.01, -0.02)),
+    Row("FULL_OPENCV", (-0.1, 0.05, 0.01, -0.02, 0.01, 0.02, -0.03, 0.01)),
+    Row("SIMPLE_DIVISION", (-0.2,)),
+    Row("DIVISION", (0.1,)),
+    Row("FOV", (0.9,)),
+    Row("EUCM", (0.6, 1.1)),
+    Row("SIMPLE_FISHEYE"),
+    Row("FISHEYE"),
+    Row("SIMPLE_RADIAL_FISHEYE", (0.05,)),
+    Row("RADIAL_FISHEYE", (0.05, -0.02)),
+    Row("OPENCV_FISHEYE", FISHEYE),
+    Row("THIN_PRISM_FISHEYE", (0.05, -0.02, 0.01, -0.02, 0.01, -0.003, 0.02, -0.01)),
+    Row("RAD_TAN_THIN_PRISM_FISHEYE", RADTAN),
+    Row("wide OPENCV_FISHEYE", FISHEYE, "OPENCV_FISHEYE", (2, 2)),  # 120 degrees across
+    Row("wide OPENCV_FISHEYE --fov 90", FISHEYE, "OPENCV_FISHEYE", (2, 2), 90),
+    Row("round FISHEYE", (), "FISHEYE", (2.953, 3.938)),  # a whole half sphere in a square photo
+    Row(PANORAMA),
+)
 
 
 def photograph(camera: Camera, directions: np.ndarray) -> np.ndarray:
@@ -66,7 +103,7 @@ def photograph(camera: Camera, directions: np.ndarray) -> np.ndarray:
 def rays(model: str, K: np.ndarray, lens: Lens, width: int, height: int) -> np.ndarray:
     """Directions [3, 2 H, 2 W] of the camera, two a pixel and axis."""
     u, v = np.meshgrid(np.arange(0.25, width, 0.5), np.arange(0.25, height, 0.5))
-    if model == "EQUIRECTANGULAR":
+    if model == PANORAMA:
         longitude, latitude = (u / width - 0.5) * 2 * np.pi, (0.5 - v / height) * np.pi
         flat = np.cos(latitude)
         return np.stack([flat * np.sin(longitude), -np.sin(latitude), flat * np.cos(longitude)])
@@ -74,15 +111,33 @@ def rays(model: str, K: np.ndarray, lens: Lens, width: int, height: int) -> np.n
     return lens.rays(a.ravel(), b.ravel()).reshape(3, *u.shape)
 
 
-def write(folder: Path, model: str, clean: demo.Scene) -> None:
-    """The demo world through a lens, as a COLMAP folder."""
-    width, height = (960, 480) if model == "EQUIRECTANGULAR" else (WIDTH, HEIGHT)
-    focal = (0.8 if "FISHEYE" in model else 0.94) * WIDTH
-    focals = [focal] if model in ONE_FOCAL else [focal, focal]
-    params = [width, height] if model == "EQUIRECTANGULAR" else [*focals, width / 2, height / 2]
-    params += COEFFICIENTS[model]
-    assert len(params) == PARAMETERS[model], model
-    K, lens = (np.eye(3), Lens()) if model == "EQUIRECTANGULAR" else colmap_lens(model, tuple(params), model)
+def pinhole_photo(view: View) -> View:
+    """The view with a photo that its pinhole camera would take."""
+    camera = view.camera
+    image = photograph(camera, rays("PINHOLE", camera.K, Lens(), camera.width, camera.height))
+    return replace(view, photo=Photo(image, view.mask))
+
+
+def camera_line(row: Row, width: int, height: int, focal: float) -> tuple[str, int, int, list[float]]:
+    """Model, photo's size and parameters of a lens that has `focal` pixels per radian on its axis."""
+    model = row.model or row.name
+    if model == PANORAMA:
+        across = 2 * round(np.pi * focal)
+        return model, across, across // 2, [across, across // 2]
+    width, height = round(width * row.sides[0]), round(height * row.sides[1])
+
+    def params(focal: float) -> list[float]:
+        return [*[focal] * (1 if model in ONE_FOCAL else 2), width / 2, height / 2, *row.coefficients]
+
+    assert len(params(1)) == PARAMETERS[model], row.name
+    return model, width, height, params(focal / growth(colmap_lens(model, tuple(params(1)), model)[1], 1))
+
+
+def write(folder: Path, row: Row, clean: Scene) -> None:
+    """The views of the demo world but the held-out ones through a lens, as a COLMAP folder."""
+    first = clean.views[0].camera
+    model, width, height, params = camera_line(row, first.width, first.height, float(first.K[0, 0]))
+    K, lens = (np.eye(3), Lens()) if model == PANORAMA else colmap_lens(model, tuple(params), model)
     directions = rays(model, K, lens, width, height)
     (folder / "images").mkdir(parents=True)
     (folder / "sparse").mkdir()
@@ -95,43 +150,70 @@ def write(folder: Path, model: str, clean: demo.Scene) -> None:
         pose = [*quaternion(camera.viewmat[:3, :3]), *camera.viewmat[:3, 3]]
         lines.append(f"{i} {' '.join(repr(float(x)) for x in pose)} 1 {view.name}\n\n")
     (folder / "sparse/images.txt").write_text("".join(lines))
-    (folder / "sparse/cameras.txt").write_text(f"1 {model} {width} {height} {' '.join(map(str, params))}\n")
+    (folder / "sparse/cameras.txt").write_text(f"1 {model} {width} {height} {' '.join(map(repr, params))}\n")
     points = zip(clean.points.tolist(), clean.colors.tolist(), strict=True)
     text = [f"{i} {' '.join(map(str, [*place, *color]))} 0\n" for i, (place, color) in enumerate(points, 1)]
     (folder / "sparse/points3D.txt").write_text("".join(text))
 
 
+def trained(scene: Scene, held_out: Sequence[View], steps: int, splats: int) -> float:
+    """The score in dB of a scene, on the held-out views."""
+    backend = backends.load("cpp")
+    result = train(scene, Config(backend="cpp", steps=steps), **SETTINGS, max_splats=splats)
+    return float(measure(result.gaussians, list(held_out), backend)["psnr"])
+
+
+def scores(rows: Sequence[Row], width: int, steps: int, exact: bool) -> Iterator[list[str]]:
+    """A line of the table for each lens, the pinhole first."""
+    clean = demo.make_demo(VIEWS, width, width * 3 // 4)
+    held_out = [pinhole_photo(view) for view in clean.views[::HELD_OUT]]
+    reference = None
+    for row in dict.fromkeys([ROWS[0], *rows]):
+        with tempfile.TemporaryDirectory() as work:
+            write(Path(work) / "scene", row, clean)
+            scene = load_scene(Path(work) / "scene", cache=False, fov=row.fov)
+        sides = len(scene.views) // (VIEWS - VIEWS // HELD_OUT)
+        camera = scene.views[0].camera
+        run = partial(
+            trained, held_out=held_out, steps=steps * sides, splats=SPLATS * (2 if sides > 1 else 1)
+        )
+        score = run(scene)
+        reference = score if reference is None else reference
+        field = 0.0
+        if exact and (scene.undistort or sides > 1):
+            field = score - run(replace(scene, views=tuple(map(pinhole_photo, scene.views))))
+        shape = (
+            f"{sides} x {camera.width}x{camera.height}" if sides > 1 else f"{camera.width}x{camera.height}"
+        )
+        focal = f"{np.radians(camera.K[0, 0]):.2f}"
+        yield [
+            row.name,
+            shape,
+            focal,
+            f"{score:.2f}",
+            f"{score - reference:+.2f}",
+            f"{field:+.2f}" if exact else "",
+        ]
+
+
 def main() -> None:
     """Prints a line for each lens."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("models", nargs="*", default=list(COEFFICIENTS), metavar="MODEL")
-    parser.add_argument("--steps", type=int, default=600)
+    names = [row.name for row in ROWS]
+    parser.add_argument("lenses", nargs="*", metavar="LENS", help=", ".join(names))
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the pinhole's photos, 4 to 3")
+    parser.add_argument(
+        "--exact", action="store_true", help="train on ray-cast pictures of the same cameras too"
+    )
     given = parser.parse_args()
-    clean = demo.make_demo(VIEWS, WIDTH, HEIGHT)
-    plain = Lens()
-    held_out = []
-    for view in clean.views[::HELD_OUT]:
-        camera = view.camera
-        image = photograph(camera, rays("PINHOLE", camera.K, plain, WIDTH, HEIGHT))
-        held_out.append(View(view.name, camera, Photo(image)))
-    backend = backends.load("cpp")
-    reference = None
-    for model in dict.fromkeys(["PINHOLE", *given.models]):
-        with tempfile.TemporaryDirectory() as work:
-            write(Path(work) / model, model, clean)
-            scene = load_scene(Path(work) / model, cache=False)
-            result = train(
-                scene,
-                Config(backend="cpp", steps=given.steps * (6 if model == "EQUIRECTANGULAR" else 1)),
-                **SETTINGS,
-            )
-        score = measure(result.gaussians, held_out, backend)["psnr"]
-        reference = score if reference is None else reference
-        shape = f"{len(scene.views)} views of {scene.views[0].camera.width}x{scene.views[0].camera.height}"
-        print(
-            f"{model:28} {score:6.2f} dB  {score - reference:+5.2f}  {shape}  {scene.undistort or ''}",
-            flush=True,
-        )
+    if unknown := set(given.lenses) - set(names):
+        sys.exit(f"no lens {sorted(unknown)[0]!r}; there are: {', '.join(names)}")
+    rows = [row for row in ROWS if not given.lenses or row.name in given.lenses]
+    print("| lens | pictures | px per degree | dB | to pinhole | to its field |")
+    print("| --- |" + " ---: |" * 5, flush=True)
+    for cells in scores(rows, given.width, given.steps, given.exact):
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

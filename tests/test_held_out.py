@@ -3,10 +3,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gsplat_train.datasets import open_scene
-from gsplat_train.datasets.demo import make_demo, write_demo
+from gsplat_train.datasets.demo import make_demo, orbit_camera, write_demo
+from gsplat_train.datasets.held_out import held_out
+from gsplat_train.datasets.panorama import SIDES
+from gsplat_train.scene import Scene, View
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +41,18 @@ def test_the_file_says_what_is_held_out(folder: Path, place: str, text: str, hel
         held = {"view_00.png"}  # every eighth, as without a file
         assert scene.test_names is None
     assert {view.name for view in scene.split(8)[1]} == held
+
+
+@pytest.mark.parametrize("text", ["p1.png\n", "p1\n", "p1_up.png\n"])
+def test_all_sides_of_a_panorama_are_held_out(tmp_path: Path, text: str) -> None:
+    views = [
+        View(f"p{i}_{side}.png", orbit_camera(i / 3, 8, 8), group=f"p{i}.png")
+        for i in range(3)
+        for side in SIDES
+    ]
+    (tmp_path / "test.txt").write_text(text)
+    lines: list[str] = []
+    held = held_out([tmp_path], views, lines.append)
+    assert held == {f"p1_{side}.png" for side in SIDES}, lines
+    scene = Scene("panoramas", tuple(views), np.zeros((1, 3)), np.zeros((1, 3)), test_names=held)
+    assert {view.group for view in scene.split(8)[1]} == {"p1.png"}

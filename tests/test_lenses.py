@@ -238,10 +238,12 @@ def test_a_wide_field_masks_what_the_lens_does_not_show(tmp_path):
     (normal,), _ = load_photos(photos, LoadOptions(cache=False))
     assert normal.mask is None
     (wide,), _ = load_photos(photos, LoadOptions(cache=False, fov=130))
-    field = 2 * np.degrees(np.arctan(WIDTH / 2 / wide.camera.K[0, 0]))
+    width, height = wide.camera.width, wide.camera.height
+    field = 2 * np.degrees(np.arctan(width / 2 / wide.camera.K[0, 0]))
     assert field == pytest.approx(130)
+    assert wide.camera.K[0, 0] == pytest.approx(60, rel=0.01)  # the photo's pixels per degree on the axis
     shown = wide.mask > 0
-    assert 0.3 < shown.mean() < 1 and shown[HEIGHT // 2, WIDTH // 2] and not shown[0, WIDTH // 2]
+    assert 0.3 < shown.mean() < 1 and shown[height // 2, width // 2] and not shown[0, width // 2]
     assert psnr(wide.image, pinhole(wide.camera), wide.mask) > 25
 
 

@@ -91,6 +91,15 @@ def test_a_scene_that_names_its_held_out_views_is_split_so():
     assert scene.normalized()[0].test_names == scene.test_names
 
 
+def test_views_of_one_group_are_held_out_together():
+    views = [View(f"{i}{side}", turned_camera(), group=str(i)) for i in range(4) for side in "ab"]
+    scene = Scene("test", tuple(views), np.zeros((1, 3)), np.zeros((1, 3)))
+    for given, names in ((scene, "0a 0b 3a 3b"), (replace(scene, test_names=frozenset(["2b"])), "2a 2b")):
+        train, test = given.split(3)
+        assert [view.name for view in test] == names.split()
+        assert not {view.group for view in train} & {view.group for view in test}
+
+
 def test_points_and_colors_go_together():
     with pytest.raises(UserError, match=r"\(2, 3\) and \(3, 3\)"):
         Scene("test", (), np.zeros((2, 3)), np.zeros((3, 3)))

@@ -58,9 +58,8 @@ class FilePhoto:
 
     def cost(self, file_size: tuple[int, int]) -> int:
         """Bytes that making it takes, about, from a file of that size."""
-        return FILE_PIXEL * math.prod(file_size) + (WARPED_PIXEL if self.warp else PIXEL) * math.prod(
-            self.size
-        )
+        sides = max(self.size, self.out or self.size, key=math.prod)
+        return FILE_PIXEL * math.prod(file_size) + (WARPED_PIXEL if self.warp else PIXEL) * math.prod(sides)
 
     def stamp(self) -> str:
         """What the result is made of, as far as that can be told without reading the files; UserError without them."""

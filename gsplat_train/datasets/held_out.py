@@ -17,7 +17,8 @@ MOST_BYTES = 1 << 22
 def held_out(
     folders: Sequence[Path], views: Sequence[View], log: Callable[[str], None]
 ) -> frozenset[str] | None:
-    """The names of the views that the first such file in `folders` lists; None where there is none.
+    """The names of the views that the first such file in `folders` lists; None where there is none. Of a panorama
+    all sides are held out where the file names it or one of them.
 
     A file with a line that names no view is of something else: it is left aside, and that is said.
     """
@@ -30,7 +31,7 @@ def held_out(
         except (OSError, UnicodeDecodeError):
             log(f"warning: {path} cannot be read, and does not say what is held out")
             continue
-        known = {key: view.name for view in views for key in _keys(view.name)}
+        known = {key: view.group or view.name for view in views for key in _keys(view.name, view.group)}
         names = [line for line in lines if line]
         unknown = [name for name in names if _stem(name) not in known and name not in known]
         if unknown:
@@ -38,7 +39,8 @@ def held_out(
                 f"warning: {path} names {unknown[0]!r}, which is no view, so it does not say what is held out"
             )
             continue
-        chosen = frozenset(known.get(name) or known[_stem(name)] for name in names)
+        meant = {known.get(name) or known[_stem(name)] for name in names}
+        chosen = frozenset(view.name for view in views if (view.group or view.name) in meant)
         if len(chosen) == len(views):
             log(f"warning: {path} holds out every view, so it is left aside")
             continue
@@ -47,8 +49,8 @@ def held_out(
     return None
 
 
-def _keys(name: str) -> tuple[str, str]:
-    return name, _stem(name)
+def _keys(*names: str) -> list[str]:
+    return [key for name in names if name for key in (name, _stem(name))]
 
 
 def _stem(name: str) -> str:

@@ -30,7 +30,7 @@ from .lenses import PANORAMA, Lens
 from .options import LoadOptions
 from .panorama import FIELD, SIDES, Side, side_size
 from .photo_store import Place
-from .undistort import Distortion, as_lens, find_zoom, straighten, zoom_of_fov
+from .undistort import Distortion, as_lens, at_most, chosen_zoom, picture_sizes, straighten
 
 __all__ = [
     "FilePhoto",
@@ -65,6 +65,7 @@ class _Plan(NamedTuple):
     sources: list[FilePhoto]
     file_size: tuple[int, int]
     zoom: float | None  # None: not undistorted
+    group: str = ""  # of a panorama: its name
 
 
 class _Loaded(NamedTuple):
@@ -151,18 +152,15 @@ def _planned(photo: PhotoFile, options: LoadOptions) -> _Plan:
     }
     if lens == PANORAMA:
         return _sides(photo, camera, common, options)
-    limit = options.max_size
-    factor = min(1.0, limit / max(file_size)) if limit else 1.0
-    size = (max(1, round(file_size[0] * factor)), max(1, round(file_size[1] * factor)))
-    camera = camera.resized(*size)
     if (lens.is_pinhole and not options.fov) or not options.undistort:
-        return _Plan([(photo.name, camera)], [FilePhoto(size=size, **common)], file_size, None)
-    if options.fov:
-        zoom, holes = zoom_of_fov(camera.K, *size, options.fov), True
-    else:
-        zoom, holes = find_zoom(camera.K, *size, lens), False
-    pinhole = replace(camera, K=camera.K * [[zoom, 1, 1], [1, zoom, 1], [1, 1, 1]])
-    source = FilePhoto(size=size, warp=straighten(camera.K, lens, zoom), holes=holes, **common)
+        size = at_most(options.max_size, file_size)
+        return _Plan([(photo.name, camera.resized(*size))], [FilePhoto(size=size, **common)], file_size, None)
+    size, out = picture_sizes(camera.K, file_size, lens, options.fov, options.max_size)
+    camera = camera.resized(*size)
+    zoom = chosen_zoom(camera.K, *size, lens, options.fov)
+    warp = straighten(camera.K, lens, zoom, (out[0] / size[0], out[1] / size[1]))
+    pinhole = replace(camera, K=camera.K * [[zoom, 1, 1], [1, zoom, 1], [1, 1, 1]]).resized(*out)
+    source = FilePhoto(size=size, warp=warp, out=out, holes=bool(options.fov), **common)
     return _Plan([(photo.name, pinhole)], [source], file_size, zoom)
 
 
@@ -177,7 +175,7 @@ def _sides(photo: PhotoFile, camera: Camera, common: dict[str, Any], options: Lo
         warp = Side(name, *size, side, options.fov or FIELD)
         cameras.append((f"{stem or photo.name}_{name}{dot}{ending if stem else ''}", warp.camera(camera)))
         sources.append(FilePhoto(size=size, warp=warp, out=(side, side), **common))
-    return _Plan(cameras, sources, (camera.width, camera.height), None)
+    return _Plan(cameras, sources, (camera.width, camera.height), None, photo.name)
 
 
 def _paged(
@@ -228,9 +226,8 @@ def _loaded(plan: _Plan, write: Callable[[Photo], Place] | None = None) -> _Load
 
 def _of(plan: _Plan, places: Sequence[Place], cached: bool) -> _Loaded:
     """What is known of the plan's views once their photos were decoded; these stay in their files."""
-    group = plan.sources[0].path.name if len(plan.cameras) > 1 else ""
     views = [
-        View(name, camera, source, group=group)
+        View(name, camera, source, group=plan.group)
         for (name, camera), source in zip(plan.cameras, plan.sources, strict=True)
     ]
     share = float(np.mean([place.counted for place in places]))

@@ -71,8 +71,8 @@ def load(root: Path, options: LoadOptions) -> Scene:
     views, undistorted = load_photos(with_masks(photos, root, options), options)
     held_out = chosen.held_out
     if held_out is not None:
-        groups = {PurePosixPath(name).name for name in held_out}  # of a panorama all sides are held out
-        held_out = frozenset(view.name for view in views if view.name in held_out or view.group in groups)
+        # Of a panorama all sides are held out.
+        held_out = frozenset(view.name for view in views if {view.name, view.group} & held_out)
         if not held_out or len(held_out) == len(views):
             held_out = None
     if held_out is not None:

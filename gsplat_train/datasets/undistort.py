@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a photo through a lens to the photo that a pinhole camera would have taken.
 
-A pinhole picture has the photo's size and principal point; fx and fy change by a `zoom`. Where nobody chooses it,
-it is the smallest at which the new border falls inside the photo, so that no pixel has to be invented.
+A pinhole picture spans the photo's rectangle through a pinhole whose fx and fy are the photo's by a `zoom`. Where
+nobody chooses it, it is the smallest at which the new border falls inside the photo, so that no pixel has to be
+invented. The picture has the photo's size, but for wide lenses and a chosen field of view: there it is as large as
+the photo's pixels per degree on the axis ask for (`growth`).
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from ..errors import UserError
 from .lenses import Lens, opencv
 
 MAX_ZOOM = 8.0  # beyond it less than 2 % of the photo is left: such a model is wrong
-MIN_ZOOM = 0.7  # of lenses that show angles: below it the photo's middle loses half of its pixels
 WIDE = np.tan(
     np.radians(60)
-)  # to which the corners of their pictures may reach then: beyond it they are stretched
+)  # to which the corners of fisheyes' pictures reach: beyond it they are stretched
 ZOOM_STEP = 1.002  # of the search: insideness need not be monotone in zoom where the model folds over
 BLOCK_PIXELS = 1 << 13  # resampled at a time: temporaries stay in the processor's cache (measured)
+MAX_GROWTH = 2.0  # of a picture beside its photo, as COLMAP's undistorter has it: beyond it little is new
+NEAR_AXIS = 1e-4  # in focal lengths: there each lens is a pinhole to eight digits
 SPARSE = 16  # of so many border pixels one is asked whether the lens folds over sideways
 
 Distortion = tuple[float, float, float, float]  # OpenCV's k1, k2, p1, p2
@@ -48,31 +51,42 @@ class Warp(Protocol):
 
 @dataclass(frozen=True)
 class Straighten:
-    """From a photo with fx, fy, cx, cy and a lens to the pinhole picture zoomed by `zoom`."""
+    """From a photo with fx, fy, cx, cy and a lens to the pinhole picture zoomed by `zoom`, `size` times as large."""
 
     intrinsics: tuple[float, float, float, float]
     lens: Lens
     zoom: float
     wraps: bool = False
+    size: tuple[float, float] = (1.0, 1.0)  # across and down
 
     def positions(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See Warp.positions."""
         fx, fy, cx, cy = self.intrinsics
-        x, y = np.broadcast_arrays((u - cx) / (self.zoom * fx), (v - cy) / (self.zoom * fy))
+        across, down = self.size
+        x, y = (u / across - cx) / (self.zoom * fx), (v / down - cy) / (self.zoom * fy)
+        x, y = np.broadcast_arrays(x, y)
         a, b = self.lens.distort(x, y)
         if (reach := self.lens.reach()) < np.inf:
             a = np.where(x * x + y * y <= reach * reach, a, np.nan)
         return a * fx + cx, b * fy + cy
 
 
-def straighten(K: np.ndarray, lens: Lens, zoom: float) -> Straighten:
-    """The warp of a camera [3, 3] and its lens."""
-    return Straighten((float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])), lens, zoom)
+def straighten(K: np.ndarray, lens: Lens, zoom: float, size: tuple[float, float] = (1.0, 1.0)) -> Straighten:
+    """The warp of a camera [3, 3] and its lens to a picture `size` times as large as the photo."""
+    return Straighten((float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])), lens, zoom, size=size)
+
+
+def growth(lens: Lens, zoom: float) -> float:
+    """How many times as large as the photo a picture is that has the photo's pixels per degree on the axis."""
+    (a,), _ = lens.distort(np.array([NEAR_AXIS]), np.zeros(1))
+    (b,), _ = lens.distort(np.array([-NEAR_AXIS]), np.zeros(1))
+    return float(a - b) / (2 * NEAR_AXIS) / zoom
 
 
 def find_zoom(K: np.ndarray, width: int, height: int, lens: Lens | Distortion) -> float:
     """The smallest zoom at which the pinhole picture's border maps inside [0, width] x [0, height], without the
-    lens folding over before. At least 1; a lens that shows angles (a fisheye) may go down to MIN_ZOOM.
+    lens folding over before. At least 1; of a lens that shows angles (a fisheye) the smallest at which the picture's
+    corners are no farther from the axis than WIDE.
     """
     warp = straighten(K, as_lens(lens), 1.0)
     return _find_zoom(warp.intrinsics, width, height, warp.lens)
@@ -99,7 +113,7 @@ def _find_zoom(intrinsics: tuple[float, float, float, float], width: int, height
 
     lowest = 1.0
     if lens.stretch != "none":
-        lowest = float(np.clip(np.hypot(x, y).max() / WIDE, MIN_ZOOM, 1))
+        lowest = float(np.hypot(x, y).max() / WIDE)
     low = high = lowest
     with np.errstate(all="ignore"):
         while not inside(high):
@@ -119,6 +133,30 @@ def zoom_of_fov(K: np.ndarray, width: int, height: int, fov: float) -> float:
     """The zoom at which the longer side of the pinhole picture spans `fov` degrees."""
     focal, side = (K[0, 0], width) if width >= height else (K[1, 1], height)
     return float(side / 2 / np.tan(np.radians(fov) / 2) / focal)
+
+
+def chosen_zoom(K: np.ndarray, width: int, height: int, lens: Lens, fov: float) -> float:
+    """That of `fov` degrees, or where it is 0 that which the lens allows."""
+    return zoom_of_fov(K, width, height, fov) if fov else find_zoom(K, width, height, lens)
+
+
+def picture_sizes(
+    K: np.ndarray, file_size: tuple[int, int], lens: Lens, fov: float, limit: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height to which a photo is reduced, and those of its picture, whose longer side is at most `limit` (0:
+    none). A wide lens's picture, or that of a chosen field, has the photo's pixels per degree on the axis.
+    """
+    if not fov and lens.stretch == "none":
+        return at_most(limit, file_size), at_most(limit, file_size)
+    grown = min(growth(lens, chosen_zoom(K, *file_size, lens, fov)), MAX_GROWTH)
+    size = at_most(round(limit / min(grown, 1)), file_size)
+    return size, at_most(limit, (max(1, round(size[0] * grown)), max(1, round(size[1] * grown))))
+
+
+def at_most(limit: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The size, reduced where its longer side is above the limit (0: none)."""
+    factor = min(1.0, limit / max(size)) if limit else 1.0
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def described(lens: Lens) -> str:
