@@ -156,6 +156,13 @@ def write(folder: Path, row: Row, clean: Scene) -> None:
     (folder / "sparse/points3D.txt").write_text("".join(text))
 
 
+def opened(row: Row, clean: Scene) -> Scene:
+    """The scene through a lens as the program loads it."""
+    with tempfile.TemporaryDirectory() as work:
+        write(Path(work) / "scene", row, clean)
+        return load_scene(Path(work) / "scene", cache=False, fov=row.fov)
+
+
 def trained(scene: Scene, held_out: Sequence[View], steps: int, splats: int) -> float:
     """The score in dB of a scene, on the held-out views."""
     backend = backends.load("cpp")
@@ -169,10 +176,8 @@ def scores(rows: Sequence[Row], width: int, steps: int, exact: bool) -> Iterator
     held_out = [pinhole_photo(view) for view in clean.views[::HELD_OUT]]
     reference = None
     for row in dict.fromkeys([ROWS[0], *rows]):
-        with tempfile.TemporaryDirectory() as work:
-            write(Path(work) / "scene", row, clean)
-            scene = load_scene(Path(work) / "scene", cache=False, fov=row.fov)
-        sides = len(scene.views) // (VIEWS - VIEWS // HELD_OUT)
+        scene = opened(row, clean)
+        sides = len(scene.views) // (VIEWS - len(held_out))
         camera = scene.views[0].camera
         run = partial(
             trained, held_out=held_out, steps=steps * sides, splats=SPLATS * (2 if sides > 1 else 1)

@@ -247,6 +247,50 @@ def test_a_wide_field_masks_what_the_lens_does_not_show(tmp_path):
     assert psnr(wide.image, pinhole(wide.camera), wide.mask) > 25
 
 
+@pytest.mark.parametrize(
+    ("model", "focal", "fov", "limit"),
+    [
+        ("FISHEYE", 60.0, 0, 0),  # wide: the picture is smaller than the photo
+        ("FISHEYE", 110.0, 0, 0),  # narrow: larger
+        ("FOV", 110.0, 0, 0),  # whose focal length is not its pixels per radian
+        ("FISHEYE", 110.0, 0, 120),
+        ("OPENCV", 110.0, 50, 0),
+        ("PINHOLE", 110.0, 50, 0),
+        ("FISHEYE", 60.0, 120, 0),
+    ],
+)
+def test_wide_lenses_keep_their_pixels_per_degree(tmp_path, model, focal, fov, limit):
+    K, lens = lens_of(model, focal=focal, width=WIDTH, height=HEIGHT)
+    camera = Camera(np.eye(4), K, WIDTH, HEIGHT)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    photo = PhotoFile("a.png", tmp_path / "a.png", camera, lens)
+    (view,), _ = load_photos([photo], LoadOptions(cache=False, fov=fov, max_size=limit))
+    picture = view.camera
+    a, b = lens.distort(np.array([1e-5, 0]), np.array([0, 1e-5]))
+    densities = [K[0, 0] * a[0] / 1e-5, K[1, 1] * b[1] / 1e-5]
+    if limit:
+        assert max(view.image.shape) == limit
+        assert picture.K[1, 1] / picture.K[0, 0] == pytest.approx(densities[1] / densities[0], rel=0.02)
+    else:
+        np.testing.assert_allclose(np.diag(picture.K)[:2], densities, rtol=0.01)
+    assert view.image.shape[:2] == (picture.height, picture.width)
+    np.testing.assert_allclose(picture.K[:2, 2] * 2, [picture.width, picture.height])
+    x, y = picture.K[:2, 2] / np.diag(picture.K)[:2]
+    if fov:
+        assert 2 * np.degrees(np.arctan(x)) == pytest.approx(fov)
+    else:
+        assert np.degrees(np.arctan(np.hypot(x, y))) < 60.3  # at the outer pixels' centres 60
+
+
+def test_a_far_too_wide_field_makes_no_huge_picture(tmp_path):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    camera = Camera(np.eye(4), [[400, 0, WIDTH / 2], [0, 400, HEIGHT / 2], [0, 0, 1]], WIDTH, HEIGHT)
+    photo = PhotoFile("a.png", tmp_path / "a.png", camera)
+    (view,), _ = load_photos([photo], LoadOptions(cache=False, fov=150))
+    assert (view.camera.width, view.camera.height) == (2 * WIDTH, 2 * HEIGHT)
+    assert 0.001 < (view.mask > 0).mean() < 0.01
+
+
 def test_a_panorama_becomes_six_views_of_one_group(tmp_path):
     width = 400
     camera = demo.orbit_camera(0.1, width, width // 2)
