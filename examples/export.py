@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from gsplat_train.model import formats
-from gsplat_train.model.io import open_model, to_splats
+from gsplat_train.model.io import open_model
+from gsplat_train.model.placing import HERE
 
-found = open_model(Path(sys.argv[1]))
+found = open_model(Path(sys.argv[1])).at(HERE)  # in the scene's own frame
 opaque = np.asarray(found.gaussians.opacities) > 0.02
-splats = to_splats(found.gaussians, found.antialiased).take(opaque)
+splats = found.splats.take(opaque)
 out = Path(sys.argv[2])
 formats.format_of(out).write(out, splats)
 print(f"{opaque.sum():,} of {len(opaque):,} splats in {out}, {out.stat().st_size / 1e6:.2f} MB")

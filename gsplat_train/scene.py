@@ -153,6 +153,18 @@ class Similarity:
     centre: np.ndarray
     scale: float
 
+    @classmethod
+    def around(cls, cameras: Sequence[Camera], points: np.ndarray) -> Similarity:
+        """With the mean camera at the origin and the farthest at distance 1; points [P, 3]."""
+        positions = np.stack([camera.position for camera in cameras])
+        centre = positions.mean(axis=0)
+        scale = float(np.linalg.norm(positions - centre, axis=1).max())
+        distances = np.linalg.norm(points - centre, axis=1)
+        depth = float(np.median(distances)) if len(distances) else 1.0
+        if scale <= 1e-6 * depth:  # one camera, or a tripod: only the points know the scale
+            scale = depth if depth > 0 else 1.0
+        return cls(centre, scale)
+
     def to_train(self, x: np.ndarray) -> np.ndarray:
         """Points [..., 3] of the scene's frame in training's."""
         return (x - self.centre) / self.scale
@@ -239,14 +251,7 @@ class Scene:
     def _frame(self) -> Similarity:
         if not self.views:
             raise UserError(f"scene {self.name} has no views")
-        positions = np.stack([view.camera.position for view in self.views])
-        centre = positions.mean(axis=0)
-        scale = float(np.linalg.norm(positions - centre, axis=1).max())
-        distances = np.linalg.norm(self.points - centre, axis=1)
-        depth = float(np.median(distances)) if len(distances) else 1.0
-        if scale <= 1e-6 * depth:  # one camera, or a tripod: only the points know the scale
-            scale = depth if depth > 0 else 1.0
-        return Similarity(centre, scale)
+        return Similarity.around([view.camera for view in self.views], self.points)
 
 
 def _matrix(name: str, value: Any, size: int) -> np.ndarray:

@@ -14,10 +14,11 @@ import splats as made
 from conftest import load_backend
 
 from gsplat_train.errors import UserError
-from gsplat_train.evaluate.exported import Placing, contributions, loss_of
+from gsplat_train.evaluate.exported import contributions, loss_of
 from gsplat_train.model import filters, frame
 from gsplat_train.model.formats import format_of, ply
 from gsplat_train.model.io import from_splats
+from gsplat_train.model.placing import Placing
 from gsplat_train.model.splats import Splats
 from gsplat_train.model.usable import too_coarse
 from gsplat_train.renderer import render
@@ -107,19 +108,17 @@ def test_a_model_and_cameras_that_move_together_show_the_same(turn: tuple[float,
     moved = from_splats(frame.moved(splats, *placing))
     before = from_splats(splats)
     pictures = [
-        np.asarray(mx.clip(render(m.gaussians, c, backend).image, 0, 1))
+        np.asarray(mx.clip(render(m.gaussians, c, backend, antialiased=m.antialiased).image, 0, 1))
         for m, c in ((before, camera), (moved, placing.camera(camera)))
     ]
     assert np.abs(pictures[0] - pictures[1]).max() < 0.02 and pictures[0].std() > 0.01
     view = View("a", camera, np.round(pictures[0] * 255).astype(np.uint8))
     loss = loss_of(
-        before.gaussians,
-        moved.gaussians,
+        before._replace(normalized=True),
+        moved._replace(frame=placing.back()),
         [view, View("none", camera)],
         backend,
         background="black",
-        antialiased=(False, False),
-        placing=placing,
     )
     assert loss is not None and loss.views == 1 and loss.psnr_before > 50 and loss.psnr_after > 45
     assert "1 held-out views" in str(loss)
@@ -214,6 +213,6 @@ def test_every_long_part_tells_how_far_it_is(tmp_path: Path) -> None:
     format_of(tmp_path / "a.sog").write(tmp_path / "a.sog", splats, progress=progress)
     assert told == [(i, 4) for i in range(1, 5)]
     told.clear()
-    view, model = View("a", camera, np.zeros((96, 96, 3), np.uint8)), from_splats(splats).gaussians
-    loss_of(model, model, [view], backend, background="black", antialiased=(False, False), progress=progress)
+    view, model = View("a", camera, np.zeros((96, 96, 3), np.uint8)), from_splats(splats)
+    loss_of(model, model, [view], backend, background="black", progress=progress)
     assert told == [(1, 2), (2, 2)]

@@ -24,7 +24,7 @@ ORDER = """
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     datasets.survey datasets.check_picture
     model.sh model.quaternions model.neighbors model.gaussians model.initialize
-    model.usable model.frame model.opening model.filters model.formats.packing model.formats.axes
+    model.usable model.frame model.placing model.opening model.filters model.formats.packing model.formats.axes
     model.formats.compressed_ply model.formats.ply model.formats.splat
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
     model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html
@@ -58,7 +58,7 @@ ORDER = """
     cli.check cli.train cli.render_views
     cli.render_path cli.render
     cli.view
-    cli.export cli.prepare
+    cli.export_frame cli.export cli.prepare
     cli.doctor cli.partition cli.merge __main__
 """.split()  # noqa: SIM905
 

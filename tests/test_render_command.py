@@ -76,9 +76,8 @@ def test_a_path_needs_no_photos(trained: Any, tmp_path: Path) -> None:  # noqa: 
         "--out",
         tmp_path / "again",
     )
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(out / "00003.png")), np.asarray(Image.open(tmp_path / "again" / "00003.png"))
-    )
+    before, after = (np.asarray(Image.open(place / "00003.png"), int) for place in (out, tmp_path / "again"))
+    assert np.abs(before - after).max() <= 1  # the checkpoint's numbers are those of training's frame
 
 
 def test_a_model_of_no_run_follows_a_file(trained: Any, tmp_path: Path) -> None:  # noqa: F811

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -13,17 +12,15 @@ from .. import registry
 from ..errors import UserError
 from ..storage import home_expanded
 from . import make_app, run
+from .export_frame import asked_placing, numbers_of, of_ordinary_size
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..config import Config
-    from ..evaluate.exported import Placing
-    from ..model.splats import Splats
     from ..scene import Scene, View
     from .progress import Progress
 
 MOST_VIEWS = 60  # from which contributions and colours are taken, evenly out of more
+PACKED = (".spz", ".sog", ".html", ".compressed.ply")  # formats whose scales have bounds
 AXES = "ply, as other programs write it, or rub, as Niantic's own tools expect it."
 
 
@@ -90,14 +87,15 @@ def export(
         raise UserError(f"--spz-axes takes ply or rub, got {spz_axes!r}")
     if not (0 < scale < float("inf")) or (max_scale is not None and not max_scale > 0):
         raise UserError("--scale and --max-scale take a number above 0")
-    box = [] if crop is None else _numbers("--crop", crop, (4, 6)).tolist()
+    box = [] if crop is None else numbers_of("--crop", crop, (4, 6)).tolist()
 
     from .. import backends
 
     backends.check_mlx()
     from ..evaluate.exported import contributions, loss_of
     from ..model import filters, frame, opening
-    from ..model.io import from_splats, open_model, to_splats
+    from ..model.io import from_splats, open_model
+    from ..model.placing import held_finely, write_placing
     from ..model.usable import too_coarse
     from ..training.run_folder import to_json
     from .progress import Progress, write_result
@@ -105,19 +103,29 @@ def export(
     report = Progress(progress, quiet)
     say = report.tell
     found = open_model(model, say)
-    splats = to_splats(found.gaussians, found.antialiased, found.up)
+    trained = found
+    if trained.normalized:
+        found = found.at(held_finely(found.splats, found.frame))
+    splats = found.splats
     cameras_help = up == "auto" or max_splats is not None or out.suffix.lower() in (".html", ".splat")
     asked = measure or scene is not None or cameras_help
     settings, data = _scene(found.run, scene, data_root, report if asked else None)
     train, test = _views(settings, data)
-    cameras = [view.camera for view in train]
+    cameras, everywhere = [found.camera(view.camera) for view in train], [v.camera for v in (*train, *test)]
     some = cameras[:: -(-len(cameras) // MOST_VIEWS)] if cameras else []
+
+    def shifted(numbers: list[float]) -> list[float]:
+        """Places of the scene as the model's splats have them; those of a file have its own."""
+        if len(numbers) == 4:
+            return [*shifted(numbers[:3]), numbers[3]]
+        origin = found.frame.offset if trained.normalized else [0.0] * 3
+        return [x - origin[i % 3] for i, x in enumerate(numbers)]
 
     counts = [splats.n]
     for wanted, name, keep in (
         (min_opacity > 0, f"--min-opacity {min_opacity:g}", lambda s: filters.more_opaque(s, min_opacity)),
         (max_scale is not None, f"--max-scale {max_scale}", lambda s: filters.smaller(s, max_scale or 1.0)),
-        (bool(box), f"--crop {crop}", lambda s: filters.cropped(s, box)),
+        (bool(box), f"--crop {crop}", lambda s: filters.cropped(s, shifted(box))),
         (floaters, "--floaters", filters.without_floaters),
     ):
         if wanted:
@@ -134,9 +142,10 @@ def export(
     if max_splats is not None and splats.n > max_splats:
         importance = None
         if stages is not None and some:
-            model_of = from_splats(splats).gaussians
+            seen = from_splats(splats)._replace(frame=found.frame).to_render(everywhere)
+            them = [seen.camera(found.frame.camera(camera)) for camera in some]
             importance = contributions(
-                model_of, some, stages, splats.antialiased, report.of("what views need")
+                seen.gaussians, them, stages, splats.antialiased, report.of("what views need")
             )
         splats = filters.most_important(splats, max_splats, importance)
         how = f"by contribution to {len(some)} views" if importance is not None else "by opacity x area"
@@ -151,9 +160,12 @@ def export(
 
     if splats.up is None and cameras:
         splats = splats._replace(up=opening.upright(cameras))
-    placing = _placing(splats, up, rotate, scale, centre)
+    placing = asked_placing(splats, up, rotate, scale, centre, shifted)
+    if placing is None and out.name.lower().endswith(PACKED) and (everywhere or trained.normalized):
+        placing = of_ordinary_size(trained.to_render(everywhere).frame.scale, splats)
+    placed = found.frame
     if placing is not None:
-        splats = frame.moved(splats, *placing)
+        splats, placed = frame.moved(splats, *placing), placing.back().then(placed)
     elif advice := too_coarse(splats):
         say(f"warning: {advice}")
     options: dict[str, Any] = {}
@@ -167,22 +179,21 @@ def export(
         options = {"place": opening.opening(splats, moved), "title": title or "Gaussian splats"}
         if settings is not None and settings.background == "white":
             options["background"] = (1.0, 1.0, 1.0)
+    beside = write_placing(out, placed)
     writer.write(out, splats, **options)
     size = out.stat().st_size
     say(f"{splats.n:,} splats in {out}: {size / 1e6:,.2f} MB, {size / splats.n:.1f} bytes a splat")
-    if placing is not None:
-        say(f"where they lie in the scene: {_write_placing(out, placing)}")
+    if beside is not None:
+        say(f"where they lie in the scene: {beside}")
     loss = None
     in_other_axes = spz_axes != "ply" and out.name.lower().endswith(".spz")
     if stages is not None and settings is not None and measure and not in_other_axes:
         loss = loss_of(
-            found.gaussians,
-            from_splats(writer.read(out)).gaussians,
+            trained.to_render(everywhere),
+            from_splats(writer.read(out))._replace(frame=placed, antialiased=found.antialiased),
             test,
             stages,
             background=settings.background,
-            antialiased=(found.antialiased, found.antialiased),
-            placing=placing,
             progress=report.of("measuring"),
         )
         say(str(loss) if loss is not None else "no view was held out: what the file loses is not measured")
@@ -222,62 +233,6 @@ def _views(settings: Config | None, data: Scene | None) -> tuple[tuple[View, ...
     if settings is None or data is None:
         return (), ()
     return data.split(settings.test_every if settings.eval else 0)
-
-
-def _placing(
-    splats: Splats, up: str | None, rotate: str | None, scale: float, centre: str | None
-) -> Placing | None:
-    """Where --centre, --up, --rotate and --scale, in this order, put the splats; None where nothing moves."""
-    import numpy as np
-
-    from ..evaluate.exported import Placing
-    from ..model import frame, opening
-
-    if up is None and rotate is None and centre is None and scale == 1.0:
-        return None
-    rotation, origin = np.eye(3), np.zeros(3)
-    if up == "auto" and splats.up is None:
-        raise UserError("--up auto needs a scene's cameras or a file that says what is up; give X,Y,Z")
-    if up is not None:
-        direction = splats.up if up == "auto" else frame.tuple_of(_numbers("--up", up, (3,)))
-        rotation = frame.between(np.array(direction), np.array(opening.PLY_UP))
-    if rotate is not None:
-        x, y, z = _numbers("--rotate", rotate, (3,))
-        rotation = frame.euler((x, y, z)) @ rotation
-    if centre == "auto":
-        origin = np.median(splats.arrays["means"].astype(np.float64), axis=0)
-    elif centre is not None:
-        origin = _numbers("--centre", centre, (3,))
-    return Placing(rotation, scale, -scale * rotation @ origin)
-
-
-def _write_placing(out: Path, placing: Placing) -> Path:
-    """Beside the file: x_file = scale rotation x_scene + offset."""
-    from ..storage import atomic_write
-
-    path = out.with_name(f"{out.name}.frame.json")
-    content = {
-        "rotation": placing.rotation.tolist(),
-        "scale": placing.scale,
-        "offset": placing.offset.tolist(),
-    }
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=1).encode() + b"\n")
-    return path
-
-
-def _numbers(option: str, text: str, counts: tuple[int, ...]) -> np.ndarray:
-    """The numbers of X,Y,Z; UserError where there are others than `counts` of them, or one is not finite."""
-    import numpy as np
-
-    try:
-        values = np.array([float(part) for part in text.replace(" ", ",").split(",") if part], np.float64)
-    except ValueError:
-        values = np.empty(0)
-    if len(values) not in counts or not np.isfinite(values).all():
-        wanted = " or ".join(map(str, counts))
-        raise UserError(f"{option} takes {wanted} numbers with commas between, got {text!r}")
-    return values
 
 
 def main() -> NoReturn:

@@ -26,15 +26,15 @@ def merge(
     """Put the models of a scene's parts together: of each, what lies in its own part."""
     from .. import config as config_module
     from ..model import formats
-    from ..model.io import open_model, to_splats
-    from ..model.splats import Splats
+    from ..model.io import Model, open_model
+    from ..model.placing import held_finely, write_placing
     from ..partition.merge import Plan, merged, read_plan
 
     if len(runs) < 3:
         raise UserError("give at least two runs and the file to write: gs-merge RUN RUN OUT.ply")
     *sources, out = runs
     writer = formats.format_of(home_expanded(out))
-    models: list[tuple[int, Splats]] = []
+    models: list[Model] = []
     plans: list[Plan] = []
     for source in sources:
         folder = home_expanded(source)
@@ -49,11 +49,17 @@ def merge(
             raise UserError(f"{source} is a run of another partition than {sources[0]}; give runs of one")
         plans.append(plan)
         found = open_model(folder, lambda line: print(line, file=sys.stderr))
-        models.append((plan.part, to_splats(found.gaussians, found.antialiased, found.up)))
-    splats = merged(plans[0], models)
+        models.append(found)
+    frame = held_finely(models[0].splats, models[0].frame)
+    plan = plans[0]._replace(cameras=[frame.back().camera(camera) for camera in plans[0].cameras])
+    parts_of_it = [(of.part, model.at(frame).splats) for of, model in zip(plans, models, strict=True)]
+    splats = merged(plan, parts_of_it)
+    beside = write_placing(home_expanded(out), frame)
     writer.write(home_expanded(out), splats)
-    total = sum(model.n for _, model in models)
+    total = sum(part.n for _, part in parts_of_it)
     print(f"{splats.n:,} of {total:,} splats in {out}", file=sys.stderr)
+    if beside is not None:
+        print(f"the scene is far from its origin: where they lie in it stands in {beside}", file=sys.stderr)
 
 
 def main() -> NoReturn:

@@ -66,16 +66,20 @@ def render_path(
     fps = asked.fps
     if asked.kind in PATHS:
         views, held = views_of(model, settings, scene_given, report)
-        cameras = [view.camera for view in views if view.name not in held]
+        model = model.to_render([view.camera for view in views])
+        cameras = [model.camera(view.camera) for view in views if view.name not in held]
         made = make_path(asked.kind, cameras, points_of(model), asked.frames or FRAMES)
     else:
-        made, stored = read_path(home_expanded(asked.kind), asked.frames, asked.width, asked.height)
-        fps = fps or stored
+        of_scene, stored = read_path(home_expanded(asked.kind), asked.frames, asked.width, asked.height)
+        fps, model = fps or stored, model.to_render(of_scene)
+        made = [model.camera(camera) for camera in of_scene]
     made = [with_lens(camera, asked.width, asked.height, asked.fov) for camera in made]
     fps = fps or FPS
     if not film:
         keep_off_photos(target, settings)
     near, far = depth_range(model.gaussians, made) if look.depth else (1.0, 2.0)
+    scale = model.frame.scale
+    near, far = near * scale, far * scale
     unit = depth_unit(far)
     width, height = made[0].width, made[0].height
     report.release()
@@ -88,7 +92,7 @@ def render_path(
         if film and depth:
             depths = stack.enter_context(Video(target.with_stem(f"{target.stem}_depth"), fps, width, height))
         for number, camera in enumerate(made):
-            frame = shoot(model.gaussians, camera, stages, look)
+            frame = shoot(model.gaussians, camera, stages, look, scale)
             path = target / f"{number:05d}.png"
             if video is not None:
                 video.add(to_uint8(frame.image))
@@ -112,7 +116,7 @@ def render_path(
         ]
         write_sheets(target.with_name(f"{target.stem}_sheet.png") if film else target / "sheet.png", rows)
     if not film:
-        write_path(target / "path.json", made, fps)
+        write_path(target / "path.json", [model.frame.camera(camera) for camera in made], fps)
     write_result(
         to_json(
             {"frames": len(made), "fps": fps, "width": width, "height": height, "out": str(target)}
@@ -152,6 +156,6 @@ def views_of(
 
 
 def points_of(model: Model) -> np.ndarray:
-    """[P, 3] the middles of the splats that hide something."""
+    """[P, 3] the middles of the splats that hide something, in the model's frame."""
     opaque = np.asarray(model.gaussians.opacities) > 0.3
     return np.asarray(model.gaussians.means, np.float64)[opaque]

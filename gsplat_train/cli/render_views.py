@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from ..evaluate.measure import FULLY, means_of, more_scores
 from ..evaluate.pictures import Row, Writers, error_of, reduced, with_alpha, write_png, write_sheets
 from ..model.io import Model, committed
 from ..registry import MADE
-from ..scene import Scene, View
+from ..scene import Camera, Scene, View
 from ..storage import atomic_write, file_name, parsed
 from ..training.run_folder import to_json
 from .progress import Progress, write_result
@@ -46,14 +47,15 @@ def render_views(
     data = read_scene(settings, report.message, report.at)
     views = chosen_views(data, settings, model.run, split)
     names = file_names(views)
-    near, far = depth_range(model.gaussians, [view.camera for view in views]) if look.depth else (1.0, 2.0)
+    model = model.to_render([view.camera for view in data.views])
+    near, far = model_depths(model, [view.camera for view in views]) if look.depth else (1.0, 2.0)
     unit = depth_unit(far)
     scores: dict[str, dict[str, float]] = {}
     rows: list[Row] = []
     report.release()
     with Writers() as writers:
         for done, view in enumerate(views, 1):
-            frame = shoot(model.gaussians, view.camera, stages, look)
+            frame = shoot(model.gaussians, model.camera(view.camera), stages, look, model.frame.scale)
             photo = None if view.photo is None else view.photo.decode()
             pixels, mask = (None, None) if photo is None else (photo.shown(look.background), photo.mask)
             score = stages.score(frame.image, pixels, mask)
@@ -81,6 +83,12 @@ def render_views(
         write_result(to_json({name: metrics[name] for name in FULLY}))
     report.message(f"{len(views)} views in {folder}")
     report.release()
+
+
+def model_depths(model: Model, cameras: Sequence[Camera]) -> tuple[float, float]:
+    """(near, far) of what cameras of the scene see of a model, in the scene's unit."""
+    near, far = depth_range(model.gaussians, [model.camera(camera) for camera in cameras])
+    return near * model.frame.scale, far * model.frame.scale
 
 
 def chosen_views(data: Scene, settings: Config, run: Path | None, split: str) -> tuple[View, ...]:

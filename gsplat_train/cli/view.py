@@ -31,6 +31,7 @@ def view(
 
     backends.check_mlx()
     import webbrowser
+    from dataclasses import replace
 
     import numpy as np
 
@@ -52,6 +53,8 @@ def view(
     ground = background_of(background or (settings.background if settings else "black"))
     look = Look(ground, found.antialiased)
     views, held = views_of(found, settings, scene is not None, report)
+    found = found.to_render([view.camera for view in views])
+    views = [replace(view, camera=found.camera(view.camera)) for view in views]
     gaussians, studio = found.gaussians, Studio()
     n, name = gaussians.means.shape[0], home_expanded(model).resolve().name
     title = {"title": name, "training": False, "degree": gaussians.sh_degree}

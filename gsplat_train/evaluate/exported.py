@@ -4,32 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from ..model import frame
 from ..model.gaussians import Gaussians
+from ..model.io import Model
 from ..renderer import pixel_sums
 from ..scene import Camera, View
 from .measure import measure
 
 if TYPE_CHECKING:
     from ..backends import Backend
-
-
-class Placing(NamedTuple):
-    """Where a file's splats lie: x_file = scale rotation x_scene + offset."""
-
-    rotation: np.ndarray  # [3, 3]
-    scale: float
-    offset: np.ndarray  # [3]
-
-    def camera(self, camera: Camera) -> Camera:
-        return frame.moved_camera(camera, self.rotation, self.scale, self.offset)
 
 
 class Loss(NamedTuple):
@@ -45,36 +33,32 @@ class Loss(NamedTuple):
 
 
 def loss_of(
-    before: Gaussians,
-    after: Gaussians,
+    before: Model,
+    after: Model,
     views: Iterable[View],
     backend: Backend,
     *,
     background: str,
-    antialiased: tuple[bool, bool],
-    placing: Placing | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Loss | None:
-    """The PSNR of `before`, in the views' frame, and of `after`, in the frame of `placing`; None where no view has
-    a photo. antialiased: of either. progress gets the renders that are done, and all.
+    """The PSNR of `before` and of `after` on views of their scene; None where no view has a photo. progress gets the
+    renders that are done, and all.
     """
     views = [view for view in views if view.photo is not None]
     if not views:
         return None
-    there = (
-        views if placing is None else [replace(view, camera=placing.camera(view.camera)) for view in views]
-    )
-    done = count(1)
+    done, before = count(1), before.to_render([view.camera for view in views])
     psnr = [
         measure(
-            model,
-            seen,
+            model.gaussians,
+            views,
             backend,
             background=background,
-            antialiased=flag,
+            antialiased=model.antialiased,
+            place=model.camera,
             each=lambda view, picture: progress(next(done), 2 * len(views)),
         )["psnr"]
-        for model, seen, flag in ((before, views, antialiased[0]), (after, there, antialiased[1]))
+        for model in (before, after.at(before.frame))
     ]
     return Loss(psnr[0], psnr[1], len(views))
 

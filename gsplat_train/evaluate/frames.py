@@ -36,14 +36,16 @@ class Frame:
 
     image: mx.array  # [H, W, 3], background included, not clamped
     alpha: np.ndarray  # [H, W] how much of the background is hidden
-    depth: np.ndarray | None  # [H, W] expected camera-space z in scene units, 0 where nothing is
+    depth: np.ndarray | None  # [H, W] expected camera-space z, 0 where nothing is
 
 
 DEPTH_ALPHA = 0.1  # where the splats hide less of the background than this there is no depth
 
 
-def shoot(gaussians: Gaussians, camera: Camera, backend: Backend, look: Look) -> Frame:
-    """Renders one frame. The depth is the mean over the splats that a pixel shows, by their weight in it."""
+def shoot(gaussians: Gaussians, camera: Camera, backend: Backend, look: Look, unit: float = 1.0) -> Frame:
+    """Renders one frame. The depth is the mean over the splats that a pixel shows, by their weight in it, times
+    `unit`.
+    """
     n = look.supersample
     large = camera if n == 1 else camera.resized(camera.width * n, camera.height * n)
     out = render(gaussians, large, backend, background=look.background, antialiased=look.antialiased)
@@ -58,7 +60,7 @@ def shoot(gaussians: Gaussians, camera: Camera, backend: Backend, look: Look) ->
         sums, _ = backend.rasterize(carriers, tiles, mx.zeros(3), large.width, large.height)
         weighted = np.asarray(_averaged(sums, n)[:, :, :2], np.float32)
         hidden = weighted[:, :, 1]
-        depth = np.where(hidden >= DEPTH_ALPHA, weighted[:, :, 0] / np.maximum(hidden, DEPTH_ALPHA), 0)
+        depth = np.where(hidden >= DEPTH_ALPHA, unit * weighted[:, :, 0] / np.maximum(hidden, DEPTH_ALPHA), 0)
     mx.eval(image, alpha)
     return Frame(image, np.asarray(alpha)[:, :, 0], depth)
 
@@ -82,7 +84,7 @@ def background_of(text: str) -> tuple[float, float, float]:
 
 
 def depth_range(gaussians: Gaussians, cameras: Sequence[Camera]) -> tuple[float, float]:
-    """(near, far) that hold nearly all that some of the cameras see, in scene units."""
+    """(near, far) that hold nearly all that some of the cameras see, in the unit of both."""
     mx.eval(gaussians)
     opaque = np.asarray(gaussians.opacities) > 0.1
     means = np.asarray(gaussians.means, np.float64)[opaque]

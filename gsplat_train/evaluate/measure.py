@@ -15,7 +15,7 @@ import numpy as np
 
 from ..model.gaussians import Gaussians
 from ..renderer import render
-from ..scene import View
+from ..scene import Camera, View
 from .corrected import corrected, half_fitted
 from .perceptual import ms_ssim
 from .pictures import Writers
@@ -36,17 +36,18 @@ def measure(
     background: str = "black",
     antialiased: bool = False,
     fully: bool = False,
+    place: Callable[[Camera], Camera] = lambda camera: camera,
     each: Callable[[View, np.ndarray], None] = lambda view, picture: None,
 ) -> dict[str, Any]:
     """Renders the views: {"psnr", "ssim", "views": {name: {"psnr", "ssim"}}} over those with a photo.
 
-    fully: also what `more_scores` says. `each` gets every view with its render [H, W, 3] uint8. gaussians and views
-    are in one frame.
+    fully: also what `more_scores` says. `each` gets every view with its render [H, W, 3] uint8. place: from the
+    views' frame to that of the Gaussians.
     """
     scores, more, ground = {}, {}, BACKGROUNDS[background]
     with Writers() as beside:
         for view in views:
-            out = render(gaussians, view.camera, backend, background=ground, antialiased=antialiased)
+            out = render(gaussians, place(view.camera), backend, background=ground, antialiased=antialiased)
             photo = None if view.photo is None else view.photo.decode()
             pixels, mask = (None, None) if photo is None else (photo.shown(ground), photo.mask)
             score = backend.score(out.image, pixels, mask)

@@ -86,9 +86,7 @@ def of_one_colour(splats: Splats, cameras: Sequence[Camera] = ()) -> Splats:
         u = camera.K[0, 0] * local[:, 0] / depth + camera.K[0, 2]
         v = camera.K[1, 1] * local[:, 1] / depth + camera.K[1, 2]
         inside = (
-            (local[:, 2] > 0.01)
-            & (abs(u * 2 / camera.width - 1) < 1.2)
-            & (abs(v * 2 / camera.height - 1) < 1.2)
+            (local[:, 2] > 0) & (abs(u * 2 / camera.width - 1) < 1.2) & (abs(v * 2 / camera.height - 1) < 1.2)
         )
         directions = arms[inside] / np.maximum(np.linalg.norm(arms[inside], axis=1, keepdims=True), 1e-30)
         colours = np.einsum("nk,nkc->nc", basis(directions, degree), coefficients[inside]) + 0.5

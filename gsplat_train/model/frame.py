@@ -27,10 +27,12 @@ def moved(
     """Splats at x' = scale rotation x + offset; rotation [3, 3] orthonormal, scale > 0, offset [3]."""
     arrays = dict(splats.arrays)
     shift = np.zeros(3) if offset is None else np.asarray(offset, np.float64)
-    arrays["means"] = (arrays["means"].astype(np.float64) @ rotation.T * scale + shift).astype(np.float32)
+    means = arrays["means"].astype(np.float64)
     if not np.array_equal(rotation, np.eye(3)):
+        means = means @ rotation.T
         arrays["quats"] = _product(quaternion(rotation), unit(arrays["quats"]))
         arrays["shN"] = turned_harmonics(arrays["shN"], rotation)
+    arrays["means"] = (means * scale + shift).astype(np.float32)
     arrays["log_scales"] = arrays["log_scales"] + np.float32(np.log(scale))
     up = splats.up
     if up is not None:

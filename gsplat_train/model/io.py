@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models from disk: a run folder, a checkpoint or a file of splats -> Gaussians in the scene's own frame."""
+"""Models from disk: a run folder, a checkpoint or a file of splats -> Gaussians, and where they lie in the scene."""
 
 from __future__ import annotations
 
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,12 @@ import numpy as np
 
 from .. import registry
 from ..errors import UserError
-from ..scene import Similarity
+from ..scene import Camera, Similarity
 from ..storage import home_expanded, parsed
 from . import formats
-from .gaussians import Gaussians, scene_frame
+from .frame import moved
+from .gaussians import Gaussians
+from .placing import HERE, Placing, read_placing
 from .splats import Splats
 from .tensors import read_tensors
 
@@ -26,12 +28,45 @@ FORMATS_READ = (1, 2)  # of a checkpoint's JSON: 1 is version 0.1's
 
 
 class Model(NamedTuple):
-    """A model in its scene's own frame."""
+    """A model in a frame of its own."""
 
     gaussians: Gaussians
     antialiased: bool  # the mode it was trained for
     run: Path | None  # the run folder that it lies in
     up: tuple[float, float, float] | None = None  # which way is up, where the file says it
+    frame: Placing = HERE  # from its frame to the scene's
+    normalized: bool = False  # whether its frame is training's
+
+    @property
+    def splats(self) -> Splats:
+        """In the frame that it is in."""
+        return to_splats(self.gaussians, self.antialiased, self.up)
+
+    def at(self, frame: Placing) -> Model:
+        """The same model in another frame, told by where that lies in the scene's."""
+        step = self.frame.then(frame.back())
+        if not step.moves:
+            return self
+        other = from_splats(moved(self.splats, *step), self.run)
+        return other._replace(frame=frame)
+
+    def camera(self, camera: Camera) -> Camera:
+        """A camera of the scene in the model's frame."""
+        return self.frame.back().camera(camera)
+
+    def to_render(self, cameras: Sequence[Camera]) -> Model:
+        """The same in training's frame, or one like it about the cameras, which are in the scene's; without any, about
+        the splats themselves. All scenes are of one size there, which near planes are made for, and near the origin.
+        """
+        if self.normalized:
+            return self
+        means = np.asarray(self.gaussians.means, np.float64)
+        if cameras:
+            around = Similarity.around([self.camera(camera) for camera in cameras], means)
+        else:
+            centre = np.median(means, axis=0)
+            around = Similarity(centre, float(np.median(np.linalg.norm(means - centre, axis=1))) or 1.0)
+        return self.at(Placing.of(around).then(self.frame))._replace(normalized=True)
 
 
 def load_model(path: str | os.PathLike[str]) -> Gaussians:
@@ -39,7 +74,7 @@ def load_model(path: str | os.PathLike[str]) -> Gaussians:
 
     UserError if it is none.
     """
-    return open_model(Path(path)).gaussians
+    return open_model(Path(path)).at(HERE).gaussians
 
 
 @np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
@@ -57,7 +92,7 @@ def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Mo
         splats = formats.format_of(path).read(path)
         for note in splats.notes:
             log(f"warning: {note}")
-        return from_splats(splats, _run_of(path.parent))
+        return from_splats(splats, _run_of(path.parent))._replace(frame=read_placing(path))
     if path.suffix in (".safetensors", ".json"):
         return _of_checkpoint(path, _run_of(path.parent.parent))
     known = ", ".join(registry.FORMATS)
@@ -165,7 +200,7 @@ def _of_checkpoint(path: Path, run: Path | None) -> Model:
         antialiased = bool(meta["antialiased"])
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
-    return Model(scene_frame(gaussians, similarity), antialiased, run)
+    return Model(gaussians, antialiased, run, frame=Placing.of(similarity), normalized=True)
 
 
 def _run_of(folder: Path) -> Path | None:

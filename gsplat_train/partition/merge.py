@@ -52,7 +52,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def merged(plan: Plan, models: Sequence[tuple[int, Splats]]) -> Splats:
-    """One model out of those of all parts; models: (part, splats), splats in the scene's own frame."""
+    """One model out of those of all parts; models: (part, splats), in one frame with the plan's cameras."""
     missing = sorted(set(range(plan.parts)) - {part for part, _ in models})
     if missing or len(models) != plan.parts:
         names = ", ".join(f"part_{part + 1}" for part in missing) or "none, but one is there twice"

@@ -19,10 +19,10 @@ from ..machine import processor
 from ..model.gaussians import Gaussians
 from ..renderer import render
 from ..scene import View
-from ..storage import file_name, remove
+from ..storage import file_name
 from .alive import psnr_of_one_colour
 from .poses import fitted
-from .run_folder import origin, peak_memory_mb
+from .run_folder import origin, peak_memory_mb, remove_splats
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -51,12 +51,11 @@ class Evaluation:
         self.flat = ""  # what is wrong with a model that shows no more than a colour would
 
     def run(self) -> None:
-        """Measures held-out and some training views, pictures a few, writes metrics.json; warns of
-        over-fitting.
-        """
+        """Measures held-out and some training views, pictures a few, writes metrics.json; warns of over-fitting."""
         trainer = self.trainer
         with trainer.clock.during("evaluation"):
-            gaussians, some, last = trainer.gaussians(), self._some_training_views(), trainer.ended
+            gaussians, some = trainer.stepper.look().gaussians, self._some_training_views()
+            last = trainer.ended
             self.done, self.total = 0, len(trainer.test_views) + len(some)
             test = self._measured(gaussians, trainer.test_views, self._pictured, fully=last)
             train = self._measured(gaussians, some, self._pictured)
@@ -64,7 +63,7 @@ class Evaluation:
             if trainer.test_views:
                 self._watch(test["psnr"], train["psnr"])
                 self._end_if_converged(test["psnr"])
-                self._keep_best(test["psnr"], gaussians)
+                self._keep_best(test["psnr"])
             if trainer.ended and not last:  # the run has just been found to have converged
                 test = self._measured(gaussians, trainer.test_views, fully=True)
             scores = {"test": test if trainer.test_views else None, "train": train}
@@ -84,9 +83,10 @@ class Evaluation:
         each: Callable[[View, np.ndarray], None] | None = None,
         fully: bool = False,
     ) -> dict[str, Any]:
-        config = self.trainer.config
+        """Scores of views in the scene's frame, of Gaussians in training's, where all scenes are of one size."""
+        config, place = self.trainer.config, self.trainer.similarity.camera_to_train
         return measure(
-            gaussians, views, self.trainer.backend, background=config.background,
+            gaussians, views, self.trainer.backend, background=config.background, place=place,
             antialiased=config.antialiased, fully=fully, each=each or (lambda view, picture: None),
         )  # fmt: skip
 
@@ -193,7 +193,7 @@ class Evaluation:
             "gpu_memory": self.trainer.config.gpu_memory,
         }
 
-    def _keep_best(self, test: float, gaussians: Gaussians) -> None:
+    def _keep_best(self, test: float) -> None:
         """Writes best.ply where no evaluation was better, from a part of the run on; takes it away where the last
         model is as good.
         """
@@ -202,9 +202,9 @@ class Evaluation:
             return
         if kept is None or test > kept["psnr"] - (SAME_DB if trainer.ended else 0.0):
             if trainer.ended:
-                trainer.beside.add(remove, trainer.run.best)
+                trainer.beside.add(remove_splats, trainer.run.best)
             else:
-                trainer.write_model(trainer.run.best, gaussians, beside=True)
+                trainer.write_model(trainer.run.best, beside=True)
             trainer.counts["kept"] = None if trainer.ended else {"step": trainer.step, "psnr": test}
         elif trainer.ended:
             better = kept["psnr"] - test

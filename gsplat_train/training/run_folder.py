@@ -25,6 +25,9 @@ from .. import config as config_module
 from ..config import Config
 from ..errors import StorageError, UserError
 from ..machine import peak_bytes
+from ..model.formats import ply
+from ..model.placing import Placing, beside_of, write_placing
+from ..model.splats import Splats
 from ..storage import append_line, atomic_write, parsed, remove, remove_leftovers, storage
 
 
@@ -118,7 +121,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the files of a run, and no others."""
-        for path in (self.config, self.metrics, self.log, self.ply, self.best, self.report):
+        beside = [beside_of(path) for path in (self.ply, self.best)]
+        for path in (self.config, self.metrics, self.log, self.ply, self.best, self.report, *beside):
             remove(path)
         renders = self.root / "renders"  # gs-render's, of the model that goes
         patterns = (
@@ -166,6 +170,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_splats(path: Path, splats: Splats, frame: Placing) -> None:
+    """Writes a model, and beside it where it lies in the scene where that is elsewhere; frame: from its own to that."""
+    write_placing(path, frame)
+    ply.write(path, splats)
+
+
+def remove_splats(path: Path) -> None:
+    """Takes a model away, and what stands beside it."""
+    remove(path)
+    remove(beside_of(path))
 
 
 def peak_memory_mb() -> float:

@@ -37,11 +37,12 @@ from ..errors import (
 )
 from ..evaluate.pictures import Writers
 from ..machine import memory
-from ..model.formats import ply
+from ..model.frame import moved
 from ..model.gaussians import Gaussians, scene_frame
 from ..model.initialize import gaussians_from_points
 from ..model.io import committed, to_splats
 from ..model.opening import upright
+from ..model.placing import Placing, beside_of, held_finely
 from ..scene import Scene, View
 from . import checkpoint as checkpoints
 from . import identity, rehearsal, strategies
@@ -59,7 +60,7 @@ from .plan import Schedule, halvings_at, views_at
 from .protocol import Bounds, StepResult
 from .read_ahead import ReadAhead
 from .rows import Edit, Population, TrainState, rows, start
-from .run_folder import RunFolder, peak_memory_mb, to_json
+from .run_folder import RunFolder, peak_memory_mb, to_json, write_splats
 from .scores import Maps, Scores
 from .stepper import make_stepper
 
@@ -235,7 +236,9 @@ class Trainer:
         return view if moved is camera else replace(view, camera=self.similarity.camera_to_scene(moved))
 
     def gaussians(self) -> Gaussians:
-        """The model as it is now, in the scene's own frame; waits for the steps under way."""
+        """The model as it is now, in the scene's own frame; waits for the steps under way. Float32 does not hold all
+        scenes finely there: what measures renders in training's.
+        """
         return scene_frame(self.stepper.look().gaussians, self.similarity)
 
     def message(self, line: str) -> None:
@@ -459,22 +462,32 @@ class Trainer:
             return ""
         return f"; the model of step {self.step} is in {self.run.ply}" if self.run is not None else ""
 
-    def write_model(
-        self, path: Path | None = None, gaussians: Gaussians | None = None, beside: bool = False
-    ) -> None:
-        """Writes the model, as it is now or as given in the scene's frame, where there is a run folder.
+    def write_model(self, path: Path | None = None, beside: bool = False) -> None:
+        """Writes the model as it is now, where there is a run folder: in the scene's own frame, or where float32 does
+        not hold that finely, near its origin, with the offset in a file of its own.
 
         beside: while steps go on, where there is memory for a copy.
         """
         if self.run is not None:
             with self.clock.during("saving"):
                 up = upright([view.camera for view in self.train_views])
-                splats = to_splats(gaussians or self.gaussians(), self.config.antialiased, up)
-                write = partial(ply.write, path or self.run.ply, splats)
-                if beside and self._fits_again(self.stepper.look()):
+                state, here = self.stepper.look(), Placing.of(self.similarity)
+                splats = to_splats(state.gaussians, self.config.antialiased, up)
+                frame = held_finely(splats, here)
+                splats = moved(splats, *here.then(frame.back()))
+                if beside := beside and self._fits_again(state):
+                    splats = splats.take(np.arange(splats.n))  # steps may write into the arrays
+                write = partial(write_splats, path or self.run.ply, splats, frame)
+                if beside:
                     self.beside.add(write)
                 else:
                     write()
+                if frame.moves and path is None:
+                    where = ", ".join(f"{x:.12g}" for x in frame.offset)
+                    self.message(
+                        f"the scene is far from its origin: that of {self.run.ply} is {where}, as "
+                        f"{beside_of(self.run.ply).name} beside it says"
+                    )
 
     def _within_memory(self, resume: checkpoints.Checkpoint | None) -> Config:
         """Plans the memory of the run, and says so; the settings, with fewer splats where not all would fit."""
@@ -510,9 +523,9 @@ class Trainer:
                 self.run.write_config(self.config)
 
     def start_again(self) -> Gaussians:
-        """The model before the first step, in the scene's own frame."""
+        """The model before the first step, in training's frame."""
         rng, scene = np.random.default_rng(self.config.seed), self.scene.normalized()[0]
-        return scene_frame(self._initial_gaussians(scene, rng, lambda line: None), self.similarity)
+        return self._initial_gaussians(scene, rng, lambda line: None)
 
     def _initial_gaussians(
         self, scene: Scene, rng: np.random.Generator, say: Callable[[str], None]

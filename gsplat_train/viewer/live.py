@@ -48,9 +48,9 @@ class Live(Callback):
     def open(self, trainer: Trainer) -> None:
         """Begins to listen; says where."""
         self.trainer = trainer
-        scene = page_scene(
-            trainer.scene.views, trainer.scene.points, {view.name for view in trainer.test_views}
-        )
+        normalized = trainer.scene.normalized()[0]
+        held_out = {view.name for view in trainer.test_views}
+        scene = page_scene(normalized.views, normalized.points, held_out)
         title = {"title": trainer.scene.name, "training": True, "degree": trainer.config.sh_degree}
         self.server = Server(self.studio, self.address, lambda: scene | title, self.state, self.photo)
         trainer.message(str(self.server))
@@ -117,8 +117,7 @@ class Live(Callback):
         look = Look(BACKGROUNDS[trainer.config.background], trainer.config.antialiased)
 
         def render(wish: Wish) -> np.ndarray:
-            camera = trainer.similarity.camera_to_train(wish.camera)
-            return picture_of(gaussians, camera, wish, trainer.backend, look)
+            return picture_of(gaussians, wish.camera, wish, trainer.backend, look)
 
         self.studio.fulfil(render)
 
@@ -135,7 +134,9 @@ def photo_jpeg(views: Sequence[View], index: int, background: Sequence[float]) -
 
 
 def page_scene(views: Sequence[View], points: np.ndarray, held_out: set[str]) -> dict[str, Any]:
-    """What the page is told of a scene: cameras, which way is up, what to turn about, where to begin."""
+    """What the page gets of a scene, in the frame of the model: cameras, which way is up, what to turn about, where
+    to begin.
+    """
     cameras = [view.camera for view in views]
     target, up = subject(cameras, points), upright(cameras)
     first = typical(cameras)

@@ -36,7 +36,7 @@ LARGEST = 4096  # pixels of a side
 class Wish:
     """What a browser wants to see."""
 
-    camera: Camera  # in the scene's frame
+    camera: Camera  # in the model's frame
     mode: Mode = "color"
     size: float = 1.0  # times the splats' scales
     degree: int = 3  # colour bands at most
