@@ -14,10 +14,11 @@ import pytest
 from PIL import Image, ImageFilter
 
 import gsplat_train
-from gsplat_train.datasets.colmap_binary import read_images
-from gsplat_train.datasets.colmap_records import rotation_matrix
-from gsplat_train.datasets.demo import make_demo
-from gsplat_train.scene import Scene
+from gsplat_train.datasets.demo import make_demo, orbit_camera, photograph
+from gsplat_train.scene import Camera, Scene
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+from bench_prepare import aligned, errors, poses  # noqa: F401
 
 PACKAGE = Path(gsplat_train.__file__).parent
 
@@ -57,6 +58,21 @@ def write_photos(folder: Path, views: range = range(32)) -> Path:
     return folder
 
 
+def write_turning(folder: Path) -> Path:
+    """Photos of a camera that turns on the spot in the demo world."""
+    folder.mkdir(parents=True)
+    start = orbit_camera(0.0, 320, 240)
+    for i in range(6):
+        a = np.radians(5 * i - 12.5)
+        turn = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
+        viewmat = np.eye(4)
+        viewmat[:3, :3] = turn @ start.viewmat[:3, :3]
+        viewmat[:3, 3] = -viewmat[:3, :3] @ start.position
+        picture = photograph(Camera(viewmat, start.K, 320, 240))
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    return folder
+
+
 def write_video(path: Path) -> Path:
     """The demo scene as a film: a still or blurred frame beside each sharp one, and a halt of four frames."""
     av: Any = pytest.importorskip("av", reason="the extra [video] is not installed")
@@ -75,46 +91,8 @@ def write_video(path: Path) -> Path:
     return path
 
 
-def poses(scene: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Rotation [3, 3] (world to camera) and position [3] by name, of a COLMAP folder."""
-    found = {}
-    for image in read_images(scene / "sparse" / "0" / "images.bin"):
-        R = rotation_matrix(image.quat)
-        found[image.name] = R, -R.T @ np.array(image.translation)
-    return found
-
-
 def true_poses(scene: Scene) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {view.name: (view.camera.viewmat[:3, :3], view.camera.position) for view in scene.views}
-
-
-def aligned(found: dict[str, Any], true: dict[str, Any]) -> tuple[float, np.ndarray, np.ndarray]:
-    """The similarity from the true frame to the found one by their positions (Umeyama 1991)."""
-    names = sorted(found)
-    a, b = (np.stack([poses[name][1] for name in names]) for poses in (true, found))
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-    U, S, Vt = np.linalg.svd((b - mean_b).T @ (a - mean_a))
-    D = np.diag([1, 1, np.sign(np.linalg.det(U @ Vt))])
-    R = U @ D @ Vt
-    scale = float((S * np.diag(D)).sum() / ((a - mean_a) ** 2).sum())
-    return scale, R, mean_b - scale * R @ mean_a
-
-
-def errors(found: dict[str, Any], true: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each camera found, after alignment: degrees, and distance as a share of the mean distance of the
-    true cameras from their centre.
-    """
-    scale, R, shift = aligned(found, true)
-    radius = np.linalg.norm(
-        np.stack([p for _, p in true.values()]) - np.mean([p for _, p in true.values()], axis=0), axis=1
-    ).mean()
-    angles, distances = [], []
-    for name, (rotation, position) in found.items():
-        turned = true[name][0] @ R.T
-        cosine = (np.trace(rotation @ turned.T) - 1) / 2
-        angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-        distances.append(np.linalg.norm(position - (scale * R @ true[name][1] + shift)) / (scale * radius))
-    return np.array(angles), np.array(distances)
 
 
 def report(scene: Path) -> dict[str, Any]:

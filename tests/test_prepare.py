@@ -81,7 +81,7 @@ def test_the_report_says_how_it_was_made(made):
     assert told["cameras"][0]["model"] == "SIMPLE_RADIAL" and told["n_cameras"] == 1
     assert told["cameras"][0]["params"][0] == pytest.approx(0.94 * 320, rel=0.03)
     assert set(told["seconds"]) >= {"photos", "features", "matches", "cameras", "all"}
-    assert "matching 496 pairs, about" in done.stderr
+    assert "matches: 486 pairs more take about " in done.stderr
 
 
 def test_up_is_turned_and_undone_without_finding_cameras_again(made, photos, tmp_path):
@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_with_what_is_done(photos, tmp_path):
     database = out / ".prepare" / "database.db"
     assert run.stderr is not None
     for line in run.stderr:
-        if line.startswith("matching"):
+        if "pairs more take about" in line:
             break
     time.sleep(1)
     run.kill()
@@ -214,6 +214,14 @@ def test_two_scenes_mixed_are_told_by_their_groups(tmp_path):
         _noise(i).save(photos / f"other_{i}.png")
     done = captures.call(photos, tmp_path / "out", code=2)
     assert " of 18 photos could be placed" in done.stderr.splitlines()[-1]
+
+
+def test_a_camera_that_turns_on_the_spot_is_told_not_made_a_scene_of(tmp_path):
+    """All pairs fit well, and a mapper invents an orbit with another focal length."""
+    photos = captures.write_turning(tmp_path / "photos")
+    done = captures.call(photos, tmp_path / "out", code=2)
+    assert "turned on the spot: none of the 15 pairs" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_photos_that_do_not_belong_are_listed(tmp_path):

@@ -18,7 +18,7 @@ def write_demo_folder(scene_name: str, directory: Path, size: str | None, photos
         raise UserError(f"--write writes the built-in scene: gs-train demo --write {directory}")
     from ..datasets.demo import make_demo, write_demo
 
-    width, height = _parsed(size) if size is not None else (320, 240)
+    width, height = parsed_size(size) if size is not None else (320, 240)
     scene = make_demo(width=width, height=height)
     write_demo(directory, scene, poses=not photos_only)
     what = "photos without poses" if photos_only else "views"
@@ -27,7 +27,8 @@ def write_demo_folder(scene_name: str, directory: Path, size: str | None, photos
     )
 
 
-def _parsed(size: str) -> tuple[int, int]:
+def parsed_size(size: str) -> tuple[int, int]:
+    """Width and height of a size as 640x480."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size.strip().lower())
     sides = [int(side) for side in match.groups()] if match else []
     if not sides or min(sides) < SIDES[0] or max(sides) > SIDES[1]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CHUNK_SECONDS = 4.0  # between two events
+FIRST_CHUNK = 10  # pairs; how long they take tells how long all will
 LARGEST_CHUNK = 400  # pairs
 FEATURE_SIZE = 1600  # pixels: larger photos are reduced to find features
 
@@ -29,7 +30,10 @@ def longest_side(job: dict[str, Any]) -> int:
 
 
 def match_pairs(how: Matching, pairs: Sequence[tuple[str, str]], at: Callable[[int], None]) -> None:
-    """Matches pairs of photos by their names, and verifies each by geometry; `at` is told how many are done."""
+    """Matches pairs of photos by their names, and verifies each by geometry; `at` is told how many are done.
+
+    The first pairs are spread over all: pairs of neighbours take longer than those that share nothing.
+    """
     import pycolmap
 
     matching = pycolmap.FeatureMatchingOptions()
@@ -41,7 +45,9 @@ def match_pairs(how: Matching, pairs: Sequence[tuple[str, str]], at: Callable[[i
     geometry.ransac.max_error = how.max_error
     listed = pycolmap.ImportedPairingOptions()
     listed.match_list_path = Path(how.database).with_name("pairs.txt")
-    size, start = 10, 0
+    apart = -(-len(pairs) // FIRST_CHUNK)
+    pairs = [pair for i in (0, 1) for k, pair in enumerate(pairs) if (k % apart > 0) == i]
+    size, start = FIRST_CHUNK, 0
     while start < len(pairs):
         part = pairs[start : start + size]
         listed.match_list_path.write_text("".join(f"{a} {b}\n" for a, b in part), "utf-8")

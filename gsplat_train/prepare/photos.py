@@ -145,9 +145,9 @@ def _read(path: Path, name: str, target: Path) -> _Read:
     try:
         data = path.read_bytes()
     except OSError as error:
-        return _Read(None, f"cannot be read ({error.strerror})")
+        return _Read(None, f"not readable ({error.strerror})")
     if data.startswith(b"version https://git-lfs"):
-        return _Read(None, "is a Git LFS pointer; run git lfs pull")
+        return _Read(None, "a Git LFS pointer; run git lfs pull")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large photos are not attacks; odd EXIF is no matter
@@ -160,13 +160,13 @@ def _read(path: Path, name: str, target: Path) -> _Read:
     except MemoryError:
         raise
     except Exception as error:  # pillow raises whatever its parsers meet
-        return _Read(None, f"is no picture, or a damaged one ({type(error).__name__})")
+        return _Read(None, f"no picture, or a damaged one ({type(error).__name__})")
     width, height = rgb.size
     if min(width, height) < SMALLEST:
-        return _Read(None, f"is {width}x{height} pixels, too small")
+        return _Read(None, f"{width}x{height} pixels, too small")
     small = thumbnail(rgb)
     if small.std() < ONE_COLOR:
-        return _Read(None, "shows one colour only", small)
+        return _Read(None, "one colour only", small)
     fits = COPIED.get(kind or "") == target.suffix.lower().replace("jpeg", "jpg")
     if not (fits and mode in ("RGB", "L") and metadata.orientation == 1):
         data = encode(rgb, target.suffix)
@@ -233,8 +233,8 @@ def _check(kept: list[_Read], left_out: dict[str, str], root: Path) -> None:
 
 
 def summary(left_out: dict[str, str]) -> str:
-    """The reasons, how often each, with the names of the first."""
+    """The reasons, each with the names of the first and how many more."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault("the same as another" if "same as" in reason else reason, []).append(name)
-    return "; ".join(f"{len(names)} {reason}: {shorten(names)}" for reason, names in by_reason.items())
+    return "; ".join(f"{reason}: {shorten(names)}" for reason, names in by_reason.items())

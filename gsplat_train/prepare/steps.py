@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +29,6 @@ from .video import extract, is_video
 
 ENOUGH, FEW = 0.5, 0.8  # of the photos registered: below the first it fails, below the second it warns
 FEWEST_FEATURES = 30  # a photo, in the mean
-SECONDS_A_PAIR = 3.5e-8  # of one core and product of the numbers of features of both; and its verification
-SECONDS_A_CHECK = 0.03
 LENSES = {"simple": "SIMPLE_RADIAL", "opencv": "OPENCV"}
 CHOSEN = {".json", ".txt", ".db", ".md"}  # files that nobody takes for photos
 
@@ -85,7 +84,7 @@ def _from_photos(source: Path, images: Path, told: Told) -> tuple[list[Photo], d
         raise NoScene(f"{source} holds no photos ({', '.join(sorted(PICTURE_SUFFIXES))}){advice}")
     with told.stage("photos", len(names)) as stage:
         found, left_out = gather(root, names, images, stage.at)
-    left_out |= {name: "is no photo" for name in others if Path(name).suffix.lower() not in CHOSEN}
+    left_out |= {name: "no photo" for name in others if Path(name).suffix.lower() not in CHOSEN}
     told.message(f"photos: {len(found)} of {len(names)} are used")
     if left_out:
         told.warning(f"left out: {photos_module.summary(left_out)}")
@@ -165,6 +164,11 @@ def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, to
     told.message(f"features: {mean:,.0f} a photo")
     matches = _stage(job | {"do": "matches"}, log, told, "matches", 1, "pairs")
     told.message(f"matches: {matches['verified']:,} of {matches['pairs']:,} pairs overlap")
+    if matches.pop("turned_only"):
+        raise NoScene(
+            f"the camera turned on the spot: none of the {matches['verified']} pairs of photos that overlap "
+            "shows depth, which comes from moving; walk around the scene between photos"
+        )
     model = _model(job, work, log, told)
     _judge(photos, model, matches, told)
     finer = {"do": "refined", "model": job["out"], "out": str((work / "refined").resolve())}
@@ -216,12 +220,13 @@ def _stage(
         def event(what: dict[str, Any]) -> None:
             if "total" in what:
                 stage.begin(what["total"], what.get("done", 0))
-                if job["do"] == "matches" and what["total"] > what.get("done", 0):
-                    pairs = what["total"] - what.get("done", 0)
-                    seconds = pairs * (SECONDS_A_CHECK + SECONDS_A_PAIR * job["mean"] ** 2) / job["threads"]
-                    told.message(f"matching {pairs:,} pairs, about {duration(seconds)}")
             elif "done" in what:
+                begun = stage.done > stage.first
                 stage.at(what["done"])
+                left = stage.total - stage.done
+                if unit == "pairs" and left and not begun:
+                    about = duration(stage.seconds_left(time.monotonic()))
+                    told.message(f"{title}: {left:,} pairs more take about {about}")
 
         return run_job(job, log, event)
 

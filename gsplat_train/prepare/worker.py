@@ -24,6 +24,7 @@ zlib.compress(b"first, see above")
 
 from .matching import FEATURE_SIZE, Matching, longest_side, match_pairs  # noqa: E402
 from .models import described, refined, thickened, turned  # noqa: E402
+from .motion import turned_only  # noqa: E402
 from .pairs import choose_pairs  # noqa: E402
 
 MOST_TRIALS = 2000  # of RANSAC: four times as fast as COLMAP's 10,000 on pairs that do not overlap
@@ -33,6 +34,8 @@ DEFAULT_FOCAL = 1.2  # of the longer side, where nothing is known
 GLOBAL_ABOVE = 500  # photos: there the global mapper comes first
 ENOUGH = 0.8  # of the photos registered: the other mapper is not tried
 MOST_MODELS = 10
+ENOUGH_INLIERS = 15  # of a pair that overlaps
+FLAT = 0.9  # of those pairs: the photos show no depth
 FEW_FEATURES = 2000  # a photo, in the mean: then points that two photos see are kept too, twice as many
 
 
@@ -148,9 +151,26 @@ def matches(job: dict[str, Any], events: Events) -> dict[str, Any]:
     database = pycolmap.Database.open(job["database"])
     try:
         _, inliers = database.read_two_view_geometry_num_inliers()
+        turned = _turned_only(database, job["photos"])
     finally:
         database.close()
-    return {"pairs": len(pairs), "verified": sum(n >= 15 for n in inliers), "inliers": int(sum(inliers))}
+    verified = sum(n >= ENOUGH_INLIERS for n in inliers)
+    return {"pairs": len(pairs), "verified": verified, "inliers": int(sum(inliers)), "turned_only": turned}
+
+
+def _turned_only(database: Any, photos: list[dict[str, Any]]) -> bool:
+    """Whether nearly all pairs that overlap show no depth, and fit a camera that turns on the spot."""
+    import pycolmap
+
+    kinds = pycolmap.TwoViewGeometryConfiguration
+    flat = (kinds.PLANAR, kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC)
+    _, found = database.read_two_view_geometries()
+    sound = [geometry for geometry in found if len(geometry.inlier_matches) >= ENOUGH_INLIERS]
+    without_depth = [geometry.H for geometry in sound if geometry.config in flat and geometry.H is not None]
+    sizes = {(photo["width"], photo["height"]) for photo in photos}
+    if len(sizes) > 1 or len(without_depth) < FLAT * len(sound):
+        return False
+    return turned_only(without_depth, *sizes.pop())
 
 
 def model(job: dict[str, Any], events: Events) -> dict[str, Any]:
