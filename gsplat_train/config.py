@@ -70,7 +70,7 @@ class Config:
     )  # seconds, from the command to the model; decides `steps`, once. 0: no budget
     stop_when_converged: bool = False  # end before `steps` when held-out PSNR rises no more; see README
     schedule_steps: int = number(0, 0)  # horizon of the schedules; 0: `steps`. Prolonging a run keeps it
-    seed: int = number(0, 0, 2**31 - 1)
+    seed: int = number(0, 0, 2**31 - 1)  # of all that is drawn; the same seed, the same model
     batch: int = number(1, 1, 64)  # views a step; all that counts steps then counts views [Grendel-GS]
     # Views a step late in a run of batch=1, from late_from of the horizon on [Improved-GS: from 0.5]
     late_batch: int = number(1, 1, 64)

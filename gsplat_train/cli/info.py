@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import io
 import json
-import re
+import textwrap
 import time
+import tokenize
 from dataclasses import fields
 from pathlib import Path
 
@@ -29,7 +32,6 @@ BEGIN = """gs-train SCENE turns photos with known cameras into a 3D scene of Gau
 Then gs-render, gs-export and gs-view take the folder that it names at its end."""
 
 TIME = "%Y-%m-%d %H:%M"
-_FIELD = re.compile(r"^    (\w+): [^#]*= [^#]*?(?:  # (.*))?$")
 
 
 def scenes() -> str:
@@ -55,7 +57,7 @@ def settings() -> str:
     for owner, entry in owners.items():
         module = registry.module(entry)
         if own := _of(module.Settings, f"{owner}."):
-            title = (module.__doc__ or owner).splitlines()[0].rstrip(":")
+            title = " ".join((module.__doc__ or owner).split("\n\n")[0].split()).rstrip(":")
             lines += ["", f"{owner}: {title}", *own]
     return "\n".join(lines)
 
@@ -110,18 +112,38 @@ def _of(owner: type, prefix: str) -> list[str]:
         default = json.dumps(field.default)
         what = comments.get(field.name, "")
         takes = allowed(owner, field.name)
-        lines.append(f"  {prefix + field.name:26}{default:12}{takes}" + (f"; {what}" if what else ""))
+        lines.append(f"  {prefix + field.name:26}{default:13}  {takes}" + (f"; {what}" if what else ""))
     return lines
 
 
 def _comments(owner: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass."""
+    """What stands beside each field of a dataclass; where nothing does, the comment above it, which fields that
+    follow one another share.
+    """
     try:
-        source = inspect.getsource(owner)
+        source = textwrap.dedent(inspect.getsource(owner))
     except OSError:  # without its source
         return {}
-    found = (_FIELD.match(line) for line in source.splitlines())
-    return {match[1]: match[2] or "" for match in found if match}
+    words = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    alone = {i for i, line in enumerate(source.splitlines(), 1) if line.lstrip().startswith("#")}
+    found: dict[str, str] = {}
+    block, ended = "", 0  # the comment above the last field, and that field's last line
+    for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        rows = [i for i in range(node.lineno, (node.end_lineno or node.lineno) + 1) if i in words]
+        above = node.lineno - 1
+        while above in alone:
+            above -= 1
+        if above + 1 < node.lineno or above != ended:
+            block = " ".join(words[i] for i in range(above + 1, node.lineno))
+        ended = node.end_lineno or node.lineno
+        found[node.target.id] = " ".join(words[i] for i in rows) or block
+    return found
 
 
 def _first_line(path: Path) -> str:

@@ -39,7 +39,7 @@ FIT_STEPS, FIT_RATE = 120, 2e-3  # of Adam, to the pose of a photo that was held
 
 @dataclass(frozen=True)
 class Settings:
-    mode: str = choice("fixed", "refine")
+    mode: str = choice("fixed", "refine")  # refine: learnt where the views hold one another
     lr: float = number(7e-4, 0.0)  # of Adam, at the first step ...
     lr_end: float = number(7e-6, 0.0)  # ... falls exponentially to this at the last
 

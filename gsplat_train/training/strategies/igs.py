@@ -37,11 +37,11 @@ FAINTER = 0.6
 
 @dataclass(frozen=True)
 class Settings:
-    opacity_reg: float = number(0.0, 0.0)
-    scale_reg: float = number(0.0, 0.0)
-    noise_lr: float = number(0.0, 0.0)
+    opacity_reg: float = number(0.0, 0.0)  # times the mean opacity, added to the loss
+    scale_reg: float = number(0.0, 0.0)  # times the mean scale, added to the loss
+    noise_lr: float = number(0.0, 0.0)  # exploration noise, times the means' learning rate
     refine_start: int = number(500, 0)  # the first step that may refine comes after this
-    refine_every: int = number(100, 1)
+    refine_every: int = number(100, 1)  # steps
     refine_stop: float = number(0.5, 0.0, 1.0)  # of the schedule's horizon
     min_opacity: float = number(0.005, 0.0, 0.5)  # below: pruned
     grow_absgradient: float = number(3e-4, 0.0)  # mean sum of absolute screen gradients above which to grow
@@ -50,7 +50,7 @@ class Settings:
     )  # whose edges are summed at a refinement; 0: none, all candidates are alike
     reset_every: float = number(0.1, 0.001)  # of the horizon: from one opacity reset to the next
     reset_stop: float = number(0.3, 0.0, 1.0)  # of the horizon: none after it
-    reset_opacity: float = number(0.05, 1e-4, 0.999)
+    reset_opacity: float = number(0.05, 1e-4, 0.999)  # a reset lowers all opacities to this
     recover: int = number(300, 1)  # steps after a reset when the faintest go
     recover_share: float = number(0.2, 0.0, 0.9)  # of the Gaussians: so many go then
 
