@@ -127,6 +127,9 @@ def test_a_model_and_cameras_that_move_together_show_the_same(turn: tuple[float,
 def test_positions_that_float32_cannot_hold_are_told() -> None:
     splats = made.random_splats(200)
     assert too_coarse(splats) is None
+    means = splats.arrays["means"].copy()
+    means[7] = 9e3  # one splat far out: the others are as fine as before
+    assert too_coarse(changed(splats, means=means)) is None
     far = changed(splats, means=splats.arrays["means"] + np.float32(5e6))
     assert "--centre auto" in (too_coarse(far) or "")
 

@@ -137,7 +137,7 @@ def changed(folder: Path, name: str, value: float, rows: list[int], n: int = 5) 
 def test_splats_with_a_value_that_is_not_finite_are_left_out(value: float, name: str, tmp_path: Path) -> None:
     read = ply.read(changed(tmp_path, name, value, [1, 3]))
     assert (read.arrays["sh0"] == splats().arrays["sh0"][[0, 2, 4]]).all() and read.n == 3
-    assert len(read.notes) == 1 and "2 of 5 splats have a value that is not finite" in read.notes[0]
+    assert len(read.notes) == 1 and "2 of 5 splats, with values that are not finite" in read.notes[0]
     with pytest.raises(UserError, match="no splat whose values are all finite"):
         ply.read(changed(tmp_path, name, value, [0, 1, 2, 3, 4]))
 
@@ -157,7 +157,7 @@ def test_one_infinite_logit_is_clamped(
     expected = splats().arrays[array]
     expected[(2, 1) if array == "log_scales" else 2] = clamped
     assert (read.arrays[array] == expected).all()
-    assert len(read.notes) == 1 and "1 splats" in read.notes[0] and "clamped" in read.notes[0]
+    assert len(read.notes) == 1 and "1" in read.notes[0] and "clamped" in read.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_impossible_values_are_told(tmp_path: Path) -> None:
     cases = {
         None: {},
         "exponentiated already": {"log_scales": np.exp(arrays["log_scales"])},
-        "1 splats are larger than the scene": {
+        "1 splat is larger than the scene": {
             "log_scales": np.where(np.arange(200)[:, None] == 7, np.float32(9), arrays["log_scales"])
         },
         "activated already": {"logit_opacities": 1 / (1 + np.exp(-arrays["logit_opacities"]))},
@@ -223,6 +223,31 @@ def test_impossible_values_are_told(tmp_path: Path) -> None:
         notes = ply.read(tmp_path / "a.ply").notes
         assert len(notes) == (message is not None), notes
         assert message is None or message in notes[0]
+
+
+def test_scales_exponentiated_twice_are_told_beside_a_far_sky(tmp_path: Path) -> None:
+    """A scene's extent may be that of its sky: what counts is how near splats are to one another."""
+    rng = np.random.default_rng(0)
+    near, far = rng.uniform(-1, 1, (1800, 3)), rng.normal(size=(200, 3))
+    far *= 60 / np.linalg.norm(far, axis=1, keepdims=True)
+    scene = splats(2000)
+    scene.arrays["means"] = np.concatenate([near, far]).astype(np.float32)
+    scales = np.where(np.arange(2000)[:, None] < 1800, -2.5, 1.5) + rng.normal(0, 0.3, (2000, 3))
+    for factor, expected in ((1, 0), (100, 0)):  # large units are no fault
+        ply.write(
+            tmp_path / "a.ply",
+            scene._replace(
+                arrays={
+                    **scene.arrays,
+                    "means": scene.arrays["means"] * factor,
+                    "log_scales": (scales + np.log(factor)).astype(np.float32),
+                }
+            ),
+        )
+        assert len(ply.read(tmp_path / "a.ply").notes) == expected
+    twice = {**scene.arrays, "log_scales": np.exp(scales).astype(np.float32)}
+    ply.write(tmp_path / "a.ply", scene._replace(arrays=twice))
+    assert "exponentiated already" in ply.read(tmp_path / "a.ply").notes[0]
 
 
 HEADER = b"ply\nformat binary_little_endian 1.0\nelement vertex %s\n"
