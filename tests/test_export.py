@@ -168,11 +168,21 @@ def test_filters_frame_and_size_are_told(model: Path, tmp_path: Path) -> None:
     assert np.linalg.norm(expected[:, None] - after.arrays["means"], axis=2).min(axis=0).max() < 1e-5
 
 
+def test_a_ply_is_padded_where_asked(model: Path, tmp_path: Path) -> None:
+    call(model, tmp_path / "a.ply", "--sh-degree", "1")
+    call(model, tmp_path / "b.ply", "--sh-degree", "1", "--pad")
+    short, full = (ply.read(tmp_path / name) for name in ("a.ply", "b.ply"))
+    assert (short.sh_degree, full.sh_degree) == (1, 3)
+    assert (full.arrays["shN"][:, :3] == short.arrays["shN"]).all() and not full.arrays["shN"][:, 3:].any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["out.obj"], "allowed are"),
         (["out.ply", "--crop", "1,2"], "4 or 6 numbers"),
+        (["out.spz", "--pad"], "--pad is for a .ply"),
+        (["out.compressed.ply", "--pad"], "--pad is for a .ply"),
         (["out.ply", "--up", "0,0,0"], "not all 0"),
         (["out.ply", "--rotate", "a,b,c"], "3 numbers"),
         (["out.ply", "--scale", "0"], "above 0"),

@@ -46,6 +46,19 @@ def test_views_with_everything(trained: Any, tmp_path: Path) -> None:  # noqa: F
     assert all(json.loads(line)["action"] for line in done.stderr.splitlines() if line.startswith("{"))
 
 
+def test_scores_of_all_views_keep_held_out_ones_apart(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    done = call("render", trained[0], "--out", tmp_path / "all", "--split", "all")
+    metrics = json.loads((tmp_path / "all" / "metrics.json").read_text())
+    assert metrics["split"] == json.loads(done.stdout)["split"] == "all"
+    assert metrics["test"]["views"] == ["view_00.png", "view_08.png"]
+    assert sorted(metrics["test"]["views"] + metrics["train"]["views"]) == sorted(metrics["views"])
+    means = [
+        np.mean([metrics["views"][name]["psnr"] for name in metrics[part]["views"]])
+        for part in ("test", "train")
+    ]
+    assert means == pytest.approx([metrics["test"]["psnr"], metrics["train"]["psnr"]])
+
+
 def test_alpha_and_background(trained: Any, tmp_path: Path) -> None:  # noqa: F811
     run, _ = trained
     call("render", run, "--out", tmp_path / "a", "--alpha", "--background", "white")

@@ -34,6 +34,10 @@ def export(
     sh_degree: Annotated[
         int | None, typer.Option(min=0, max=3, help="Cut the harmonics to this degree.")
     ] = None,
+    pad: Annotated[
+        bool,
+        typer.Option("--pad", help="All 45 harmonics in a .ply, zeros where there are none: old viewers."),
+    ] = False,
     min_opacity: Annotated[float, typer.Option(min=0, max=1, help="Leave out what is fainter.")] = 0.0,
     max_scale: Annotated[float | None, typer.Option(help="Leave out what is larger (one deviation).")] = None,
     crop: Annotated[
@@ -85,6 +89,8 @@ def export(
         raise UserError(f"cannot write {out}: it is a folder")
     if spz_axes not in ("ply", "rub"):
         raise UserError(f"--spz-axes takes ply or rub, got {spz_axes!r}")
+    if pad and formats.ending_of(out) != ".ply":
+        raise UserError(f"--pad is for a .ply, got {out}")
     if not (0 < scale < float("inf")) or (max_scale is not None and not max_scale > 0):
         raise UserError("--scale and --max-scale take a number above 0")
     box = [] if crop is None else numbers_of("--crop", crop, (4, 6)).tolist()
@@ -158,6 +164,8 @@ def export(
     elif degree is not None:
         splats = splats.cut(degree)
 
+    if pad:
+        splats = splats.padded(3)
     if splats.up is None and cameras:
         splats = splats._replace(up=opening.upright(cameras))
     placing = asked_placing(splats, up, rotate, scale, centre, shifted)

@@ -45,7 +45,8 @@ def render_views(
     """Writes NAME.png of each view, NAME_depth.png and NAME_depth_color.png where asked, metrics.json, sheets."""
     keep_off_photos(folder, settings)
     data = read_scene(settings, report.message, report.at)
-    views = chosen_views(data, settings, model.run, split)
+    parts = split_views(data, settings, model.run)
+    views = chosen(parts, split, data.name, settings)
     names = file_names(views)
     model = model.to_render([view.camera for view in data.views])
     near, far = model_depths(model, [view.camera for view in views]) if look.depth else (1.0, 2.0)
@@ -77,10 +78,18 @@ def render_views(
     if rows:
         write_sheets(folder / "sheet.png", rows)
     if scores:
-        metrics = means_of(scores, FULLY) | ({"depth_unit": unit} if depth else {})
+        metrics = {"split": split} | means_of(scores, FULLY) | ({"depth_unit": unit} if depth else {})
+        if split == "all":  # what was trained on and what was not, apart
+            for part in ("test", "train"):
+                its = {view.name: scores[view.name] for view in parts[part] if view.name in scores}
+                if its:
+                    metrics[part] = {
+                        key: value for key, value in means_of(its, FULLY).items() if key != "views"
+                    }
+                    metrics[part]["views"] = list(its)
         with atomic_write(folder / "metrics.json") as file:
             file.write(to_json(metrics, indent=1).encode() + b"\n")
-        write_result(to_json({name: metrics[name] for name in FULLY}))
+        write_result(to_json({name: metrics[name] for name in ("split", *FULLY)}))
     report.message(f"{len(views)} views in {folder}")
     report.release()
 
@@ -91,23 +100,28 @@ def model_depths(model: Model, cameras: Sequence[Camera]) -> tuple[float, float]
     return near * model.frame.scale, far * model.frame.scale
 
 
-def chosen_views(data: Scene, settings: Config, run: Path | None, split: str) -> tuple[View, ...]:
-    """The views of a split; UserError where there are none. What the run's checkpoint was trained on is never
-    test, whatever has come to the scene since.
+def split_views(data: Scene, settings: Config, run: Path | None) -> dict[str, tuple[View, ...]]:
+    """The views of "train", "test" and "all". What the run's checkpoint was trained on is never test, whatever has
+    come to the scene since.
     """
     train, test = data.split(settings.test_every if settings.eval else 0)
     trained = trained_names(run)
     if trained is not None:
         train = tuple(view for view in data.views if view.name in trained)
         test = tuple(view for view in test if view.name not in trained)
-    views = {"train": train, "test": test, "all": data.views}[split]
+    return {"train": train, "test": test, "all": data.views}
+
+
+def chosen(parts: dict[str, tuple[View, ...]], split: str, name: str, settings: Config) -> tuple[View, ...]:
+    """The views of a split; UserError where there are none."""
+    views = parts[split]
     if not views:
         why = (
             "the run trained on all of its views"
             if split == "test" and not settings.eval
             else "there are none"
         )
-        raise UserError(f"{data.name} has no views in the split {split}: {why}; choose another with --split")
+        raise UserError(f"{name} has no views in the split {split}: {why}; choose another with --split")
     return views
 
 

@@ -19,7 +19,9 @@ LOG_SCALE_LEAST = -20.0  # instead of -inf; as .compressed.ply clamps
 FINEST = 1e-5  # of a scene's extent, what positions must resolve
 FEW = 100  # splats; below that, no statistics are believed
 NEIGHBOURS, ASKED = 8, 100  # how far the eighth neighbour is, asked of a hundred splats
-BROAD = 2.5  # times that distance; trained models' splats are 0.5 to 0.8 of it long, exponentiated ones 4 to 17
+BROAD = (
+    2.5  # times that distance; trained models' splats are 0.5 to 0.8 of it long, exponentiated ones 4 to 17
+)
 
 
 def usable(path: Path, splats: Splats) -> Splats:
@@ -69,9 +71,7 @@ def oddities(splats: Splats) -> list[str]:
     if scales.min() >= 0 and (usual > 0.1 * extent or usual > BROAD * _spacing(means)):
         found.append("no scale is below 1 unit: they look like scales that were exponentiated already")
     elif giants := int((largest > np.log(extent)).sum()):
-        found.append(
-            f"{_counted(giants)} larger than the scene ({extent:.3g}); --max-scale leaves out such"
-        )
+        found.append(f"{_counted(giants)} larger than the scene ({extent:.3g}); --max-scale leaves out such")
     if logits.min() >= 0 and logits.max() <= 1 and np.ptp(logits) > 0:
         found.append("all opacities are from 0 to 1: they look like opacities that were activated already")
     return found
