@@ -5,6 +5,7 @@ The public names are below; they load on first use, so that importing is fast.
 """
 
 import os
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 # Where the hardware can (NVIDIA, Apple from M5 on), MLX rounds the factors of float32 products of matrices to
 # TF32's ten bits, unless told otherwise before the first one.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+# What pillow warns of (odd EXIF, palettes, large photos) is told in this program's own words, or is no matter. Said once
+# for the process, because `warnings.catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -5,7 +5,7 @@ scripts/fuzz.py.
 A `Target` writes a sound folder once; an execution alters one of its files (or several) and lets the reader have it.
 What may come of that: what the reader returns, or a UserError of one line. Everything else is a finding: another
 exception, more than 10 s, more memory than MEMORY beyond a small multiple of the file, a file opened outside of the
-folder, an object unpickled, a warning of NumPy's.
+folder, an object unpickled, a warning of NumPy's, anything that a library writes on standard error by itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from gsplat_train.errors import UserError
 from gsplat_train.evaluate.path_files import read_path, write_path
 from gsplat_train.model import formats
 from gsplat_train.model import io as model_io
-from gsplat_train.prepare import metadata
+from gsplat_train.prepare import photos as prepared_photos
 from gsplat_train.scene import Scene
 from gsplat_train.training import checkpoint
 from gsplat_train.training.rows import start
@@ -55,6 +55,7 @@ from gsplat_train.training.run_folder import RunFolder
 PACKED_ERRORS = (zlib.error, zipfile.BadZipFile, NotImplementedError)
 SECONDS = 10  # an execution may take
 MEMORY = 256 << 20  # bytes that it may take: a file of a few kB allows no more
+QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a folder in memory
 LINE = 1500  # characters of a message
 
 
@@ -234,20 +235,54 @@ def read_camera_path(root: Path) -> Any:
     return first
 
 
-def write_exif(root: Path) -> None:
-    picture = Image.new("RGB", (40, 30), (9, 90, 200))
+KINDS = {  # of photos, by ending: how pillow writes them
+    ".jpg": {"quality": 90}, ".tif": {"compression": "tiff_lzw"}, ".webp": {"quality": 90}, ".bmp": {}, ".gif": {},
+    ".jp2": {}, ".avif": {}, ".tga": {}, ".ppm": {}, ".jpeg": {"progressive": True, "optimize": True},
+    ".tiff": {"compression": "tiff_adobe_deflate"}, ".jfif": {"format": "JPEG", "quality": 50},
+}  # fmt: skip
+
+
+def write_kinds(folder: Path) -> list[str]:
+    """Photos of every kind that pillow can write here, with EXIF; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.indices((72, 96))
+    picture = Image.fromarray(np.stack([2 * x, 3 * y, x + y], axis=2).astype(np.uint8))
     exif = picture.getexif()
-    exif[0x0110] = "camera"
+    exif[0x0110], exif[0x0112] = "camera", 6
     exif.get_ifd(0x8769)[0xA405] = 28
-    picture.save(root / "a.jpg", exif=exif)
+    names = []
+    for number, (ending, words) in enumerate(KINDS.items()):
+        path = folder / f"{number}{ending}"
+        try:
+            picture.save(path, exif=exif, **words)
+        except (OSError, ValueError, KeyError):  # a pillow without that codec
+            path.unlink(missing_ok=True)
+            continue
+        names.append(path.name)
+    return names
 
 
-def read_exif(root: Path) -> Any:
-    from gsplat_train.prepare.photos import find_photos
+def write_photos(root: Path) -> None:
+    """A scene with a photo of each kind."""
+    names = write_kinds(root / "images")
+    lines = []
+    for number, name in enumerate(names, 1):
+        lines += [f"{number} 1 0 0 0 0 0 {number / 9} 1 {name}", ""]
+    (root / "sparse/0").mkdir(parents=True)
+    (root / "sparse/0/cameras.txt").write_text("1 PINHOLE 96 72 90 90 48 36\n")
+    (root / "sparse/0/images.txt").write_text("\n".join(lines) + "\n")
+    points = [f"{i} {i % 7 - 3} {i % 5 - 2} {5 + i % 3} 9 99 199 0.5" for i in range(1, 40)]
+    (root / "sparse/0/points3D.txt").write_text("\n".join(points) + "\n")
 
-    _, names, _ = find_photos(root)
-    with Image.open(root / "a.jpg") as picture:
-        return names, metadata.of_picture(picture) if hasattr(metadata, "of_picture") else picture.getexif()
+
+def read_prepared(root: Path) -> Any:
+    """As gs-prepare reads a folder of photos."""
+    folder, names, _ = prepared_photos.find_photos(root)
+    with tempfile.TemporaryDirectory(dir=root) as work:
+        return [
+            prepared_photos._read(folder / name, name, Path(work) / f"{number}.jpg")
+            for number, name in enumerate(names)
+        ]
 
 
 TARGETS = [
@@ -258,6 +293,8 @@ TARGETS = [
     Target("metashape", write_metashape, scene, ("*.xml",)),
     Target("realitycapture", write_realitycapture, scene, ("*.csv",)),
     Target("pictures", write_pictures, scene, ("*.png",)),
+    Target("photos", write_photos, scene, tuple(f"*{ending}" for ending in KINDS)),
+    Target("prepare", write_kinds, read_prepared, tuple(f"*{ending}" for ending in KINDS)),
     *(
         Target(f"model{ending}", write_splats(ending), read_splats(ending), (f"*{ending}",))
         for ending in (".ply", ".compressed.ply", ".splat", ".spz", ".sog", ".glb", ".html")
@@ -521,6 +558,24 @@ def limits(seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@contextmanager
+def stray() -> Iterator[list[str]]:
+    """What goes to the descriptor of standard error while inside: of libraries below Python, and of their log."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile(dir=QUICK) as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read(4000).decode("utf-8", "replace").splitlines()
+
+
 def execute(target: Target, seed: int, watch: Watch | None = None) -> str | None:
     """One altered file given to the reader; the finding, in words, or None. The folder is sound again afterwards."""
     assert target.home is not None
@@ -543,8 +598,9 @@ def _read(target: Target, watch: Watch | None) -> str | None:
     if watch is not None:
         watch.home, watch.seen = target.home.resolve(), []
     try:
-        with warnings.catch_warnings(record=True) as said, limits():
+        with warnings.catch_warnings(record=True) as said, stray() as lines, limits():
             warnings.simplefilter("always")
+            warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # as the package has it
             target.read(target.home)
     except UserError as error:
         if "\n" in str(error) or len(str(error)) > LINE:
@@ -562,6 +618,8 @@ def _read(target: Target, watch: Watch | None) -> str | None:
         return (
             f"warning: {said[0].category.__name__} {said[0].message} at {said[0].filename}:{said[0].lineno}"
         )
+    if lines:
+        return f"on standard error: {lines[0][:200]!r}"
     if watch is not None and watch.seen and not any("outside of" in line for line in SAID):
         return watch.seen[0]
     if time.process_time() - began > SECONDS:
@@ -578,8 +636,7 @@ def place_of(finding: str) -> str:
 @contextmanager
 def prepared(names: list[str] | None = None) -> Iterator[list[Target]]:
     """The targets, their folders written."""
-    quick = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    home = Path(tempfile.mkdtemp(prefix="hostile-", dir=quick)).resolve()
+    home = Path(tempfile.mkdtemp(prefix="hostile-", dir=QUICK)).resolve()
     try:
         chosen = [target for target in TARGETS if names is None or target.name in names]
         for i, target in enumerate(chosen):

@@ -15,6 +15,7 @@ import tiny
 import gsplat_train
 from gsplat_train import config, machine, train
 from gsplat_train.backends.costs import COSTS, costs
+from gsplat_train.datasets.images import EAGER_SHARE
 from gsplat_train.errors import UserError
 from gsplat_train.machine import budget, bytes_of
 from gsplat_train.scene import Photo
@@ -169,6 +170,24 @@ def test_the_size_that_is_named_fits(small_program):
     planned(chosen, load(chosen), reduced(side), 300, True, None)
     with pytest.raises(UserError):
         planned(chosen, load(chosen), reduced(int(1.1 * side)), 300, True, None)
+
+
+@pytest.mark.parametrize("size", ["100M", "150M", "200M", "300M"])
+def test_the_size_that_is_named_fits_where_photos_stay_on_disk(small_program, size):
+    """Smaller photos may fit into memory, and take more there than those that are read ahead."""
+    chosen = tiny.settings(memory_budget=size, backend="cpp")
+    views = tiny.scene().views * 3
+
+    def of_side(side: int):
+        width, height = side, side * 3 // 4
+        paged = EAGER_SHARE * 4 * width * height * len(views) > bytes_of(size)
+        photo = object() if paged else Photo(np.broadcast_to(np.uint8(0), (height, width, 3)))
+        return [replace(view, camera=view.camera.resized(width, height), photo=photo) for view in views]
+
+    with pytest.raises(UserError, match=r"--max-size \d+ fits") as raised:
+        planned(chosen, load(chosen), of_side(2400), 300, True, None)
+    side = int(str(raised.value).split("--max-size ")[1].split()[0])
+    planned(chosen, load(chosen), of_side(side), 300, True, None)
 
 
 def test_how_many_splats_a_run_can_reach():

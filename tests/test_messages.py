@@ -4,6 +4,7 @@
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_cli import SHORT, call, command, environment
 from gsplat_train.cli import _with_value
 from gsplat_train.config import check
 from gsplat_train.datasets import load_scene, scene_folder
+from gsplat_train.datasets.decode import decode
 from gsplat_train.datasets.demo import load as load_demo
 from gsplat_train.datasets.demo import write_demo
 from gsplat_train.datasets.options import LoadOptions
@@ -162,3 +164,39 @@ def test_checkpoints_that_cannot_be_listed_are_said_when_resuming(folder: Path, 
     (run / "checkpoints").write_text("a file")
     said = call("train", folder, "--out", run, "--resume", code=2).stderr
     assert "cannot read the checkpoints in" in said
+
+
+# --- no line of another package's
+
+
+def test_palettes_and_odd_tiffs_bring_no_foreign_line(folder: Path, tmp_path: Path) -> None:
+    """Pillow warns of palettes with transparency, libtiff writes on standard error by itself."""
+    for path in sorted((folder / "images").glob("*.png")):
+        picture = Image.open(path).quantize(32)
+        picture.save(path, transparency=bytes([255] * 32))
+    broken = folder / "images" / "broken.tif"
+    Image.effect_noise((48, 36), 50).convert("RGB").save(broken, compression="tiff_lzw")
+    data = bytearray(broken.read_bytes())
+    data[20:400] = bytes(range(19)) * 20
+    broken.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        decode(broken)
+    script = (
+        "import sys; from pathlib import Path; from gsplat_train.datasets.decode import decode\n"
+        "try: decode(Path(sys.argv[1]))\nexcept Exception as error: print(type(error).__name__)"
+    )
+    program = shlex.join([sys.executable, "-c", script, str(broken)])
+    assert shell(program, tmp_path).stdout == "UserError\n" and shell(program, tmp_path).stderr == ""
+    broken.unlink()
+    done = call("train", folder, "--out", tmp_path / "run", *SHORT)
+    assert "site-packages" not in done.stderr and "Warning" not in done.stderr
+
+
+def test_a_warning_of_another_package_is_not_for_the_user(tmp_path: Path) -> None:
+    script = (
+        "import logging, sys, warnings; from gsplat_train import cli\n"
+        "def work():\n    warnings.warn('theirs'); logging.getLogger('theirs').error('theirs')\n"
+        "sys.argv[1:] = []; cli.run(cli.make_app(work), 'gs-test')"
+    )
+    assert shell(shlex.join([sys.executable, "-c", script]), tmp_path).stderr == ""
+    assert "theirs" in shell(shlex.join([sys.executable, "-Wdefault", "-c", script]), tmp_path).stderr

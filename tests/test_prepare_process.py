@@ -56,6 +56,7 @@ def test_a_process_that_stands_still_is_ended(tmp_path):
 
 
 def test_a_process_that_computes_in_silence_is_not(tmp_path):
+    """However little of it a busy machine lets it do: a hundredth of a second in two is enough."""
     busy = "t = time.process_time()\nwhile time.process_time() < t + 4: pass\nsay(result={})"
     assert job(tmp_path, "\n" + busy, still_seconds=2.0)[0] == {}
 

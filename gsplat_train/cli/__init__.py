@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import functools
 import inspect
+import logging
 import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -96,6 +98,7 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     traceback.
     """
     _fill_streams()
+    _own_lines_only()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -159,6 +162,15 @@ def _fill_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
     sys.stderr = _Messages(sys.stderr)  # type: ignore[assignment]
+
+
+def _own_lines_only() -> None:
+    """Warnings and log lines of other packages are none of the user's: what matters this program says itself. Those who
+    look for a fault get them by python -W or PYTHONWARNINGS.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 class _Messages:

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import io
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +22,10 @@ ORIENTATION = 0x0112  # EXIF's tag
 TURNED = (5, 6, 7, 8)  # its values that swap width and height
 
 Image.MAX_IMAGE_PIXELS = None  # large photos are no attacks; what is one is told by `open_picture`
-BOMB_PIXELS = 179_000_000  # pillow's own limit: larger ones ...
+MODEST_PIXELS = 30_000_000  # no bomb, whatever the file's bytes: 240 MB while decoded ...
+PLAIN_PIXELS = 179_000_000  # ... and pillow's own limit, for masks, which may be all white
 PIXELS_A_BYTE = (
-    200  # ... that have more pixels for each byte of their file are no photos: JPEGs have 20 at most
+    200  # larger pictures that have more for each byte of their file are no photos: JPEGs have 20 at most
 )
 
 
@@ -37,8 +42,8 @@ def read(path: Path) -> bytes:
         raise UserError(f"photo {path} cannot be read: {error.strerror}") from error
 
 
-def open_picture(path: Path, data: bytes) -> Image.Image:
-    """The header only: pillow decodes when asked for pixels."""
+def open_picture(path: Path, data: bytes, modest: int = MODEST_PIXELS) -> Image.Image:
+    """The header only: pillow decodes when asked for pixels. modest: pixels that any file may have."""
     if data.startswith(LFS_HEAD):
         raise UserError(f"photo {path} is a Git LFS pointer, not the photo; run git lfs pull")
     try:
@@ -47,13 +52,29 @@ def open_picture(path: Path, data: bytes) -> Image.Image:
         raise
     except Exception as error:  # pillow raises whatever its parsers meet
         raise UserError(f"photo {path} is not a picture pillow can read; {REMEDY}") from error
+    if picture.format == "TIFF":
+        _hush_libtiff()
     count = picture.width * picture.height
-    if count > BOMB_PIXELS and count > PIXELS_A_BYTE * len(data):
+    if count > modest and count > PIXELS_A_BYTE * len(data):
         raise UserError(
             f"photo {path} would be {picture.width:,} x {picture.height:,} pixels out of {len(data):,} bytes, which no "
             f"photo is; {REMEDY}"
         )
     return picture
+
+
+@cache
+def _hush_libtiff() -> None:
+    """Keeps libtiff from writing on standard error by itself; pillow raises what matters. Where it is not found, it is
+    part of pillow's own module or not used.
+    """
+    package = Path(Image.__file__).parent
+    found = [*package.parent.glob("pillow.libs/libtiff-*"), *package.glob(".dylibs/libtiff.*")]
+    for name in found or filter(None, [ctypes.util.find_library("tiff")]):
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(name))
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def header(path: Path, ask: Callable[[int, int], bool]) -> tuple[int, int, bool]:
@@ -111,6 +132,7 @@ def _to_rgb(picture: Image.Image, bare: bool) -> tuple[np.ndarray, np.ndarray | 
             return rgba[:, :, :3].copy(), None
         if alpha.min() < 255:
             return dim(rgba[:, :, :3], alpha), alpha.copy()
+        return rgba[:, :, :3].copy(), None
     return np.array(picture.convert("RGB")), None
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from ..errors import UserError
 from ..scene import Photo
 from . import cache, masks
-from .decode import dim, open_picture, pixels, read
+from .decode import PLAIN_PIXELS, dim, open_picture, pixels, read
 from .undistort import Warp, covered, resample
 
 # Bytes that decoding takes for each pixel of a file, and of the picture it becomes (scripts/bench_memory.py)
@@ -113,7 +113,7 @@ class FilePhoto:
     def _mask(self) -> np.ndarray | None:
         if self.mask is None:
             return self._uncovered()
-        picture = open_picture(self.mask, read(self.mask))
+        picture = open_picture(self.mask, read(self.mask), PLAIN_PIXELS)
         if not same_shape(
             picture.width, picture.height, *self.size
         ):  # before it is decoded: it might be a bomb

@@ -12,7 +12,6 @@ import importlib.util
 import io
 import os
 import re
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..datasets.files import PICTURE_SUFFIXES, list_pictures, shorten
+from ..datasets.decode import open_picture
+from ..datasets.files import LFS_HEAD, PICTURE_SUFFIXES, list_pictures, shorten
 from ..errors import UserError
 from ..storage import atomic_write
 from .metadata import Metadata, read_metadata
@@ -146,21 +146,20 @@ def _read(path: Path, name: str, target: Path) -> _Read:
         data = path.read_bytes()
     except OSError as error:
         return _Read(None, f"not readable ({error.strerror})")
-    if data.startswith(b"version https://git-lfs"):
+    if data.startswith(LFS_HEAD):
         return _Read(None, "a Git LFS pointer; run git lfs pull")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large photos are not attacks; odd EXIF is no matter
-            picture = Image.open(io.BytesIO(data))
-            metadata = read_metadata(picture)
-            kind, mode = picture.format, picture.mode
-            upright = ImageOps.exif_transpose(picture)
-            upright.load()
-            rgb = to_rgb(upright)
+        picture = open_picture(path, data)
+        metadata = read_metadata(picture)
+        kind, mode = picture.format, picture.mode
+        upright = ImageOps.exif_transpose(picture)
+        upright.load()
+        rgb = to_rgb(upright)
     except MemoryError:
         raise
     except Exception as error:  # pillow raises whatever its parsers meet
-        return _Read(None, f"no picture, or a damaged one ({type(error).__name__})")
+        how = "" if isinstance(error, UserError) else f" ({type(error).__name__})"
+        return _Read(None, f"no picture, or a damaged one{how}")
     width, height = rgb.size
     if min(width, height) < SMALLEST:
         return _Read(None, f"{width}x{height} pixels, too small")

@@ -23,7 +23,10 @@ from ..errors import BackendUnavailable, OutOfMemory, StorageError, UserError
 
 WORKER = (sys.executable, "-P", "-m", "gsplat_train.prepare.worker")
 LOOK_SECONDS = 5.0  # between two looks at a process that says nothing
-STILL_SECONDS = 300.0  # without an event and without a second of computing: it hangs
+STILL_SECONDS = 300.0  # without an event and with less computing than a share of them: it hangs
+LEAST_COMPUTED = (
+    1 / 300
+)  # that share: a process that waits computes nothing, a busy machine leaves one a little
 LITTLE_DISK = 20e6  # bytes; with less left, that is why a job failed
 TAIL = 4000  # bytes of the log that are looked at
 NO_MEMORY = re.compile("bad_alloc|out of memory|cannot allocate memory", re.IGNORECASE)
@@ -129,7 +132,7 @@ def _events(child: Any, events: queue.Queue, still_seconds: float, what: str) ->
             event = events.get(timeout=min(LOOK_SECONDS, still_seconds / 4))
         except queue.Empty:
             used = _cpu_seconds(child.pid)
-            if used is None or used > computed + 1:
+            if used is None or used >= computed + LEAST_COMPUTED * still_seconds:
                 heard, computed = time.monotonic(), used or computed
             if time.monotonic() - heard > still_seconds:
                 raise UserError(
@@ -145,6 +148,11 @@ def _events(child: Any, events: queue.Queue, still_seconds: float, what: str) ->
 
 def _cpu_seconds(pid: int) -> float | None:
     """What a process has computed; None where the system does not say."""
+    try:  # Linux: in hundredths, where its `ps` tells whole seconds
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        pass
     try:
         told = subprocess.run(
             ["ps", "-o", "time=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=True

@@ -10,7 +10,6 @@ harm. Points behind others are left out first. Photos are read small, and of man
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -70,9 +69,9 @@ def _fit(seen: np.ndarray, with_gains: bool) -> tuple[np.ndarray, float]:
     squares in which ever less counts as near. Without gains the points alone shall explain.
     """
     there = np.isfinite(seen)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # points that no photo shows: NaN, as it should be
-        own = np.nan_to_num(np.nanmedian(seen, axis=0))
+    own, shown = np.zeros(seen.shape[1:], seen.dtype), there.any(axis=0)
+    if shown.any():  # of points that no photo shows NumPy would warn
+        own[shown] = np.nan_to_num(np.nanmedian(seen[:, shown], axis=0))
     gains = np.zeros((len(seen), 3), np.float32)
     values = np.where(there, seen, 0)
     for near in np.geomspace(*NEAR, ROUNDS, dtype=np.float32):

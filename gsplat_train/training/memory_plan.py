@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..backends.costs import Costs, costs
 from ..config import Config
+from ..datasets.images import EAGER_SHARE
 from ..errors import UserError
 from ..machine import Budget, budget, give_back, in_words, resident_bytes
 from ..model import sh
@@ -123,11 +124,12 @@ def planned(
     program = takes.program if here <= takes.program else -(-here // STEP) * STEP
     rest = 3 * (sh.num_coefficients(config.sh_degree) - 1)
     paged = len(photos) < sum(view.photo is not None for view in views)
-    shares = found.bytes // RING_SHARE // (3 * max(sizes)) - IN_USE
-    depth = min(DEPTH, max(LEAST_DEPTH, shares)) if paged else 0
+    depth = _depth(found.bytes, max(sizes)) if paged else 0
     plan = MemoryPlan(found, takes, program, in_memory, max(sizes), 4 * (14 + rest), depth)
     if plan.need(n).total > found.bytes and first is None:
-        raise UserError(_too_small(plan, n, max(max(v.camera.width, v.camera.height) for v in views)))
+        raise UserError(
+            _too_small(plan, n, sum(sizes), max(max(v.camera.width, v.camera.height) for v in views))
+        )
     wanted = reach(config, strategy, n, first or 0)
     fits = max(plan.fitting(found.bytes), n)
     lowered = fits < wanted and (first is None or config.memory_budget != "auto")
@@ -182,15 +184,28 @@ def watched(plan: MemoryPlan, n: int, most: int) -> tuple[MemoryPlan, list[str]]
     return plan, lines
 
 
-def _too_small(plan: MemoryPlan, n: int, longest: int) -> str:
-    """The line for a budget in which a run cannot even begin."""
+def _depth(have: int, largest: int) -> int:
+    """Photos read ahead under a budget, where they are not all in memory."""
+    return min(DEPTH, max(LEAST_DEPTH, have // RING_SHARE // (3 * largest) - IN_USE))
+
+
+def _reduced(plan: MemoryPlan, pixels: int, share: float) -> MemoryPlan:
+    """The plan with all sides times `share`. pixels: of all photos as they are; smaller ones may fit into memory."""
+    largest, size, have = int(share**2 * plan.largest), 4 * share**2 * pixels, plan.budget.bytes
+    in_memory = int(share**2 * plan.in_memory if not plan.depth else size)
+    if plan.depth and EAGER_SHARE * size > have:
+        return replace(plan, largest=largest, depth=_depth(have, largest))
+    return replace(plan, largest=largest, depth=0, in_memory=in_memory)
+
+
+def _too_small(plan: MemoryPlan, n: int, pixels: int, longest: int) -> str:
+    """The line for a budget in which a run cannot even begin. pixels: of all photos."""
     need, have = plan.need(n), plan.budget.bytes
-    of_pixels = need.photos + (plan.costs.pixel_work + plan.costs.pixel_rest) * plan.largest
-    room = have - (need.total - of_pixels)
     helps = []
-    side = int(longest * math.sqrt(room / of_pixels)) // 10 * 10 if room > 0 else 0
-    if side >= LEAST_SIDE:
-        helps.append(f"--max-size {side} fits")
+    for side in range((longest - 1) // 10 * 10, LEAST_SIDE - 1, -10):
+        if _reduced(plan, pixels, side / longest).need(n).total <= have:
+            helps.append(f"--max-size {side} fits")
+            break
     if (fewer := plan.fitting(have)) >= LEAST_SPLATS:
         helps.append(f"--max-splats {fewer} fits")
     helps.append(f"--memory-budget {-(-need.total // 1_000_000)}M is enough")

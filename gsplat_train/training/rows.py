@@ -107,9 +107,10 @@ class HostPopulation:
 
     def apply(self, edit: Edit) -> None:
         """See Population.apply."""
+        fresh = self.state.sums and edit.source is not None
+        sums = zero_sums(len(edit.source)) if fresh else self.state.sums  # before anything is moved
         edit_rows(self.state, edit, self.room)
-        if self.state.sums and edit.source is not None:
-            self.state.sums = zero_sums(self.n)
+        self.state.sums = sums
 
 
 def start(gaussians: Gaussians) -> TrainState:
