@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # TF32's ten bits, unless told otherwise before the first one.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
-# What pillow warns of (odd EXIF, palettes, large photos) is told in this program's own words, or is no matter. Said once
-# for the process, because `warnings.catch_warnings` is not for threads.
+# What pillow warns of (odd EXIF, palettes, large photos) is told in this program's own words, or is no matter. Said
+# once for the process, because `warnings.catch_warnings` is not for threads.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 __version__ = "0.1.0"
