@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What hostile files are made of: a sound file's bits, bytes, sizes, numbers and lines altered, also within its container
-where it has one (JSON, ZIP, gzip, glTF, PNG), past checksums and compression.
+"""What hostile files are made of: a sound file's bits, bytes, sizes, numbers and lines altered, also within its
+container where it has one (JSON, ZIP, gzip, glTF, PNG), past checksums and compression.
 """
 
 from __future__ import annotations
