@@ -28,7 +28,7 @@ class Scored(HostPopulation):
         self.carried = np.asarray(carried, np.float32)
 
     def pixel_sums(self, step, count, maps):
-        return [np.repeat(self.carried[:, None], 3, 1)] * count
+        return [np.repeat(self.carried[:, None], 3, 1)] * min(count, 3)
 
 
 def some_views(mask=None) -> list[View]:

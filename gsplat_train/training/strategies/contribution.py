@@ -19,6 +19,7 @@ ALL_VIEWS = 1 << 30
 DEAD = -20.0  # a logit whose opacity is below any `min_opacity`
 LEAST = 1e-12
 SCREEN_VIEWS = 12  # in which widths are measured
+MOST_AT_ONCE = 0.1
 WIDE_SPLIT = 0.8  # `split` of what is too wide: its halves are 0.6 as long
 
 
@@ -64,17 +65,17 @@ def widest(population: ScoredPopulation, step: int, views: int) -> Any:
 
 
 def halve_wide(population: ScoredPopulation, step: int, share: float, cap: int, min_opacity: float) -> int:
-    """Makes two of each Gaussian that is wider than this share of a photo's longer side; how many rows came of it.
-    Where the cap leaves no room the faintest of the others give theirs.
+    """Makes two of each Gaussian that is wider than this share of a photo's longer side, the widest first and at most
+    MOST_AT_ONCE of all; how many rows came of it. Where the cap leaves no room the faintest of the others give theirs.
     """
     xp, n = population.xp, population.n
-    wide = widest(population, step, SCREEN_VIEWS) > share
-    count = min(int(wide.sum()), n // 2)
+    widths = widest(population, step, SCREEN_VIEWS)
+    count = min(int((widths > share).sum()), int(MOST_AT_ONCE * n))
     if not count:
         return 0
     room = max(cap - n, 0)
     opacity = 1 / (1 + xp.exp(-population.column("logit_opacities")))
-    wide = draws.strongest(xp, xp.where(wide, opacity, 0), count)
+    wide = draws.strongest(xp, widths, count)
     drawn = draws.positions(xp, wide, count)
     rows = xp.arange(n + min(room, count)).astype(xp.int32)
     copies = rows[n:]
