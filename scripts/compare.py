@@ -102,8 +102,12 @@ def main() -> None:
                 print(line, file=sys.stderr, flush=True)
                 table.write()
 
-        with ThreadPoolExecutor(given.jobs) as pool:
-            list(pool.map(one, runs))
+        if given.jobs == 1:
+            for run in runs:
+                one(run)
+        else:
+            with ThreadPoolExecutor(given.jobs) as pool:
+                list(pool.map(one, runs))
     print(table.write())
 
 
