@@ -67,12 +67,15 @@ def test_pictures_that_are_no_use_are_named(tmp_path):
         picture.resize((6, 5)).resize((96, 72), Image.Resampling.BICUBIC).save(
             root / "images" / "view_07.png"
         )
-    findings = survey.pictures(load_scene(root, trust=True).views)
+    views = load_scene(root, trust=True).views
+    findings = survey.pictures(views)
     assert [(f.names, f.what) for f in findings] == [
         (("images/view_02.png",), "1 picture is black"),
         (("images/view_05.png",), "1 picture is there twice"),
         (("images/view_07.png",), "1 picture is much less sharp than the others"),
     ]
+    sides = [replace(view, group=str(i // 2)) for i, view in enumerate(views)]  # sky and ground of panoramas
+    assert [f.names for f in survey.pictures(sides)] == [("images/view_05.png",)]
 
 
 def test_the_commands_exit_code(tmp_path):

@@ -73,7 +73,9 @@ def pictures(views: Sequence[View]) -> list[Finding]:
         np.asarray(Image.fromarray(eye.image).convert("L").resize((THUMBNAIL, THUMBNAIL)), np.float32)
         for eye in eyes
     ]
-    black = [name for name, grey in zip(names, greys, strict=True) if np.quantile(grey, 0.99) < BLACK]
+    groups = [views[eye.view].group or name for eye, name in zip(eyes, names, strict=True)]
+    light = _best([float(np.quantile(grey, 0.99)) for grey in greys], groups)
+    black = [name for name, value in zip(names, light, strict=True) if value < BLACK]
     twice = sorted(
         {
             names[i]
@@ -83,7 +85,7 @@ def pictures(views: Sequence[View]) -> list[Finding]:
             if np.abs(small[i] - small[j]).mean() < SAME and _same(eyes[i].image, eyes[j].image)
         }
     )
-    contrast = np.array([_contrast(grey) for grey in greys])
+    contrast = _best([_contrast(grey) for grey in greys], groups)
     usual = np.median(contrast) if len(contrast) else 0.0
     blurred = [
         name
@@ -101,6 +103,14 @@ def pictures(views: Sequence[View]) -> list[Finding]:
             said = f"{counted(len(found), 'picture')} {'is' if len(found) == 1 else 'are'} {what}"
             findings.append(Finding("warning", said, mend, tuple(found)))
     return findings
+
+
+def _best(values: Sequence[float], groups: Sequence[str]) -> list[float]:
+    """The largest value in each one's group: sky and floor of a panorama are no blurred photos."""
+    best: dict[str, float] = {}
+    for value, group in zip(values, groups, strict=True):
+        best[group] = max(value, best.get(group, value))
+    return [best[group] for group in groups]
 
 
 def text(numbers: dict[str, Any], findings: Sequence[Finding]) -> str:
