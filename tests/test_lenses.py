@@ -174,7 +174,11 @@ def test_the_zoom_stays_inside_the_good_part():
     zoom = find_zoom(K, 320, 240, lens)
     corner = np.hypot(159.5, 119.5) / 150
     assert zoom == pytest.approx(corner / lens.reach(), rel=1e-6)
-    assert find_zoom(K, 320, 240, Lens(radial=(-0.1,))) == 1
+    wider = find_zoom(
+        K, 320, 240, Lens(radial=(-0.1,))
+    )  # a photo shows more than a pinhole's, all of it good
+    a, b = straighten(K, Lens(radial=(-0.1,)), wider).positions(np.array([0.5, 160]), np.array([120, 0.5]))
+    assert wider < 1 and min(a[0], b[1]) == pytest.approx(0, abs=1e-3)
 
 
 def test_a_sideways_fold_is_seen():
@@ -254,6 +258,7 @@ def test_a_wide_field_masks_what_the_lens_does_not_show(tmp_path):
         ("FISHEYE", 110.0, 0, 0),  # narrow: larger
         ("FOV", 110.0, 0, 0),  # whose focal length is not its pixels per radian
         ("FISHEYE", 110.0, 0, 120),
+        ("OPENCV", 110.0, 0, 0),
         ("OPENCV", 110.0, 50, 0),
         ("PINHOLE", 110.0, 50, 0),
         ("FISHEYE", 60.0, 120, 0),

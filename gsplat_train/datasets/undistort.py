@@ -3,8 +3,8 @@
 
 A pinhole picture spans the photo's rectangle through a pinhole whose fx and fy are the photo's by a `zoom`. Where
 nobody chooses it, it is the smallest at which the new border falls inside the photo, so that no pixel has to be
-invented. The picture has the photo's size, but for wide lenses and a chosen field of view: there it is as large as
-the photo's pixels per degree on the axis ask for (`growth`).
+invented. The picture is as large as the photo's pixels per degree on the axis ask for (`growth`); one that shows a
+little less than the photo, through a lens without angles, keeps the photo's size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MAX_ZOOM = 8.0  # beyond it less than 2 % of the photo is left: such a model is 
 WIDE = np.tan(
     np.radians(60)
 )  # to which the corners of fisheyes' pictures reach: beyond it they are stretched
-ZOOM_STEP = 1.002  # of the search: insideness need not be monotone in zoom where the model folds over
+WIDER_STEP = 1.01  # of the search from 1 downwards
+ZOOM_STEP = 1.002  # of that upwards: insideness need not be monotone in zoom where the model folds over
 BLOCK_PIXELS = 1 << 13  # resampled at a time: temporaries stay in the processor's cache (measured)
 MAX_GROWTH = 2.0  # of a picture beside its photo, as COLMAP's undistorter has it: beyond it little is new
 NEAR_AXIS = 1e-4  # in focal lengths: there each lens is a pinhole to eight digits
@@ -85,8 +86,8 @@ def growth(lens: Lens, zoom: float) -> float:
 
 def find_zoom(K: np.ndarray, width: int, height: int, lens: Lens | Distortion) -> float:
     """The smallest zoom at which the pinhole picture's border maps inside [0, width] x [0, height], without the
-    lens folding over before. At least 1; of a lens that shows angles (a fisheye) the smallest at which the picture's
-    corners are no farther from the axis than WIDE.
+    lens folding over before, and its corners lie no farther from the axis than WIDE (at 1 they may, of a lens that
+    does not show angles).
     """
     warp = straighten(K, as_lens(lens), 1.0)
     return _find_zoom(warp.intrinsics, width, height, warp.lens)
@@ -111,11 +112,13 @@ def _find_zoom(intrinsics: tuple[float, float, float, float], width: int, height
             return False
         return not sideways or lens.is_sound(few_x / zoom, few_y / zoom)
 
-    lowest = 1.0
-    if lens.stretch != "none":
-        lowest = float(np.hypot(x, y).max() / WIDE)
-    low = high = lowest
+    lowest = float(np.hypot(x, y).max() / WIDE)
+    if lens.stretch == "none":
+        lowest = min(lowest, 1.0)
+    low = high = max(lowest, 1.0)
     with np.errstate(all="ignore"):
+        while low > lowest and inside(low):
+            low, high = max(lowest, low / WIDER_STEP), low
         while not inside(high):
             low, high = high, high * ZOOM_STEP
             if high > MAX_ZOOM:
@@ -146,9 +149,9 @@ def picture_sizes(
     """Width and height to which a photo is reduced, and those of its picture, whose longer side is at most `limit` (0:
     none). A wide lens's picture, or that of a chosen field, has the photo's pixels per degree on the axis.
     """
-    if not fov and lens.stretch == "none":
-        return at_most(limit, file_size), at_most(limit, file_size)
     grown = min(growth(lens, chosen_zoom(K, *file_size, lens, fov)), MAX_GROWTH)
+    if not fov and lens.stretch == "none":
+        grown = max(grown, 1.0)
     size = at_most(round(limit / min(grown, 1)), file_size)
     return size, at_most(limit, (max(1, round(size[0] * grown)), max(1, round(size[1] * grown))))
 
