@@ -275,11 +275,10 @@ def _report(
     if zooms:
         kept = sum(item.cached and item.plan.zoom is not None for item in loaded)
         low, high = f"{min(zooms):.5f}", f"{max(zooms):.5f}"
-        sources = [item.plan.sources[0] for item in flat]
-        grown = [source for source in sources if source.out and source.out != source.size]
+        grown = [s.out for s in (item.plan.sources[0] for item in flat) if s.out and s.out != s.size]
         log(
             f"photos: {len(zooms)} undistorted, zoom {low if low == high else f'{low} to {high}'}, bicubic"
-            + (f", to {grown[0].out[0]}x{grown[0].out[1]}" if grown else "")
+            + (f", to {grown[0][0]}x{grown[0][1]}" if grown else "")
             + (f" ({kept} from the cache in {cache.cache_folder()})" if kept else "")
         )
         return {"zoom": round(max(zooms), 5), "kernel": "bicubic"}
