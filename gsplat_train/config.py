@@ -28,6 +28,8 @@ from .errors import UserError
 from .settings import checked, choice, names, number, size
 from .storage import home_expanded
 
+OPTIONS = "options"  # where settings come from that a command has options for: see check
+
 
 @dataclass(frozen=True)
 class Config:
@@ -199,19 +201,26 @@ def _with_paths(settings: dict[str, Any]) -> dict[str, Any]:
 def check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`settings` flat, with every value of its field's type and in range; strings are parsed.
 
-    Keys are those of Config, `owner.key`, or `key` alone for a strategy's. UserError otherwise.
+    Keys are those of Config, `owner.key`, or `key` alone for a strategy's. UserError otherwise, which calls a value
+    of the options of a command by its option.
     """
     result = {}
     for key, value in _flat(settings):
+        called = option_of(key) if where == OPTIONS else f"{where}: {key}"
         owner, _, name = key.rpartition(".")
         if not owner and name in GENERAL:
-            result[key] = checked(Config, name, value, f"{where}: {key}")
+            result[key] = checked(Config, name, value, called)
             continue
         homes = [owner] if owner else _strategies_with(name)
         if not homes or homes[0] not in _all_owners() or name not in names(_settings_of(homes[0])):
             raise UserError(f"{where}: unknown setting {key!r}; {_hint(key)}")
-        result[key] = checked(_settings_of(homes[0]), name, value, f"{where}: {key}")
+        result[key] = checked(_settings_of(homes[0]), name, value, called)
     return result
+
+
+def option_of(key: str) -> str:
+    """The option of a command that sets `key`."""
+    return "--" + key.rpartition(".")[2].replace("_", "-")
 
 
 def value_of(config: Config, key: str) -> Any:

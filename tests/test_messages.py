@@ -108,6 +108,39 @@ def test_a_film_without_a_way_makes_no_folder(tmp_path: Path) -> None:
     assert said and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["x.avi", "x.gif", "x.MOV"])
+def test_a_film_of_another_kind_is_no_folder(name: str, folder: Path, tmp_path: Path) -> None:
+    call("train", folder, "--out", tmp_path / "run", *SHORT)
+    said = call("render", tmp_path / "run", "--path", "orbit", "--out", tmp_path / name, code=2).stderr
+    assert "ends in .mp4 or .webm" in said and not (tmp_path / name).exists()
+
+
+def test_an_address_where_nothing_can_listen_is_told_before_there_is_a_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    said = call("train", folder, "--viewer-at", "203.0.113.7:80", code=2, cwd=tmp_path).stderr
+    assert "cannot listen on 203.0.113.7:80" in said and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "says"),
+    [
+        ("train", ["demo", "--steps", "0"], "gs-train: --steps must be at least 1, got 0"),
+        ("train", ["demo", "--max-splats", "-3"], "gs-train: --max-splats must be at least 1, got -3"),
+        ("train", ["demo", "--progress", "x"], "'--progress': 'x' is not one of 'bar', 'plain', 'jsonl'"),
+        ("render", ["m", "--split", "x"], "'--split': 'x' is not one of 'test', 'train', 'all'"),
+        (
+            "export",
+            ["m", "a.ply", "--sh-degree", "9"],
+            "'--sh-degree': '9': it must be less than or equal to 3",
+        ),
+        ("doctor", ["--backend", "x"], "'--backend': 'x' is not one of auto, metal"),
+    ],
+)
+def test_a_wrong_value_is_called_by_its_option(program: str, arguments: list[str], says: str) -> None:
+    assert says in call(program, *arguments, code=2).stderr
+
+
 def test_overwriting_takes_the_renders_of_the_old_model_away(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for name in ("renders/a.png", "renders/metrics.json", "renders/mine.txt", "best.ply", "notes.txt"):

@@ -51,7 +51,8 @@ Version = Annotated[
 def known_backend(name: str | None) -> str | None:
     """The value of an option --backend, checked; for typer's `callback`."""
     if name is not None and name not in ("auto", *registry.BACKENDS):
-        raise typer.BadParameter(f"{name!r} is not one of auto, {', '.join(registry.BACKENDS)}.")
+        wrong = f"{name!r} is not one of auto, {', '.join(registry.BACKENDS)}."
+        raise typer.BadParameter(wrong, param_hint="'--backend'")
     return name
 
 
@@ -140,6 +141,7 @@ def _with_value(message: str) -> str:
     for theirs, ours in ELSEWHERE.items():
         if message.startswith(f"No such option: {theirs} ") or message == f"No such option: {theirs}":
             return f"No such option: {theirs}. Did you mean {ours}?"
+    message = message.replace(": Value error, ", ": ").replace("Input should be ", "it must be ")
     option = re.match(r"Invalid value for '(--[\w-]+)'[^:]*: ", message)
     arguments = sys.argv[1:]
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
@@ -245,7 +247,7 @@ class Given(NamedTuple):
 def given_settings(scene: str, name: str | None, options: Mapping[str, Any], assignments: list[str]) -> Given:
     """What the command line asks for: --config, then named options (None: not given), then --set."""
     files = () if name is None else (_find_config(scene, name),)
-    named = config_module.check({k: v for k, v in options.items() if v is not None}, "command line")
+    named = config_module.check({k: v for k, v in options.items() if v is not None}, config_module.OPTIONS)
     return Given(files, named | config_module.check(parse_settings(assignments), "--set"))
 
 

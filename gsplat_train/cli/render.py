@@ -16,6 +16,8 @@ from ..storage import home_expanded
 from . import SET_HELP, BackendName, given_settings, make_app, run
 
 KINDS = ("spiral", "orbit", "ellipse", "interpolate")
+# Names of films; what cannot be written of them is refused, instead of a folder made that is called so.
+FILMS = (".mp4", ".webm", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".ogv")
 
 
 def render(
@@ -66,7 +68,7 @@ def render(
     ] = None,
 ) -> None:
     """Render a scene's views as PNG, with PSNR and SSIM where there are photos; or a film along a path."""
-    film = out is not None and out.suffix.lower() in (".mp4", ".webm")
+    film = out is not None and out.suffix.lower() in FILMS
     _check(path, film, alpha, {"frames": frames, "fps": fps, "width": width, "height": height, "fov": fov})
 
     from .. import backends

@@ -213,6 +213,10 @@ def train(
     backends.check_mlx()
     from .devices import begun
 
+    if viewer_at:
+        from ..viewer.server import check_address
+
+        check_address(viewer_at)
     crew = begun(devices, settings, bool(viewer or viewer_at), seeds)
     if crew is None:
         return

@@ -97,6 +97,11 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
+def check_address(address: str) -> None:
+    """UserError where nothing can listen there; before a run has a folder."""
+    _bound(*parse_address(address), BaseHTTPRequestHandler).server_close()
+
+
 def _bound(host: str, port: int, handler: Callable[..., Any]) -> ThreadingHTTPServer:
     """A server on the port, or on one of the next where it is the usual one and taken."""
     problem: OSError | None = None
