@@ -227,3 +227,13 @@ def test_the_readme_names_every_file() -> None:
             assert path.name in readme, f"README's tree lacks {path.relative_to(ROOT)}"
     for name in ("constants.h", "simd.h", "bindings.cpp", "configs/", "reference.py", "scripts/bench.py"):
         assert name in readme, name
+
+
+BY_CHANCE = re.compile(r"__getattribute__|getattr\([^)]*backend|\bid\(\w+\)\s*(?:\]|in\b|,)")
+
+
+def test_nothing_is_found_by_name_or_address() -> None:
+    """What a backend can do stands in its protocol, and no cache is keyed by an address that may be used again."""
+    assert BY_CHANCE.search('getattr(self.backend, "stepper")') and BY_CHANCE.search("cache[id(view)]")
+    for path in sources("gsplat_train"):
+        assert not (found := BY_CHANCE.search(path.read_text("utf-8"))), (path, found)

@@ -156,6 +156,7 @@ def test_a_backend(add: Callable[..., None], monkeypatch: pytest.MonkeyPatch) ->
         "score",
         "adam",
         "deterministic",
+        "FUSED_GROUPS",
         "stepper",
     )
     add("BACKENDS", "mine", **{name: getattr(python, name) for name in stages})

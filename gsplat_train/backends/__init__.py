@@ -51,6 +51,7 @@ class Backend(Protocol):
     """What a backend module defines."""
 
     deterministic: bool  # whether the same seed gives the same bytes
+    FUSED_GROUPS: frozenset[str]  # the parameter groups that its own stepper trains
 
     def stepper(
         self, state: TrainState, bounds: Bounds | None = None, groups: Mapping[str, Group] = ...
@@ -58,8 +59,7 @@ class Backend(Protocol):
         """A stepper (training.stepper.Stepper) that fuses the plain objective: the photometric loss, masks and
         see-through photos included, and the regularisers. None where the backend has none: the generic one
         serves. `bounds` hold for the device from then on, whoever takes the steps; UserError where they are too
-        narrow. groups: only such as the module names in FUSED_GROUPS, if it has that, and only in steps over one
-        view.
+        narrow. groups: only those of FUSED_GROUPS, and only in steps over one view.
         """
         ...
 

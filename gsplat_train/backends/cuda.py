@@ -23,7 +23,8 @@ from .gpu.text import body, fingerprint, header
 from .python import adam
 
 __all__ = [
-    "adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "score", "stepper",
+    "FUSED_GROUPS", "adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "score",
+    "stepper",
 ]  # fmt: skip
 
 if not (hasattr(mx, "cuda") and mx.cuda.is_available()):  # older MLX has no mx.cuda
@@ -58,6 +59,7 @@ engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
 photometric_loss, score = engine.photometric_loss, engine.score
 deterministic = True
+FUSED_GROUPS: frozenset[str] = frozenset()
 
 
 def stepper(state: Any, bounds: Any = None) -> GpuStepper:

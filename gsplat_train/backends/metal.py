@@ -16,7 +16,8 @@ from .gpu.text import body, header
 from .python import adam
 
 __all__ = [
-    "adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "score", "stepper",
+    "FUSED_GROUPS", "adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "score",
+    "stepper",
 ]  # fmt: skip
 
 if not mx.metal.is_available():
@@ -41,6 +42,7 @@ engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
 photometric_loss, score = engine.photometric_loss, engine.score
 deterministic = True
+FUSED_GROUPS: frozenset[str] = frozenset()
 
 
 def stepper(state: Any, bounds: Any = None) -> GpuStepper:

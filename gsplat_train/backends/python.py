@@ -21,6 +21,7 @@ from . import Projected, Tiles
 from .python_rasterize import ALPHA_MIN, TILE, rasterize, scan
 
 __all__ = [
+    "FUSED_GROUPS",
     "adam",
     "deterministic",
     "isect_tiles",
@@ -33,6 +34,7 @@ __all__ = [
 
 # On a GPU MLX adds up what is scattered in no fixed order.
 deterministic = mx.default_device() == mx.cpu
+FUSED_GROUPS: frozenset[str] = frozenset()  # it has no stepper of its own
 
 # Thresholds, with their reasons in csrc/constants.h; tests/test_constants.py holds the two together.
 NEAR_PLANE = 0.01

@@ -43,11 +43,6 @@ class Seen(NamedTuple):
     plan: StepPlan
 
 
-def fused_groups(backend: Backend) -> frozenset[str]:
-    """The parameter groups that the backend's own stepper trains."""
-    return frozenset(getattr(backend, "FUSED_GROUPS", ()))
-
-
 @dataclass
 class Objective:
     """Terms and parameter groups of a run, beside those that every run has."""
@@ -57,7 +52,7 @@ class Objective:
 
     def is_fused_by(self, backend: Backend) -> bool:
         """Whether it has only the terms that every run has, and groups that the backend's stepper knows."""
-        return not self.terms and self.groups.keys() <= fused_groups(backend)
+        return not self.terms and self.groups.keys() <= backend.FUSED_GROUPS
 
     def camera(self, view: View) -> Camera:
         """The camera of a view, as the groups move it."""

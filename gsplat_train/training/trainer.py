@@ -54,7 +54,7 @@ from .evaluation import Evaluation
 from .forecast import Forecast
 from .groups import Material, decided
 from .memory_plan import planned, watched
-from .objective import Objective, fused_groups
+from .objective import Objective
 from .photos import ViewSampler
 from .plan import Schedule, halvings_at, views_at
 from .protocol import Bounds, StepResult
@@ -135,7 +135,7 @@ class Trainer:
             points, colors = normalized.points, normalized.colors
             rehearse = cache(lambda: rehearsal.gains(self.views, points, colors, self.backend))
             material = Material(self.views, points, rehearse)
-            config = self.config = decided(config, material, fused_groups(self.backend), self.message)
+            config = self.config = decided(config, material, self.backend.FUSED_GROUPS, self.message)
         self.objective = Objective.of(config, self.views, material)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
         config = self._within_memory(resume)
