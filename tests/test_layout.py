@@ -2,6 +2,7 @@
 """The architecture on disk: who may import whom, how long a file may be, its licence line."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
