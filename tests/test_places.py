@@ -273,6 +273,38 @@ def test_a_place_whose_model_or_photos_are_broken_is_passed_over(tmp_path):
         load_scene(root)
 
 
+def cut_off(folder):
+    (folder / "images.bin").write_bytes(b"\1" * 99)
+
+
+def without_cameras(folder):
+    (folder / "cameras.bin").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+
+
+@pytest.mark.parametrize("fault", [cut_off, without_cameras])
+def test_of_several_models_the_largest_sound_one_is_taken(tmp_path, fault):
+    files = binary_files(CAMERAS, IMAGES, POINTS)
+    root = write_scene(tmp_path / "scene", files, model="sparse/1")
+    write_scene(root, binary_files(CAMERAS, IMAGES[:1], POINTS), model="sparse/2")
+    write_scene(root, binary_files(CAMERAS, [*IMAGES, (11, [1.0, 0, 0, 0], [0.0, 0, 5], 1, "d.png")], POINTS))
+    fault(root / "sparse/0")
+    lines = []
+    check_good(load_scene(root, log=lines.append))
+    assert any(line.startswith("warning: took the COLMAP model in ") and "sparse/1" in line for line in lines)
+
+
+def test_a_broken_binary_file_gives_way_to_its_text(good):
+    for name, data in text_files(CAMERAS, IMAGES, POINTS).items():
+        (good / "sparse/0" / name).write_bytes(data)
+    without_cameras(good / "sparse/0")
+    lines = []
+    check_good(load_scene(good, log=lines.append))
+    warnings = [line for line in lines if line.startswith("warning: took")]
+    assert len(warnings) == 1 and "cameras.txt" in warnings[0] and "Git LFS pointer" in warnings[0]
+
+
 def test_images_outside_the_scene(good):
     move(good, "images", "../photos")
     check_good(load_scene(good, images="../photos"))

@@ -318,15 +318,49 @@ def test_a_byte_order_mark_and_a_bare_list(tmp_path):
     foreign.same_cameras(load(root)[0], small_demo().views)
 
 
-def test_a_model_beside_it_is_preferred_and_the_way_round_it_named(tmp_path):
-    root = write_transforms(tmp_path)
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+BROKEN = {  # models beside a sound transforms.json
+    "no images": ({"cameras.txt": b"1 PINHOLE 96 72 90 90 48 36\n"}, "no images.bin or images.txt"),
+    "no cameras": ({"images.bin": bytes(8), "points3D.bin": bytes(8)}, "is an empty model"),
+    "pointers": ({f"{name}.bin": LFS for name in ("cameras", "images", "points3D")}, "Git LFS pointer"),
+    "cut off": ({"images.bin": b"\1" * 99}, "cut off or not COLMAP's"),
+    "no COLMAP": ({"images.txt": b"hello\n"}, "images.txt"),
+}
+
+
+def write_model(root, files):
     (root / "sparse" / "0").mkdir(parents=True)
-    (root / "sparse" / "0" / "cameras.txt").write_text("1 PINHOLE 96 72 90 90 48 36\n")
-    with pytest.raises(
-        UserError, match=r"no images.bin .*; it also holds transforms.json .*--set reader=transforms"
-    ):
+    for name, data in files.items():
+        (root / "sparse" / "0" / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_model_beside_it_is_passed_over_with_a_warning(tmp_path, kind):
+    root, (files, fault) = write_transforms(tmp_path), BROKEN[kind]
+    write_model(root, files)
+    scene, said = load(root)
+    foreign.same_cameras(scene, small_demo().views)
+    warning = next(line for line in said.splitlines() if line.startswith("warning: took transforms.json"))
+    assert "reader=transforms" in warning and fault in warning
+    with pytest.raises(UserError, match=fault):
+        load(root, reader="colmap")
+
+
+def test_where_all_readers_find_a_fault_each_is_named(tmp_path):
+    root = write_transforms(tmp_path)
+    write_model(root, BROKEN["no images"][0])
+    (root / "transforms.json").write_text("{")
+    with pytest.raises(UserError, match=r"no images.bin .*; transforms.json .* either: .* is not JSON"):
         load(root)
-    foreign.same_cameras(load(root, reader="transforms")[0], small_demo().views)
+
+
+def test_a_broken_whole_file_gives_way_to_its_parts(tmp_path):
+    root = write_transforms(tmp_path)
+    (root / "transforms.json").rename(root / "transforms_train.json")
+    (root / "transforms.json").write_text('{"frames": []}')
+    scene, said = load(root)
+    foreign.same_cameras(scene, small_demo().views)
+    assert "warning: took transforms_train.json" in said and "has no frames" in said
 
 
 def test_lego(data_folder):

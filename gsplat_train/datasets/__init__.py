@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,7 @@ def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
         raise UserError(f"scene {root} is not a folder; {file_advice(root, is_scene)}")
     found = [name for name, module in readers.items() if module.recognise(root)]
     if found:
-        try:
-            return _with_init(readers[found[0]].load(root, options), options)
-        except UserError as error:
-            if type(error) is not UserError or len(found) == 1:
-                raise
-            other = f"it also holds {readers[found[1]].LOOKED_FOR}, which --set reader={found[1]} reads"
-            raise UserError(f"{error}; {other}") from error
+        return _with_init(_first_sound(root, {name: readers[name] for name in found}, options), options)
     others = [
         (name, registry.module(path)) for name, path in registry.READERS.items() if name not in registry.MADE
     ]
@@ -92,6 +87,29 @@ def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
     remedy = f"; {hint}" if (hint := advice(root, is_scene)) else ""
     looked = " and ".join(module.LOOKED_FOR for module in readers.values())
     raise UserError(f"{root} is no scene this program knows; looked for {looked}{remedy}")
+
+
+def _first_sound(root: Path, readers: dict[str, ModuleType], options: LoadOptions) -> Scene:
+    """The scene by the first of the readers that finds no fault in it; a warning says which had one. UserError with
+    the first fault where all have.
+    """
+    faults: list[UserError] = []
+    for name, module in readers.items():
+        try:
+            scene: Scene = module.load(root, options)
+        except UserError as error:
+            if type(error) is not UserError:
+                raise
+            faults.append(error)
+            continue
+        if faults:
+            options.log(f"warning: took {module.LOOKED_FOR} (reader={name}), as {faults[0]}")
+        return scene
+    others = [
+        f"{module.LOOKED_FOR} (reader={name}) cannot be read either: {fault}"
+        for (name, module), fault in zip(readers.items(), faults, strict=True)
+    ]
+    raise UserError("; ".join([str(faults[0]), *others[1:]])) from faults[0]
 
 
 def holds_photos_only(root: Path) -> bool:

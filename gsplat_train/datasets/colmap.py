@@ -63,44 +63,79 @@ def load(root: Path, options: LoadOptions) -> Scene:
 
 
 def _read(folders: list[Path], root: Path, options: LoadOptions) -> tuple[Path, list[PhotoFile], Points]:
-    """The largest of the models in `folders`, its photos and its points."""
-    log = options.log
+    """The largest of the sound models in `folders`, its photos and its points; UserError with the first fault where
+    none is sound.
+    """
+    log, faults = options.log, []
     complete = [folder for folder in folders if is_complete(folder)] or folders
     for folder in folders:
         if folder not in complete:
             log(f"COLMAP: {folder} lacks one of {', '.join(FILES)}; left out")
-    candidates = [(folder, read_file(folder, "images", log)) for folder in complete]
-    model, records = max(candidates, key=lambda candidate: len(candidate[1]))  # the first of equals
+    candidates: list[tuple[Path, list[ImageRecord]]] = []
+    for folder in complete:
+        try:
+            candidates.append((folder, read_file(folder, "images", log)))
+        except UserError as error:
+            faults.append(error)
+    sizes = ", ".join(f"{folder.name}: {len(images)} images" for folder, images in candidates)
+    candidates.sort(key=lambda candidate: -len(candidate[1]))  # the first of equals stays it
     if len(candidates) > 1:
-        sizes = ", ".join(f"{folder.name}: {len(found)} images" for folder, found in candidates)
-        log(f"COLMAP: took {model}, the largest of {len(candidates)} models ({sizes})")
+        log(f"COLMAP: took {candidates[0][0]}, the largest of {len(candidates)} models ({sizes})")
+    for model, records in candidates:
+        try:
+            found = _read_model(model, records, root, options)
+        except UserError as error:
+            faults.append(error)
+            continue
+        if faults:
+            log(f"warning: took the COLMAP model in {model}, as {faults[0]}")
+        return found
+    raise faults[0]
+
+
+def _read_model(
+    model: Path, records: list[ImageRecord], root: Path, options: LoadOptions
+) -> tuple[Path, list[PhotoFile], Points]:
+    log = options.log
     if not records:
         raise UserError(f"{model} is an empty model: it has no images; reconstruct the scene again")
-    points = _usable(read_file(model, "points3D"), model, log)
+    points = _usable(read_file(model, "points3D", log), model, log)
     photos = _photos(records, model, log)
     found = find_photos(photos, root, options.images, log, likely=photo_folders(model, root))
     return model, [photos[name]._replace(path=path) for name, path in found.items()], points
 
 
 def read_file(model: Path, name: str, log: Callable[[str], None] = lambda line: None) -> Any:
-    """One of FILES of a model: binary where there is one, as COLMAP itself prefers, else text."""
+    """One of FILES of a model: binary, as COLMAP itself prefers, or where there is none that is sound, text."""
+    faults: list[UserError] = []
     for suffix, reader in ((".bin", colmap_binary), (".txt", colmap_text)):
         path = model / f"{name}{suffix}"
-        if path.is_file():
+        if not path.is_file():
+            continue
+        try:
             if name == "images":
-                return (
+                read: Any = (
                     colmap_binary.read_images(path)
                     if suffix == ".bin"
                     else colmap_text.read_images(path, log)
                 )
-            return reader.read_cameras(path) if name == "cameras" else reader.read_points(path)
+            else:
+                read = reader.read_cameras(path) if name == "cameras" else reader.read_points(path)
+        except UserError as error:
+            faults.append(error)
+            continue
+        if faults:
+            log(f"warning: took {path}, as {faults[0]}")
+        return read
+    if faults:
+        raise faults[0]
     raise UserError(f"{model} has no {name}.bin or {name}.txt; a COLMAP model needs {', '.join(FILES)}")
 
 
-def _cameras(model: Path) -> dict[int, CameraRecord]:
+def _cameras(model: Path, log: Callable[[str], None]) -> dict[int, CameraRecord]:
     """The cameras by id; UserError where there are none, or an id stands for two."""
     cameras: dict[int, CameraRecord] = {}
-    for camera_id, record in read_file(model, "cameras"):
+    for camera_id, record in read_file(model, "cameras", log):
         if cameras.setdefault(camera_id, record) != record:
             raise UserError(f"{model}: camera {camera_id} is given twice and differs; keep the right one")
     if not cameras:
@@ -113,7 +148,7 @@ def _photos(records: list[ImageRecord], model: Path, log: Callable[[str], None])
 
     An image without a usable pose, or given twice alike, is left out with a warning.
     """
-    cameras = _cameras(model)
+    cameras = _cameras(model, log)
     usable = [record for record in records if _has_pose(record)]
     if lost := [record for record in records if not _has_pose(record)]:
         if not usable:

@@ -21,13 +21,23 @@ MAX_COORDINATE = 1e12  # scene units; squares of more would leave float32
 
 
 def cloud_beside(root: Path, log: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray] | None:
-    """`read_points` of the first PLY in a folder, by name; None where there is none."""
-    clouds = sorted(root.glob("*.ply"))
-    if not clouds:
-        return None
-    points, colors = read_points(clouds[0], log)
-    log(f"points: {len(points):,} from {clouds[0].name}")
-    return points, colors
+    """`read_points` of the first sound PLY in a folder, by name; None where there is no PLY, UserError with the first
+    fault where none is sound.
+    """
+    faults: list[UserError] = []
+    for path in sorted(root.glob("*.ply")):
+        try:
+            points, colors = read_points(path, log)
+        except UserError as error:
+            faults.append(error)
+            continue
+        log(f"points: {len(points):,} from {path.name}")
+        if faults:
+            log(f"warning: took {path.name}, as {faults[0]}")
+        return points, colors
+    if faults:
+        raise faults[0]
+    return None
 
 
 @np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them

@@ -106,8 +106,9 @@ def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
 
 def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
     parts = [part for part in (TRAIN, VAL, TEST) if (root / part).is_file()]
-    if (root / WHOLE).is_file():
-        contents = transforms_file.read_file(root / WHOLE)
+    whole = _whole(root, log)
+    if whole is not None:
+        contents = whole
         frames = _named(contents.frames, WHOLE, log)
         held = frozenset(_name(path) for path in contents.held_out) or None
         test = next((part for part in (TEST, VAL) if part in parts), None)
@@ -134,6 +135,19 @@ def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
     if contents.has_depth:
         log("transforms: the depth pictures are not used")
     return Chosen(frames, held, contents.points)
+
+
+def _whole(root: Path, log: Callable[[str], None]) -> transforms_file.Contents | None:
+    """What transforms.json says; None where it is not there, or is broken and Blender's split is there too."""
+    if not (root / WHOLE).is_file():
+        return None
+    try:
+        return transforms_file.read_file(root / WHOLE)
+    except UserError as error:
+        if not (root / TRAIN).is_file():
+            raise
+        log(f"warning: took {TRAIN}, as {error}")
+        return None
 
 
 def _named(frames: list[Frame], file: str, log: Callable[[str], None]) -> dict[str, Frame]:
