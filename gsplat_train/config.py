@@ -62,7 +62,9 @@ class Config:
     backend: str = choice("auto", table=registry.BACKENDS)
     memory_budget: str = size("auto")  # of the host, for all of the process; auto: most of what is free
     gpu_memory: float = number(0.0, 0.0)  # bytes, up to 1 a share of the GPU's; 0: what keeps it busy
-    background: str = choice("black", "white", "random")  # behind the splats; random: a new colour a step
+    # Behind the splats. random: a new colour each step; auto: that, but black where photos are see-through or end
+    # in black
+    background: str = choice("auto", "black", "white", "random")
     antialiased: bool = False  # splats below a pixel fade instead of growing [Mip-Splatting's 2D filter]
 
     # The run

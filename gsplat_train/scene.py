@@ -186,6 +186,12 @@ class Similarity:
         return replace(camera, viewmat=viewmat)
 
 
+def evenly(views: Sequence[View], n: int) -> list[View]:
+    """At most `n` of the views, from the first to the last."""
+    chosen = np.unique(np.linspace(0, len(views) - 1, min(n, len(views))).round().astype(int))
+    return [views[i] for i in chosen]
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Views, sorted by name, and the reconstruction's points [P, 3] float64 with their colors [P, 3] uint8.

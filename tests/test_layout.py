@@ -31,7 +31,7 @@ ORDER = """
     model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html
     model.tensors model.io
     losses evaluate evaluate.metrics evaluate.perceptual evaluate.corrected
-    training training.plan training.draws training.rows training.crew training.protocol
+    training training.draws training.background training.plan training.rows training.crew training.protocol
     backends backends.costs backends.kept backends.python_rasterize backends.python backends.cpp_planes
     backends.cpp_stepper backends.cpp
     backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.limits backends.gpu.engine

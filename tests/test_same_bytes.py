@@ -22,8 +22,8 @@ import gsplat_train
 
 RUNS = {  # everything happens: refinement, noise, all bands, both sums
     "mcmc": {"strategy": "mcmc", "background": "white"},
-    "adc": {"strategy": "adc", "grow_gradient": 1e-5, "antialiased": True},
-    "absgrad": {"strategy": "adc", "grow_absgradient": 1e-5, "absgrad": True},
+    "adc": {"strategy": "adc", "grow_gradient": 1e-5, "antialiased": True, "background": "black"},
+    "absgrad": {"strategy": "adc", "grow_absgradient": 1e-5, "absgrad": True, "background": "black"},
 }
 # By the backend, its instruction set or the version of MLX, and how NumPy (or MLX) rounds here.
 KNOWN = {

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 PLAIN = ("psnr", "ssim")
 FULLY = (*PLAIN, "ms_ssim", "psnr_half", "psnr_corrected")
-BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0)}  # to measure on
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+BACKGROUNDS = {
+    "auto": BLACK,
+    "black": BLACK,
+    "white": WHITE,
+    "random": BLACK,
+}  # of the settings: to measure on
 
 
 def measure(

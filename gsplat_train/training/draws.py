@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NOISE, RELOCATION, GROWTH, SPLIT = 0, 2, 3, 4  # purposes; NOISE and SPLIT take two each
+NOISE, RELOCATION, GROWTH, SPLIT, BACKGROUND = 0, 2, 3, 4, 6  # purposes; NOISE and SPLIT take two each
 AGAIN = 8  # added to one of them, for what is drawn a second time
 CELLS = 2048  # of the table of weights, a unit of logit
 FARTHEST = 16  # logits beyond +-16 weigh as these
+WORD = 0xFFFFFFFF  # 32 bits
 BLOCK = 1024  # a sum over one long row would be one group of threads on a GPU
 
 
@@ -40,6 +41,18 @@ def hashed(xp: Any, index: Any, key: Key) -> Any:
     x = (x ^ (x >> 16)) * word(0x7FEB352D)
     x = (x ^ (x >> 15)) * word(0x846CA68B)
     return x ^ (x >> 16)
+
+
+def uniforms(n: int, key: Key) -> tuple[float, ...]:
+    """n numbers from 0 to 1 in 24 bits, those of `hashed`, in Python's integers, which for a few are fastest."""
+    constant = (key.step * 0x85EBCA77 + key.seed * 0xC2B2AE3D + key.purpose * 0x27D4EB2F) & WORD
+    found = []
+    for index in range(n):
+        x = (index * 0x9E3779B1 + constant) & WORD
+        x = ((x ^ (x >> 16)) * 0x7FEB352D) & WORD
+        x = ((x ^ (x >> 15)) * 0x846CA68B) & WORD
+        found.append(((x ^ (x >> 16)) >> 8) / 2**24)
+    return tuple(found)
 
 
 def normals(xp: Any, rows: int, key: Key) -> Any:

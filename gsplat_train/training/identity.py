@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..scene import Camera, Similarity, View
+from ..scene import Camera, Similarity, View, evenly
 
 CAMERA_TOLERANCE = 1e-4  # of rotations, of positions in training's frame, of K in its width
 PIXEL_TOLERANCE = 6.0  # of 255, mean over a thumbnail: decoders differ by less, other photos by more
@@ -37,7 +37,7 @@ def of_scene(views: Sequence[View]) -> dict[str, np.ndarray]:
     )
     return {
         "scene.cameras": cameras,
-        "scene.photos": np.array([_thumbnail(v) for v in _sample(views)], np.float32),
+        "scene.photos": np.array([_thumbnail(v) for v in evenly(views, SAMPLES)], np.float32),
     }
 
 
@@ -85,13 +85,8 @@ def check(
         )
     other = np.abs(kept["scene.photos"] - current["scene.photos"]).mean(axis=1) > PIXEL_TOLERANCE
     if other.any():
-        name = _sample(views)[int(other.argmax())].name
+        name = evenly(views, SAMPLES)[int(other.argmax())].name
         raise UserError(f"photo {name} is not the one that the run was trained with; start a new run")
-
-
-def _sample(views: Sequence[View]) -> list[View]:
-    chosen = np.unique(np.linspace(0, len(views) - 1, min(SAMPLES, len(views))).round().astype(int))
-    return [views[i] for i in chosen]
 
 
 def _thumbnail(view: View) -> np.ndarray:

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .. import registry
 from ..config import Config
 from ..model.gaussians import Gaussians
+from .background import BLACK, Colour, ground_at
 
 if TYPE_CHECKING:
     from .strategies import Strategy
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 NAMES = Gaussians._fields  # the order of the rates
 # Of training's frame: 1.1 times the distance of its farthest camera, which is 1 (3DGS, getNerfppNorm).
 EXTENT = 1.1
-BACKGROUND_STREAM = 1  # tells the random background from what else is drawn by seed and step
-BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
 
 
 class Statistics(Enum):
@@ -51,7 +48,7 @@ class StepPlan:
     scale_weight: float = 0.0  # times mean(scales)
     weights: Mapping[str, float] = field(default_factory=dict)  # of the terms in registry.TERMS
     group_rates: Mapping[str, float] = field(default_factory=dict)  # of the groups in registry.GROUPS
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    background: Colour = BLACK
     antialiased: bool = False
     noise: float = 0.0  # scale of the exploration noise on the means (3DGS-MCMC, equation 8); 0: none
     seed: int = 0  # of the noise
@@ -72,11 +69,6 @@ class Schedule:
         config, strategy, before = self.config, self.strategy, number - views
         faster = math.sqrt(views)
         rates = {name: faster * rate for name, rate in learning_rates(config, before).items()}
-        if config.background == "random":
-            draw = np.random.default_rng((config.seed, number, BACKGROUND_STREAM)).random(3, np.float32)
-            background = tuple(float(value) for value in draw)
-        else:
-            background = BACKGROUNDS[config.background]
         opacity_weight, scale_weight = strategy.weights(number)
         return StepPlan(
             number=number,
@@ -90,7 +82,7 @@ class Schedule:
                 name: faster * config.sections[name].rate_at(before + 1, config.horizon)
                 for name in self.groups
             },
-            background=(background[0], background[1], background[2]),
+            background=ground_at(config.background, config.seed, number),
             antialiased=config.antialiased,
             noise=strategy.noise(number, rates["means"]),
             seed=config.seed,

@@ -44,8 +44,8 @@ from ..model.io import committed, to_splats
 from ..model.opening import upright
 from ..model.placing import Placing, beside_of, held_finely
 from ..scene import Scene, View
+from . import background, identity, rehearsal, strategies
 from . import checkpoint as checkpoints
-from . import identity, rehearsal, strategies
 from .alive import beyond_sense, is_seen, not_finite
 from .callbacks import Callback
 from .clock import Clock
@@ -135,7 +135,9 @@ class Trainer:
             points, colors = normalized.points, normalized.colors
             rehearse = cache(lambda: rehearsal.gains(self.views, points, colors, self.backend))
             material = Material(self.views, points, rehearse)
-            config = self.config = decided(config, material, self.backend.FUSED_GROUPS, self.message)
+            config = decided(config, material, self.backend.FUSED_GROUPS, self.message)
+        ground = background.decided(config.background, self.views)
+        config = self.config = replace(config, background=ground)
         self.objective = Objective.of(config, self.views, material)
         self.counts: dict[str, Any] = {"seconds": 0.0, "wall_seconds": 0.0}  # saved with the state
         config = self._within_memory(resume)

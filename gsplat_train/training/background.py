@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is behind the splats while they are trained.
+
+Over a background that is always black a dark thing may as well be a hole: nothing tells the two apart until a viewer
+shows another colour there. Over one that changes with each step what lets it through costs |background - photo|, 0.25
+of full scale at the least in the mean, wherever the photo is opaque.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..scene import Photo, View, evenly
+from . import draws
+
+Colour = tuple[float, float, float]
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+SAMPLES = 8  # photos looked at
+DARK, MOST = (
+    3,
+    0.5,
+)  # of 255: black; the share of such pixels at the photos' borders that means a black background
+
+
+def ground_at(background: str, seed: int, number: int) -> Colour:
+    """The colour in step `number`."""
+    if background != "random":
+        return WHITE if background == "white" else BLACK
+    red, green, blue = draws.uniforms(3, draws.Key(seed, number, draws.BACKGROUND))
+    return red, green, blue
+
+
+def decided(background: str, views: Sequence[View]) -> str:
+    """The setting for these views, where it is auto: random, but black where photos are see-through (their alpha then
+    says what is empty) or where they end in black, as before a black cloth or at night, which nobody wants built
+    of splats.
+    """
+    if background != "auto":
+        return background
+    photos = [view.pixels for view in evenly(views, SAMPLES)]
+    if any(photo.alpha is not None for photo in photos):
+        return "black"
+    dark = np.concatenate([_border(photo).max(axis=1) <= DARK for photo in photos])
+    return "black" if dark.sum() > MOST * len(dark) else "random"
+
+
+def _border(photo: Photo) -> np.ndarray:
+    """[n, 3] the outermost pixels that count."""
+    edge = np.zeros(photo.image.shape[:2], bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    return photo.image[edge if photo.mask is None else edge & (photo.mask > 0)]
