@@ -16,9 +16,11 @@ from test_cli import call
 from gsplat_train.datasets.demo import make_demo, write_demo
 from gsplat_train.errors import TrainingDiverged
 from gsplat_train.evaluate.measure import measure
+from gsplat_train.model.io import committed
 from gsplat_train.scene import Photo, Scene
 from gsplat_train.training.alive import beyond_sense, psnr_of_one_colour
 from gsplat_train.training.api import run_training
+from gsplat_train.training.callbacks import Callback
 from gsplat_train.training.rows import rows
 from gsplat_train.training.run_folder import RunFolder
 from gsplat_train.training.trainer import Trainer
@@ -72,11 +74,41 @@ def test_rates_and_weights_beyond_sense_do_not_end_well(setting: str, steps: int
 
 def test_the_parameters_that_went_wrong_are_named_with_their_rate() -> None:
     state = tiny.random_state(5)
-    config = tiny.settings(lr_scales=100.0)
+    config = tiny.settings()
     assert beyond_sense(state.gaussians, config) == ("", f"try --set lr_means={config.lr_means / 4:g}")
     rows(state.gaussians)["log_scales"][3, 1] = 97
     told, advice = beyond_sense(state.gaussians, config)
-    assert told == "log_scales reach 97 with lr_scales=100" and advice == "try --set lr_scales=0.005"
+    assert told == "log_scales reach 97 with lr_scales=0.005" and advice == "try --set lr_scales=0.00125"
+
+
+def test_a_setting_that_is_far_off_is_blamed_before_what_it_carried_away() -> None:
+    """Scales without end make the noise throw the means: it is not their rate that is wrong."""
+    state = tiny.random_state(5)
+    leaves = rows(state.gaussians)
+    leaves["log_scales"][3, 1], leaves["means"][3] = np.inf, np.nan
+    told, advice = beyond_sense(state.gaussians, tiny.settings(lr_scales=100.0))
+    assert told == "log_scales reach inf with lr_scales=100" and advice == "try --set lr_scales=0.005"
+    told, advice = beyond_sense(state.gaussians, tiny.settings(noise_lr=1e30))
+    assert told.endswith("noise_lr=1e+30 is far from 500000") and advice == "try --set noise_lr=500000"
+    assert beyond_sense(tiny.random_state(5).gaussians, tiny.settings(noise_lr=1e30))[1] == advice
+
+
+def test_a_state_that_no_loss_tells_of_is_found_at_the_next_refinement(tmp_path: Path) -> None:
+    """Splats that are not finite are culled and cost nothing; the run shall not go on with them to its checkpoint."""
+
+    class Spoil(Callback):
+        def step(self, trainer: Trainer, newest: Any) -> None:
+            if trainer.step == 45:
+                rows(trainer.stepper.look().gaussians)["log_scales"][7] = np.nan
+
+    run = RunFolder(tmp_path / "run")
+    settings = tiny.settings(**SETTINGS | {"checkpoint_every": 30})
+    with pytest.raises(
+        TrainingDiverged, match=r"log_scales not finite after step 60 \(view .*step_0000030"
+    ) as caught:
+        run_training(Trainer(settings, tiny.scene(), run, [Spoil()]))
+    assert "lr_scales" in str(caught.value)
+    assert [path.name for path in committed(run.checkpoints)] == ["step_0000030.json"]
 
 
 def test_a_model_that_nobody_sees_leaves_no_result(tmp_path: Path) -> None:
@@ -90,7 +122,8 @@ def test_nothing_learnt_is_exit_4_and_what_there_is_is_kept(tmp_path: Path) -> N
     write_demo(scene, tiny.scene())
     words = ["--steps", 240, "--backend", tiny.BACKEND, "--set", "lr_sh0=1e6", "--quiet", "--out", run]
     done = call("train", scene, *words, "--set", "eval_every=240", code=4, lines=2)
-    assert "nothing was learnt: at step 240" in done.stderr.splitlines()[-1]
+    said = done.stderr.splitlines()[-1]
+    assert "nothing was learnt: at step 240" in said and "try --set lr_sh0=0.0025" in said
     assert (run / "point_cloud.ply").is_file() and (run / "metrics.json").is_file()
 
 

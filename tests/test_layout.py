@@ -42,7 +42,7 @@ ORDER = """
     evaluate.path_files
     training.groups training.brightness training.exposure training.poses training.objective training.alpha
     training.stepper
-    training.scores training.strategies training.strategies.none training.strategies.adc
+    training.scores training.refinement training.strategies training.strategies.none training.strategies.adc
     training.strategies.copies training.strategies.contribution training.strategies.mcmc
     training.strategies.igs
     training.checkpoint training.identity training.photos training.rehearsal training.read_ahead training.clock

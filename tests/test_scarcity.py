@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,80 @@ def test_an_edit_that_is_cut_short_is_not_saved(tmp_path: Path, monkeypatch: pyt
     make(config, tmp_path / "run", resume=True).train()
     for name in ("point_cloud.ply", "checkpoints/step_0000040.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
+
+
+LINES = {"strategies", "draws.py", "rows.py"}  # whose lines a refinement runs through
+
+
+class Scarce:
+    """MemoryError at the k-th line of the refinements of a run; without k they are counted."""
+
+    def __init__(self, k: int = 0) -> None:
+        self.k, self.seen = k, 0
+
+    def trace(self, frame: Any, event: str, argument: Any) -> Any:
+        path = Path(frame.f_code.co_filename)
+        name = (
+            frame.f_code.co_name
+        )  # HostPopulation.apply keeps what is left of an edit in a line without allocations
+        if not LINES & {path.name, path.parent.name} or (path.name == "rows.py" and name == "apply"):
+            return None
+        if event == "line":
+            self.seen += 1
+            if self.seen == self.k:
+                raise MemoryError
+        return self.trace
+
+    def refine(self, real: Any, change: Any) -> Any:
+        before = sys.gettrace()
+        sys.settrace(self.trace)
+        try:
+            return real(change)
+        finally:
+            sys.settrace(before)
+
+
+SHARING = {"error_views": 2, "opacity_decay": 0.01}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "mcmc": {},
+    "mcmc by error": SHARING,
+    "adc": {"grow_gradient": 1e-6, "reset_every": 8, "refine_stop": 1.0},
+    "igs": {"grow_absgradient": 1e-6, "edge_views": 2, "recover": 4, "refine_stop": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_memory_at_any_line_of_a_refinement_loses_nothing(name: str, tmp_path: Path) -> None:
+    """Wherever it is cut short, a resumed run goes on behind its last whole part, or from the checkpoint before."""
+    changes = {"grow_rate": 0.1} if name.startswith("mcmc") else {"grow_rate": None}
+    own = {key: value for key, value in (STRATEGIES[name] | changes).items() if value is not None}
+    config = tiny.settings(
+        steps=16, checkpoint_every=3, refine_start=4, refine_every=4, strategy=name.split()[0], **own
+    )
+
+    def train(root: Path, scarce: Scarce | None = None, resume: bool = False) -> tuple[bytes, int]:
+        work = make(config, root, resume=resume)
+        if scarce is not None:
+            monkeypatch.setattr(work.stepper, "refine", partial(scarce.refine, work.stepper.refine))
+        work.train()
+        names = ("point_cloud.ply", "checkpoints/step_0000016.safetensors")
+        return b"".join((root / name).read_bytes() for name in names), work.n_splats
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        count = Scarce()
+        wanted, splats = train(tmp_path / "calm", count)
+        assert count.seen > 100 and splats != 300
+        every = range(1, count.seen + 1)
+        saved = 0
+        for k in every if FULL else every[:: len(every) // 9]:
+            root = tmp_path / f"run{k}"
+            with pytest.raises(OutOfMemory, match="go on with it by --resume") as caught:
+                train(root, Scarce(k))
+            saved += "step_0000004" in str(caught.value) or "step_0000008" in str(caught.value)
+            assert train(root, resume=True)[0] == wanted, (k, str(caught.value))
+            shutil.rmtree(root)
+    assert saved > 1  # the state of the refinement's own step
+    print(f"{name}: {count.seen} lines")
 
 
 def test_an_edit_without_room_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

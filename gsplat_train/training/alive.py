@@ -23,6 +23,9 @@ RATES = {
     "sh0": "lr_sh0", "shN": "lr_shN",
 }  # fmt: skip
 
+WEIGHTS = ("opacity_reg", "scale_reg", "noise_lr", "init_scale")  # that carry parameters away as rates do
+FAR = 100  # times a default: short runs take up to eight times some rates
+
 
 def is_seen(gaussians: Gaussians, views: Sequence[View], backend: Backend) -> bool:
     """Whether any view shows any splat, a few that are evenly chosen first; gaussians and views are in one frame."""
@@ -44,24 +47,49 @@ def not_finite(state: TrainState) -> list[str]:
     ]
 
 
+def far_off(config: Config) -> list[tuple[str, float, float]]:
+    """Rates and weights that are beyond FAR times their default: (name, value, default), the farthest first."""
+    found = []
+    for owner in (config, config.own):
+        usual = type(owner)()
+        for name in (*RATES.values(), *WEIGHTS):
+            value, default = getattr(owner, name, 0.0), getattr(usual, name, 0.0)
+            if default > 0 and value > FAR * default:
+                found.append((name, value, default))
+    return sorted(found, key=lambda item: item[2] / item[1])
+
+
 def beyond_sense(gaussians: Gaussians, config: Config) -> tuple[str, str]:
     """(which parameters have gone where no photo asks for them, what to try), in words; ("", what is tried first)
-    where none has.
+    where none has. A setting that is far off is to blame before all others.
     """
-    worst, most = "", 1.0
+    reached = {}
     values = rows(gaussians)
     for name, limit in SENSE.items():
         leaf = np.abs(values[name])
-        largest = float(np.nanmax(leaf)) if leaf.size and not np.isnan(leaf).all() else 0.0
-        if largest / limit > most:
-            worst, most = name, largest / limit
-    if not worst:
+        largest = float(np.where(np.isnan(leaf), np.inf, leaf).max(initial=0.0))
+        if largest > limit:
+            reached[name] = largest
+    odd = far_off(config)
+    worst = max(reached, key=lambda name: reached[name] / SENSE[name], default="")
+    blamed = next((name for rate, *_ in odd for name in reached if RATES[name] == rate), worst)
+    if odd and (not blamed or RATES[blamed] != odd[0][0]):
+        setting, value, usual = odd[0]
+        told = f"{worst} reach {reached[worst]:.3g}, " if worst else ""
+        return f"{told}{setting}={value:g} is far from {usual:g}", f"try --set {setting}={usual:g}"
+    if not blamed:
         return "", f"try --set lr_means={config.lr_means / 4:g}"
-    rate = RATES[worst]
-    value = getattr(config, rate)
-    usual = getattr(Config(), rate)
+    rate = RATES[blamed]
+    value, usual = getattr(config, rate), getattr(Config(), rate)
     advice = f"{value / 4:g}" if value <= 4 * usual else f"{usual:g}"
-    return f"{worst} reach {most * SENSE[worst]:.3g} with {rate}={value:g}", f"try --set {rate}={advice}"
+    return f"{blamed} reach {reached[blamed]:.3g} with {rate}={value:g}", f"try --set {rate}={advice}"
+
+
+def suspect(gaussians: Gaussians, config: Config) -> str:
+    """What is probably wrong where nothing was learnt."""
+    if far_off(config):
+        return "; ".join(beyond_sense(gaussians, config))
+    return "cameras, points, rates or weights are probably wrong; see gs-train --check"
 
 
 def psnr_of_one_colour(views: Sequence[View], background: Sequence[float] = (0.0, 0.0, 0.0)) -> float:

@@ -20,7 +20,7 @@ from ..model.gaussians import Gaussians
 from ..renderer import render
 from ..scene import View
 from ..storage import file_name
-from .alive import psnr_of_one_colour
+from .alive import psnr_of_one_colour, suspect
 from .poses import fitted
 from .run_folder import origin, peak_memory_mb, remove_splats
 
@@ -248,7 +248,7 @@ class Evaluation:
         if psnr < start + (LEARNT_DB if trainer.step >= FLAT_STEPS else -LEARNT_DB / 2):
             self.flat = (
                 f"at step {trainer.step} the model is no better than one colour a photo, or than it was at the start "
-                f"{told}: cameras, points, rates or weights are probably wrong; see gs-train --check"
+                f"{told}: {suspect(trainer.stepper.look().gaussians, trainer.config)}"
             )
             if not counts.get("warned_flat"):
                 counts["warned_flat"] = True

@@ -59,38 +59,16 @@ from .photos import ViewSampler
 from .plan import Schedule, halvings_at, views_at
 from .protocol import Bounds, StepResult
 from .read_ahead import ReadAhead
-from .rows import Edit, Population, TrainState, rows, start
+from .refinement import Refinement
+from .rows import Population, TrainState, rows, start
 from .run_folder import RunFolder, peak_memory_mb, to_json, write_splats
-from .scores import Maps, Scores
+from .scores import Scores
 from .stepper import make_stepper
 
 COPY_SHARE = (
     4  # a checkpoint is written beside training where a copy takes less than 1 / COPY_SHARE of what is free
 )
 PICTURES_WAITING = 16  # of an evaluation, before it waits for them to be written
-
-
-class _Watched:
-    """A Population that notes when it is edited, with the scores of its Gaussians."""
-
-    def __init__(self, population: Population, edited: list[bool], scores: Scores) -> None:
-        self._population, self._edited, self._scores = population, edited, scores
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._population, name)
-
-    def apply(self, edit: Edit) -> None:
-        """See Population.apply."""
-        self._population.apply(edit)
-        self._edited.append(True)
-
-    def pixel_sums(self, step: int, count: int, maps: Maps) -> list[Any]:
-        """See scores.ScoredPopulation."""
-        return self._scores.sums(self._population, step, count, maps)
-
-    def screen_sizes(self, step: int, count: int) -> list[Any]:
-        """See scores.ScoredPopulation."""
-        return self._scores.screen_sizes(self._population, step, count)
 
 
 class Trainer:
@@ -324,24 +302,35 @@ class Trainer:
             where = f", state saved in {self.run.root}" if self.run else ""
             raise Interrupted(f"interrupted at step {self.step}{where}")
 
-    def _refine(self, number: int, edited: list[bool], rows: Population) -> dict[str, int]:
-        return self.strategy.refine(_Watched(rows, edited, self.scores), number)
+    def _refine(self, number: int, begun: list[Refinement], rows: Population) -> list[str]:
+        """The leaves that are not finite; where all are, the refinement is done."""
+        refinement = Refinement(rows, self.scores, self.counts.get("refined_parts", 0))
+        if broken := refinement.not_finite():
+            return broken
+        begun.append(refinement)
+        self.strategy.refine(refinement, number)
+        return []
 
     def _refine_due(self) -> None:
-        """The refinements after a step. One that fails before it has edited anything is done again by a resumed run."""
+        """The refinements after a step. One that is cut short is gone on with by a resumed run, after its last whole
+        part; where rows were edited since, the state is not saved.
+        """
         while due := self.counts.get("refinements_due"):
-            edited: list[bool] = []
-            refine = partial(self._refine, due[0], edited)
+            begun: list[Refinement] = []
+            refine = partial(self._refine, due[0], begun)
             self.stepper.result()  # to wait for steps is no part of it
             self._watch_memory()
             try:
                 with self.clock.during("refinement"):
-                    self.stepper.refine(refine)
+                    broken = self.stepper.refine(refine)
             except BaseException as error:
-                self.torn = isinstance(error, Torn)
-                self.counts["refinements_due"] = due[1:] if edited else due
+                if begun:
+                    self.torn = begun[0].torn or isinstance(error, Torn)
+                    self.counts["refined_parts"] = begun[0].parts
                 raise
-            self.counts["refinements_due"] = due[1:]
+            if broken:
+                raise self._diverged(", ".join(broken), found=True)
+            self.counts["refinements_due"], self.counts["refined_parts"] = due[1:], 0
 
     def _evaluate(self) -> None:
         """Measures; a picture or a file of scores that cannot be written costs no training."""
@@ -388,7 +377,7 @@ class Trainer:
                 return
             state = self.stepper.look()
             if broken := not_finite(state):
-                raise self._diverged(", ".join(broken))
+                raise self._diverged(", ".join(broken), found=True)
             self.counts |= {"seconds": self.clock.seconds, "wall_seconds": time.monotonic() - self.began}
             self.counts["stage_seconds"] = self.clock.stages
             groups = [group.tensors() for group in self.objective.groups.values()]
@@ -566,14 +555,16 @@ class Trainer:
             )
         )
 
-    def _diverged(self, what: str = "loss or gradient") -> TrainingDiverged:
+    def _diverged(self, what: str = "loss or gradient", found: bool = False) -> TrainingDiverged:
+        """found: in the state after a step, where none had told of it."""
         self._settle_saving()
         good = committed(self.run.checkpoints) if self.run is not None else []
         where = f"the last good state is {good[0]}" if good else "no good state was saved before"
         told, advice = beyond_sense(self.stepper.look().gaussians, self.config)
+        place = f"after step {self.step}" if found else f"at step {self.step + 1}"
+        view = self.sampler.at(self.step - 1 if found else self.step).name
         return TrainingDiverged(
-            f"training diverged: {what} not finite at step {self.step + 1} (view "
-            f"{self.sampler.at(self.step).name}{', ' if told else ''}{told}); {where}; {advice}"
+            f"training diverged: {what} not finite {place} (view {view}{', ' if told else ''}{told}); {where}; {advice}"
         )
 
     def _looked_at(self, before: int, number: int) -> bool:

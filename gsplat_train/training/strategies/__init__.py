@@ -14,6 +14,7 @@ regularisers, its noise and its statistics, goes into the step's plan.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ... import registry
@@ -60,6 +61,20 @@ def in_window(settings: Any, config: Config, step: int) -> bool:
     """
     inside = settings.refine_start < step < settings.refine_stop * config.horizon
     return inside and step % settings.refine_every == 0
+
+
+def in_parts(population: Any, parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Does the parts of a refinement in order; what each returned. Each edits the rows once at most, and asks for
+    nothing that those before it have changed. One that was cut short (refinement.Refinement) goes on after the last
+    part that was whole.
+    """
+    done = {}
+    for number, (name, part) in enumerate(parts.items(), 1):
+        if number > getattr(population, "parts", 0):
+            done[name] = part()
+            if (note := getattr(population, "whole", None)) is not None:
+                note(number)
+    return done
 
 
 def keep_rows(population: Population, keep: Any) -> None:

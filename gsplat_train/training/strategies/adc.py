@@ -11,7 +11,7 @@ pixels' absolute gradients is compared instead of the gradient, in which opposit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from .. import draws
 from ..draws import Key
 from ..plan import EXTENT, Statistics
 from ..rows import Edit, Population
-from . import in_window, keep_rows
+from . import in_parts, in_window, keep_rows
 
 PARTS = 2  # a split Gaussian becomes this many
 BRINGS: Mapping[str, Any] = {
@@ -73,14 +73,15 @@ class Strategy:
 
     def refine(self, population: Population, step: int) -> dict[str, int]:
         """Grows and prunes when the step is due; resets when that is due."""
-        counts = {}
+        parts: dict[str, Callable[[], Any]] = {}
         if in_window(self.own, self.config, step):
-            key = Key(self.config.seed, step, draws.SPLIT)
-            counts = grow(population, self.mean_gradients(population), self.own, self.config.max_splats, key)
-            counts |= prune(population, self.own, step)
+            key, most = Key(self.config.seed, step, draws.SPLIT), self.config.max_splats
+            parts["grown"] = lambda: grow(population, self.mean_gradients(population), self.own, most, key)
+            parts["pruned"] = lambda: prune(population, self.own, step)
         if self._resets(step):
-            reset_opacities(population, self.own.reset_opacity)
-        return counts
+            parts["reset"] = lambda: reset_opacities(population, self.own.reset_opacity)
+        done = in_parts(population, parts)
+        return {**(done.get("grown") or {}), **(done.get("pruned") or {})}
 
     def mean_gradients(self, population: Population) -> Any:
         """[N] the statistic over its threshold, as the mean over the steps that saw the Gaussian."""

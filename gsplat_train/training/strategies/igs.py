@@ -10,7 +10,7 @@ in two along its longest axis. Opacities are reset now and then, and what has no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..draws import Key
 from ..plan import Statistics
 from ..rows import Edit, Population
 from ..scores import ScoredPopulation, edges
-from . import adc, in_window, keep_rows
+from . import adc, in_parts, in_window, keep_rows
 
 BRINGS: Mapping[str, Any] = {
     "init_opacity": 0.1,
@@ -88,15 +88,17 @@ class Strategy:
         return round(config.max_splats * math.sqrt(min(max(share, 0.0), 1.0)))
 
     def refine(self, population: ScoredPopulation, step: int) -> dict[str, int]:
-        own, counts = self.own, {"split": 0, "pruned": 0}
+        own = self.own
+        parts: dict[str, Callable[[], Any]] = {}
         if in_window(own, self.config, step):
-            counts["split"] = self.grow(population, step)
-            counts["pruned"] = cull(population, own.min_opacity, 0)
+            parts["split"] = lambda: self.grow(population, step)
+            parts["pruned"] = lambda: cull(population, own.min_opacity, 0)
         if self._culls(step):
-            counts["pruned"] += cull(population, 0.0, int(own.recover_share * population.n))
+            parts["culled"] = lambda: cull(population, 0.0, int(own.recover_share * population.n))
         if self._resets(step):
-            adc.reset_opacities(population, own.reset_opacity)
-        return counts
+            parts["reset"] = lambda: adc.reset_opacities(population, own.reset_opacity)
+        done = in_parts(population, parts)
+        return {"split": done.get("split", 0), "pruned": done.get("pruned", 0) + done.get("culled", 0)}
 
     def grow(self, population: ScoredPopulation, step: int) -> int:
         """Splits candidates; how many."""

@@ -10,7 +10,7 @@ stepper.add_noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..draws import Key
 from ..plan import Statistics, halvings_at
 from ..rows import Edit, Population
 from ..scores import ScoredPopulation, errors
-from . import contribution, in_window
+from . import contribution, in_parts, in_window
 from .copies import FAINTEST, NEARLY_OPAQUE, draw, shared
 
 BRINGS: Mapping[str, Any] = {}  # Config's defaults are MCMC's
@@ -106,27 +106,41 @@ class Strategy:
         return due.index(step) + 1 if step in due else 0
 
     def refine(self, population: ScoredPopulation, step: int) -> dict[str, int]:
-        own, seed = self.own, self.config.seed
+        own = self.own
         if selection := self._selects(step):
             last = own.final_share * self.config.max_splats
             left = self.config.max_splats + (last - self.config.max_splats) * selection / SELECTIONS
             return {"pruned": contribution.keep_most(population, step, math.ceil(left))}
+        left = 1 - min(step / self.config.horizon, 1.0)
+        parts: dict[str, Callable[[], Any]] = {}
         if self._weighs(step):
-            contribution.lay_down(population, step, own.least_share)
+            parts["weighed"] = lambda: contribution.lay_down(population, step, own.least_share)
         if own.opacity_decay or own.scale_decay:
-            left = 1 - min(step / self.config.horizon, 1.0)
-            decay(population, left * own.opacity_decay, left * own.scale_decay)
-        split, shares = own.split, None
-        if own.error_views:
-            shares = error_shares(population, step, own.error_views, own.error_floor)
-        relocated = relocate(population, own.min_opacity, Key(seed, step, draws.RELOCATION), shares, split)
-        key = Key(seed, step, draws.GROWTH)
-        added = grow(population, own.grow_rate, self.cap(step), own.min_opacity, key, shares, split)
+            parts["decayed"] = lambda: decay(population, left * own.opacity_decay, left * own.scale_decay)
+        if own.error_views:  # one part, because relocation changes what the shares are summed over
+            parts["relocated and added"] = lambda: self._by_error(population, step)
+        else:
+            parts["relocated"] = lambda: self._relocate(population, step)
+            parts["added"] = lambda: self._grow(population, step)
         if own.screen_split < 1:
-            added += contribution.halve_wide(
+            parts["halved"] = lambda: contribution.halve_wide(
                 population, step, own.screen_split, self.cap(step), own.min_opacity
             )
-        return {"relocated": relocated, "added": added}
+        done = in_parts(population, parts)
+        relocated, added = done.get("relocated and added") or (done.get("relocated", 0), done.get("added", 0))
+        return {"relocated": relocated, "added": added + done.get("halved", 0)}
+
+    def _by_error(self, population: ScoredPopulation, step: int) -> tuple[int, int]:
+        shares = error_shares(population, step, self.own.error_views, self.own.error_floor)
+        return self._relocate(population, step, shares), self._grow(population, step, shares)
+
+    def _relocate(self, population: Population, step: int, shares: Any = None) -> int:
+        key = Key(self.config.seed, step, draws.RELOCATION)
+        return relocate(population, self.own.min_opacity, key, shares, self.own.split)
+
+    def _grow(self, population: Population, step: int, shares: Any = None) -> int:
+        own, key = self.own, Key(self.config.seed, step, draws.GROWTH)
+        return grow(population, own.grow_rate, self.cap(step), own.min_opacity, key, shares, own.split)
 
     def cap(self, step: int) -> int:
         """Splats that there may be after step `step`: small photos do not tell enough for all (Spirula's notes)."""
