@@ -78,7 +78,9 @@ def render_views(
     if rows:
         write_sheets(folder / "sheet.png", rows)
     if scores:
-        metrics = {"split": split} | means_of(scores, FULLY) | ({"depth_unit": unit} if depth else {})
+        # of held-out views alone: what the metrics.json of the run has
+        named = {} if split == "test" else {"split": split}
+        metrics = named | means_of(scores, FULLY) | ({"depth_unit": unit} if depth else {})
         if split == "all":  # what was trained on and what was not, apart
             for part in ("test", "train"):
                 its = {view.name: scores[view.name] for view in parts[part] if view.name in scores}
@@ -89,7 +91,7 @@ def render_views(
                     metrics[part]["views"] = list(its)
         with atomic_write(folder / "metrics.json") as file:
             file.write(to_json(metrics, indent=1).encode() + b"\n")
-        write_result(to_json({name: metrics[name] for name in ("split", *FULLY)}))
+        write_result(to_json(named | {name: metrics[name] for name in FULLY}))
     report.message(f"{len(views)} views in {folder}")
     report.release()
 
