@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the demo world photographed through each lens, and scores it on clean pinhole views of that world.
 
-    python scripts/lens_scenes.py                      all lenses, ten seconds each on two cores; the table on stdout
+    python scripts/lens_scenes.py                      all lenses, the table on stdout
     python scripts/lens_scenes.py EUCM EQUIRECTANGULAR --exact
 
 Every photo is ray-cast through the lens, not warped; the model is written as COLMAP's text and loaded as any scene.
 The yardstick: all lenses stand at the same places and have the same pixels per degree on their axis as the pinhole
 cameras, so a wide lens has a larger photo. All are scored on the same held-out pinhole views, which none has seen.
-"field" is a second yardstick, with --exact: the same training on pinhole photos that were ray-cast for the very
-cameras that the program makes of the lens's photos. A wide lens spends steps and splats on what the held-out views
-do not show; the first difference has this in it, the second does not: it is what undistorting costs.
-A panorama is six views and gets six times the steps and twice the splats.
+Points lie on all that the photos show, and splats are as many as points allow, so that both are as dense on what the
+held-out views show whatever else a lens sees. A panorama is six views and gets six times the steps. The regularisers
+are weighed against the mean over a picture; so that they weigh the same on what the held-out views show, their
+weights are smaller by as much as there are more pixels.
+"to its field" (--exact) is a second yardstick: the same training on pinhole photos ray-cast for the very cameras that
+the program makes of the lens's photos. It holds no more than what undistorting and cutting cost.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ from gsplat_train.training.api import train
 
 WIDTH, VIEWS = 160, 32
 HELD_OUT = 8
-SPLATS = 7000  # of a scene at most; of panoramas twice as many
+DRAWN = 12_000  # points, of which those are kept that no pinhole view shows
+SPLATS_A_POINT = (
+    1.2  # of the points in the scene's file: as dense on the scene whatever the lens shows beside it
+)
 PANORAMA = "EQUIRECTANGULAR"
 SETTINGS = {
     "lr_means": 2e-3,
@@ -133,6 +138,25 @@ def camera_line(row: Row, width: int, height: int, focal: float) -> tuple[str, i
     return model, width, height, params(focal / growth(colmap_lens(model, tuple(params(1)), model)[1], 1))
 
 
+def points_beyond(clean: Scene, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points [n, 3] and colors [n, 3] uint8 on what the photos by rays [3, H, W] show and no pinhole view does."""
+    random = np.random.default_rng(0)
+    flat = directions.reshape(3, -1)
+    flat = flat[:, np.isfinite(flat[0])]
+    drawn, seen_colors = [], []
+    for view in clean.views:
+        camera = view.camera
+        chosen = flat[:, random.integers(0, flat.shape[1], DRAWN // len(clean.views))]
+        world = (camera.viewmat[:3, :3].T @ chosen).astype(np.float32)
+        light, distance = demo_world.cast(camera.position, world)
+        noise = demo.POINT_NOISE * distance * random.normal(size=world.shape)
+        drawn.append((camera.position[:, None] + distance * world + noise).T)
+        seen_colors.append(demo.encode(light).T)
+    points, colors = np.concatenate(drawn), np.concatenate(seen_colors)
+    beyond = ~np.any([demo.visible(points, view.camera) for view in clean.views], axis=0)
+    return points[beyond], colors[beyond]
+
+
 def write(folder: Path, row: Row, clean: Scene) -> None:
     """The views of the demo world but the held-out ones through a lens, as a COLMAP folder."""
     first = clean.views[0].camera
@@ -151,8 +175,10 @@ def write(folder: Path, row: Row, clean: Scene) -> None:
         lines.append(f"{i} {' '.join(repr(float(x)) for x in pose)} 1 {view.name}\n\n")
     (folder / "sparse/images.txt").write_text("".join(lines))
     (folder / "sparse/cameras.txt").write_text(f"1 {model} {width} {height} {' '.join(map(repr, params))}\n")
-    points = zip(clean.points.tolist(), clean.colors.tolist(), strict=True)
-    text = [f"{i} {' '.join(map(str, [*place, *color]))} 0\n" for i, (place, color) in enumerate(points, 1)]
+    points, colors = points_beyond(clean, directions)
+    points, colors = np.concatenate([clean.points, points]), np.concatenate([clean.colors, colors])
+    listed = zip(points.tolist(), colors.tolist(), strict=True)
+    text = [f"{i} {' '.join(map(str, [*place, *color]))} 0\n" for i, (place, color) in enumerate(listed, 1)]
     (folder / "sparse/points3D.txt").write_text("".join(text))
 
 
@@ -163,10 +189,11 @@ def opened(row: Row, clean: Scene) -> Scene:
         return load_scene(Path(work) / "scene", cache=False, fov=row.fov)
 
 
-def trained(scene: Scene, held_out: Sequence[View], steps: int, splats: int) -> float:
-    """The score in dB of a scene, on the held-out views."""
+def trained(scene: Scene, held_out: Sequence[View], steps: int, splats: int, weight: float = 0.01) -> float:
+    """The score in dB of a scene, on the held-out views; weight: of the regularisers."""
     backend = backends.load("cpp")
-    result = train(scene, Config(backend="cpp", steps=steps), **SETTINGS, max_splats=splats)
+    given = SETTINGS | {"max_splats": splats, "opacity_reg": weight, "scale_reg": weight}
+    result = train(scene, Config(backend="cpp", steps=steps), **given)
     return float(measure(result.gaussians, list(held_out), backend)["psnr"])
 
 
@@ -180,7 +207,11 @@ def scores(rows: Sequence[Row], width: int, steps: int, exact: bool) -> Iterator
         sides = len(scene.views) // (VIEWS - len(held_out))
         camera = scene.views[0].camera
         run = partial(
-            trained, held_out=held_out, steps=steps * sides, splats=SPLATS * (2 if sides > 1 else 1)
+            trained,
+            held_out=held_out,
+            steps=steps * sides,
+            splats=round(SPLATS_A_POINT * len(scene.points)),
+            weight=0.01 * width * (width * 3 // 4) / (sides * camera.width * camera.height),
         )
         score = run(scene)
         reference = score if reference is None else reference
