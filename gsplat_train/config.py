@@ -299,9 +299,8 @@ def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] 
         chosen = [layer]
     else:
         folder = home_expanded(scene)
-        if not folder.is_dir():
-            wrong = "is not a folder" if folder.exists() else "is not there"
-            raise UserError(f"scene {scene} {wrong}; give a folder or one of {', '.join(builtin_scenes())}")
+        if not folder.exists():  # of a file the readers say what to do with it
+            raise UserError(f"scene {scene} is not there; give a folder or one of {', '.join(builtin_scenes())}")
         scene = str(folder.resolve())
     config = load([*chosen, *files_given, {"scene": scene}], given)
     brought: dict[str, Any] = {}

@@ -86,6 +86,10 @@ WRONG = {
         lambda: posed(lambda viewmat: np.linalg.inv(viewmat) @ FLIP),
         "inverted and have OpenGL's",
     ),
+    "inverted in transforms.json": (
+        lambda: posed(lambda viewmat: FLIP @ np.linalg.inv(viewmat) @ FLIP),
+        "the poses are inverted",
+    ),
     "xyzw": (lambda: posed(as_xyzw), "x y z w for w x y z"),
     "centres": (lambda: posed(centre_for_translation), "centres of the cameras stand where translations"),
     "mirrored": (lambda: replace(sound(), points=sound().points * [-1, 1, 1]), "turn the sign of their x"),
@@ -156,7 +160,9 @@ SOUND = {
     "tiny": lambda: scaled(sound(), 1e-5),
     "huge": lambda: scaled(sound(), 1e5),
     "a flat cloud": lambda: replace(sound(), points=sound().points * [1, 1, 0.01]),
-    "few points": lambda: replace(sound(), points=sound().points[:3], colors=sound().colors[:3]),
+    "few points of few views": lambda: replace(
+        sound(), views=sound().views[:4], points=sound().points[:3], colors=sound().colors[:3]
+    ),
     "few views": lambda: replace(sound(), views=sound().views[:2]),
     "one view": lambda: replace(sound(), views=sound().views[:1]),
     "one view often": lambda: replace(
@@ -226,13 +232,15 @@ def test_points_without_colours_take_the_photos(level):
     assert np.median(off) < 20
 
 
-@pytest.mark.parametrize("where", ["none", "elsewhere"])
+@pytest.mark.parametrize("where", ["none", "three", "elsewhere"])
 def test_points_that_nobody_sees_are_drawn_where_the_cameras_look(where):
     scene = replace(sound(), points=sound().points + 1e4)
-    if where == "none":
-        scene = replace(sound(), points=np.empty((0, 3)), colors=np.empty((0, 3)))
+    if where != "elsewhere":
+        n = 0 if where == "none" else 3
+        scene = replace(sound(), points=sound().points[:n], colors=sound().colors[:n])
     kept, said = lines(scene)
-    assert "20,000 drawn" in said[0] and said[0].startswith("warning") == (where == "elsewhere")
+    assert "20,000 drawn" in said[0] and said[0].startswith("warning") == (where != "none")
+    assert ("has 3 only" in said[0]) == (where == "three")
     # three quarters lie where the solids and the floor around them are
     assert np.mean(np.linalg.norm(kept.points - [0, 0, 0.5], axis=1) < 4) > 0.75
     agreement = judge(kept).agreement

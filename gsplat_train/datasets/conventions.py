@@ -87,6 +87,11 @@ POSES: tuple[tuple[str, str, Callable[[np.ndarray], np.ndarray]], ...] = (
         f"{AXES}, then {INVERT}",
         lambda viewmat: np.linalg.inv(FLIP @ viewmat),
     ),
+    (  # what transforms.json's matrices are then, whose axes are OpenGL's
+        "the poses are inverted (camera to world for world to camera)",
+        INVERT,
+        lambda viewmat: FLIP @ np.linalg.inv(viewmat) @ FLIP,
+    ),
     ("the quaternions are x y z w for w x y z", "write the real part w first", _reordered),
     (
         "the centres of the cameras stand where translations are wanted",
