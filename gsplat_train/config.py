@@ -287,15 +287,25 @@ def _scene_of(path: Path) -> object:
     return read(path).get("scene")
 
 
+def data_folder(scene: str, data_root: str) -> Path:
+    """Where the data of a built-in lies, or is to be put."""
+    return home_expanded(data_root or os.environ.get("GS_DATA") or "data") / scene
+
+
+def _is_meant(folder: Path, layer: Path, given: Mapping[str, Any]) -> bool:
+    """Whether the name of a built-in means the folder of that name here: nobody has the built-in's data."""
+    needs_data = "source" in read(layer) and not given.get("data_root")
+    return needs_data and folder.is_dir() and not data_folder(folder.name, "").is_dir()
+
+
 def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] = ()) -> Config:
     """The settings for a scene, a built-in's name or a folder: defaults, then its own, then those of the
     files given, then those given by name. A scene given here always wins over a file's. What nobody gave
     follows the number of steps.
     """
     chosen: list[Path] = []
-    if is_builtin(scene):
-        layer = find(scene)
-        assert layer is not None
+    layer = find(scene) if is_builtin(scene) else None
+    if layer is not None and not _is_meant(Path(scene), layer, given):
         chosen = [layer]
     else:
         folder = home_expanded(scene)

@@ -30,11 +30,11 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path, help="write the results as a table of Markdown")
+    parser.add_argument("--table", type=Path, help="write a line for each kind, as Markdown")
     parser.add_argument("--messages", action="store_true", help="print what the command said")
     asked = parser.parse_args()
     chosen = {key: odd for key, odd in SETS.items() if all(part in key for part in asked.parts)}
-    rows, faults = [], 0
+    kinds: dict[str, list[tuple[Outcome, float | None]]] = {}
     with ThreadPoolExecutor(asked.jobs) as pool:
         wanted = sorted({odd.like for odd in chosen.values() if odd.code == 0})
         tried = pool.map(lambda name: attempt(REFERENCES[name], None, asked.seed), wanted)
@@ -49,22 +49,33 @@ def main() -> int:
 
         for key, outcome in zip(chosen, pool.map(one, chosen), strict=True):
             odd = chosen[key]
-            result, off = _result(outcome), ""
-            if outcome.psnr is not None and (reference := sound[odd.like].psnr) is not None:
-                off = f"{outcome.psnr - reference:+.2f}"
-            print(f"{key:70} {result:10} {off:6} {outcome.fault}", flush=True)
+            reference = sound[odd.like].psnr if odd.code == 0 else None
+            off = None if outcome.psnr is None or reference is None else outcome.psnr - reference
+            told = "" if off is None else f"{off:+.2f}"
+            print(f"{key:70} {_result(outcome):10} {told:6} {outcome.fault}", flush=True)
             if asked.messages:
                 print(outcome.messages)
-            faults += bool(outcome.fault)
-            wish = f"exit {odd.code}" if odd.code else f"{odd.like}, -{max(0.3, odd.loses):.1f}"
-            rows.append(
-                f"| {odd.kind} | {odd.name} | {wish} | {result} {off} | {outcome.fault or 'as expected'} |"
-            )
+            kinds.setdefault(odd.kind, []).append((outcome, off))
+    faults = sum(bool(outcome.fault) for tried in kinds.values() for outcome, _ in tried)
     print(f"{len(chosen)} sets, {len(chosen) - faults} as expected, {faults} not")
     if asked.table:
-        head = "| kind | set | expected | result | |\n| --- | --- | --- | --- | --- |\n"
-        asked.table.write_text(head + "\n".join(rows) + "\n", "utf-8")
+        asked.table.write_text(_table(kinds), "utf-8")
     return 1 if faults else 0
+
+
+def _table(kinds: dict[str, list[tuple[Outcome, float | None]]]) -> str:
+    """A line of Markdown for each kind."""
+    lines = [
+        "| kind | sets | trained, dB from the sound scene | refused | not as expected |",
+        "| --- " * 5 + "|",
+    ]
+    for kind, tried in kinds.items():
+        offs = [off for _, off in tried if off is not None]
+        span = f"{len(offs)}: {min(offs):+.2f} to {max(offs):+.2f}" if offs else "0"
+        refused = sum(outcome.psnr is None for outcome, _ in tried)
+        faults = sum(bool(outcome.fault) for outcome, _ in tried)
+        lines.append(f"| {kind} | {len(tried)} | {span} | {refused} | {faults} |")
+    return "\n".join(lines) + "\n"
 
 
 def _result(outcome: Outcome) -> str:

@@ -39,7 +39,8 @@ class OddSet:
     make: writes it into an empty folder. code: the command's exit code; says: an expression that its messages match,
     not: one that they do not. like: the sound set whose PSNR its model has; loses: how much less it may have, where
     what is missing cannot be made up for. frame: from the built-in scene's to the set's. give: what the command is
-    given, from the folder; inside: it is run there. truth: the views that judge.
+    given, from the folder; inside: it is run there. truth: the views that judge, before
+    that background.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class OddSet:
     inside: bool = False
     options: tuple[str, ...] = ()
     truth: Callable[[], Sequence[View]] = makers.truth
+    background: str = "black"
 
 
 class Outcome(NamedTuple):
@@ -105,7 +107,7 @@ def judged(run: Path, odd: OddSet) -> float:
         View(view.name, frame.camera_to_train(makers.moved_camera(view.camera, placed)), view.photo)
         for view in odd.truth()
     ]
-    return float(measure(tree_of(tensors), views, backends.load("cpp"))["psnr"])
+    return float(measure(tree_of(tensors), views, backends.load("cpp"), background=odd.background)["psnr"])
 
 
 def attempt(odd: OddSet, reference: float | None, seed: int = 0) -> Outcome:

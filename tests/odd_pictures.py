@@ -115,7 +115,7 @@ add("lenses", "a camera for each photo, off centre", own_cameras, loses=0.8)
 
 def masked(folder="masks", name=str, file=str, **how):
     def make(root):
-        colmap(root, blotted(), file=file, name=file)
+        colmap(root, blotted(), file=file, name=file, **({"quality": 97} if file is jpg else {}))
         write_masks(root / folder, name, **how)
 
     return make
@@ -155,7 +155,7 @@ add("masks", "images_mask/", masked("images_mask"), **HIDDEN)
 add("masks", "images/<stem>_mask.png", masked("images", lambda name: f"{name[:-4]}_mask.png"), **HIDDEN)
 add("masks", "of half the size", masked(size=(WIDTH // 2, HEIGHT // 2)), **HIDDEN)
 add("masks", "black for what counts", masked(invert=True), options=("--invert-masks",), **HIDDEN)
-add("masks", "one for all photos", one_mask, **HIDDEN | {"loses": 1.5})
+add("masks", "one for all photos", one_mask, **HIDDEN | {"loses": 2.5})
 add("masks", "of another shape", other_shape, code=2, says="mask .*view_02.png is 50x50, another shape")
 add("masks", "switched off", masked(), options=("--mask-mode", "off"), loses=25, silent="have a mask")
 
@@ -189,12 +189,17 @@ def opaque(root):
 
 
 BLACK: dict[str, Any] = {"like": "cut", "truth": cut_truth}
-WHITE: dict[str, Any] = {"like": "cut", "truth": functools.partial(cut_truth, 0)}
+WHITE: dict[str, Any] = {
+    "options": ("--background", "white"),
+    "truth": functools.partial(cut_truth, 255),
+    "background": "white",
+}
 add_reference("cut", lambda root: colmap(root, cut(sound())), truth=cut_truth)
+add_reference("cut, white", lambda root: colmap(root, cut(sound(), 255)), **WHITE)
 add("alpha", "over black by default", see_through(), says="21 are see-through", **BLACK)
 add("alpha", "pink where it is see-through", see_through(255), says="21 are see-through", **BLACK)
-add("alpha", "a white background", see_through(255), options=("--background", "white"), loses=1.5, **BLACK)
-add("alpha", "a random background", see_through(255), options=("--background", "random"), loses=1.5, **BLACK)
+add("alpha", "a white background", see_through(200), like="cut, white", **WHITE)
+add("alpha", "a random background", see_through(255), options=("--background", "random"), loses=0.5, **BLACK)
 add("alpha", "masks that are see-through", cut_masks, options=("--mask-mode", "transparent"), **BLACK)
 add("alpha", "255 everywhere", opaque, silent="see-through")
 add("alpha", "ignored", opaque, options=("--alpha-mode", "ignore"))

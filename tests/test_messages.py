@@ -58,20 +58,25 @@ def test_a_reader_that_does_not_fit_names_the_one_that_does(folder: Path) -> Non
         load_scene(folder, reader="llff")
 
 
-def test_a_folder_named_like_a_built_in_scene_is_pointed_at(
+def test_a_folder_named_like_a_built_in_scene_is_meant_where_nobody_has_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gsplat_train import config
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GS_DATA", raising=False)
-    settings = config.configure("fern", {})
     with pytest.raises(UserError, match="no folder data/fern") as caught:
-        scene_folder(settings)
+        scene_folder(config.configure("fern", {}))
     assert "./fern" not in str(caught.value)
     (tmp_path / "fern").mkdir()
+    (tmp_path / "demo").mkdir()
+    own = config.configure("fern", {})
+    assert scene_folder(own) == tmp_path / "fern" and not own.images
     with pytest.raises(UserError, match=r"for the folder fern here give \./fern"):
-        scene_folder(settings)
+        scene_folder(config.configure("fern", {"data_root": str(tmp_path / "elsewhere")}))
+    (tmp_path / "data/fern").mkdir(parents=True)
+    assert scene_folder(config.configure("fern", {})) == Path("data/fern")
+    assert config.configure("demo", {}).scene == "demo"
 
 
 def test_no_configuration_lists_those_there_are(folder: Path) -> None:

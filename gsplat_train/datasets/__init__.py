@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..config import Config, configure, is_builtin
+from ..config import Config, configure, data_folder, is_builtin
 from ..errors import UserError
 from ..machine import budget
 from ..scene import Scene
@@ -194,8 +194,7 @@ def scene_folder(config: Config) -> Path:
     """Where the scene's data is; UserError, with where it can be had, if a built-in's is not there."""
     if not is_builtin(config.scene):
         return Path(config.scene)
-    root = home_expanded(config.data_root or os.environ.get("GS_DATA") or "data")
-    folder = root / config.scene
+    folder = data_folder(config.scene, config.data_root)
     if not folder.is_dir():
         own = (
             f"; for the folder {config.scene} here give ./{config.scene}"
