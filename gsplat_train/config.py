@@ -310,7 +310,9 @@ def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] 
     else:
         folder = home_expanded(scene)
         if not folder.exists():  # of a file the readers say what to do with it
-            raise UserError(f"scene {scene} is not there; give a folder or one of {', '.join(builtin_scenes())}")
+            raise UserError(
+                f"scene {scene} is not there; give a folder or one of {', '.join(builtin_scenes())}"
+            )
         scene = str(folder.resolve())
     config = load([*chosen, *files_given, {"scene": scene}], given)
     brought: dict[str, Any] = {}

@@ -42,7 +42,9 @@ WORSE = 0.32  # than the usual correlation: the photo shows something else; soun
 TRIED_EYES, TRIED_POINTS = 24, 2_000  # with which mistakes are tried
 SWEPT_EYES = 48  # with which scenes without points are judged ...
 FEW_EYES = 6  # ... from this many on
-FEWEST_POINTS = 100  # a start with less is no start: with 3 the built-in scene ends 12 dB lower than with drawn ones
+FEWEST_POINTS = (
+    100  # a start with less is no start: with 3 the built-in scene ends 12 dB lower than with drawn ones
+)
 ALONE = 1.2  # cameras that see a drawn point; one is the camera that drew it
 TRUST = "--trust goes on all the same"
 
