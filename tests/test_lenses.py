@@ -12,11 +12,11 @@ from gsplat_train.datasets import demo, demo_world, load_scene
 from gsplat_train.datasets.agreement import in_picture
 from gsplat_train.datasets.colmap_records import quaternion
 from gsplat_train.datasets.images import PhotoFile, load_photos
-from gsplat_train.datasets.lenses import ONE_FOCAL, PANORAMA, PARAMETERS, Lens, colmap_lens
+from gsplat_train.datasets.lenses import ONE_FOCAL, PANORAMA, PARAMETERS, Lens, colmap_lens, opencv
 from gsplat_train.datasets.options import LoadOptions
 from gsplat_train.datasets.panorama import SIDES, Side, side_size
 from gsplat_train.datasets.points import dome
-from gsplat_train.datasets.undistort import find_zoom, straighten
+from gsplat_train.datasets.undistort import find_zoom, picture_sizes, straighten
 from gsplat_train.errors import UserError
 from gsplat_train.evaluate.metrics import psnr
 from gsplat_train.scene import Camera, Photo, Scene, View
@@ -245,7 +245,7 @@ def test_a_wide_field_masks_what_the_lens_does_not_show(tmp_path):
     width, height = wide.camera.width, wide.camera.height
     field = 2 * np.degrees(np.arctan(width / 2 / wide.camera.K[0, 0]))
     assert field == pytest.approx(130)
-    assert wide.camera.K[0, 0] == pytest.approx(60, rel=0.01)  # the photo's pixels per degree on the axis
+    assert wide.camera.K[0, 0] == pytest.approx(60, rel=0.03)  # the photo's pixels per degree on the axis
     shown = wide.mask > 0
     assert 0.3 < shown.mean() < 1 and shown[height // 2, width // 2] and not shown[0, width // 2]
     assert psnr(wide.image, pinhole(wide.camera), wide.mask) > 25
@@ -277,7 +277,7 @@ def test_wide_lenses_keep_their_pixels_per_degree(tmp_path, model, focal, fov, l
         assert max(view.image.shape) == limit
         assert picture.K[1, 1] / picture.K[0, 0] == pytest.approx(densities[1] / densities[0], rel=0.02)
     else:
-        np.testing.assert_allclose(np.diag(picture.K)[:2], densities, rtol=0.01)
+        np.testing.assert_allclose(np.diag(picture.K)[:2], densities, rtol=0.035)  # in steps
     assert view.image.shape[:2] == (picture.height, picture.width)
     np.testing.assert_allclose(picture.K[:2, 2] * 2, [picture.width, picture.height])
     x, y = picture.K[:2, 2] / np.diag(picture.K)[:2]
@@ -285,6 +285,15 @@ def test_wide_lenses_keep_their_pixels_per_degree(tmp_path, model, focal, fov, l
         assert 2 * np.degrees(np.arctan(x)) == pytest.approx(fov)
     else:
         assert np.degrees(np.arctan(np.hypot(x, y))) < 60.3  # at the outer pixels' centres 60
+
+
+def test_cameras_that_differ_a_little_have_pictures_of_one_size():
+    sizes = set()
+    for k in np.linspace(-0.03, 0.03, 9):
+        sizes.add(
+            picture_sizes(np.array([[130.0, 0, 80], [0, 130, 60], [0, 0, 1]]), (160, 120), opencv(k), 0, 0)
+        )
+    assert sizes == {((160, 120), (160, 120))}
 
 
 def test_a_far_too_wide_field_makes_no_huge_picture(tmp_path):

@@ -26,6 +26,7 @@ WIDER_STEP = 1.01  # of the search from 1 downwards
 ZOOM_STEP = 1.002  # of that upwards: insideness need not be monotone in zoom where the model folds over
 BLOCK_PIXELS = 1 << 13  # resampled at a time: temporaries stay in the processor's cache (measured)
 MAX_GROWTH = 2.0  # of a picture beside its photo, as COLMAP's undistorter has it: beyond it little is new
+GROWTH_STEP = 0.05  # so that cameras which differ a little have pictures of one size
 NEAR_AXIS = 1e-4  # in focal lengths: there each lens is a pinhole to eight digits
 SPARSE = 16  # of so many border pixels one is asked whether the lens folds over sideways
 
@@ -150,6 +151,7 @@ def picture_sizes(
     none). A wide lens's picture, or that of a chosen field, has the photo's pixels per degree on the axis.
     """
     grown = min(growth(lens, chosen_zoom(K, *file_size, lens, fov)), MAX_GROWTH)
+    grown = max(1, round(grown / GROWTH_STEP)) * GROWTH_STEP
     if not fov and lens.stretch == "none":
         grown = max(grown, 1.0)
     size = at_most(round(limit / min(grown, 1)), file_size)
