@@ -104,6 +104,9 @@ class Config:
         "mcmc", table=registry.STRATEGIES
     )  # naming one brings what it needs of the settings above
     max_splats: int = number(1_000_000, 1)  # never more Gaussians than this [MCMC]
+    # Steps after which a refinement first makes floaters and faint plates (evaluate/floaters.py) so faint that the
+    # strategy takes them; a multiple of its refine_every. 0: never
+    floaters_every: int = number(0, 0)
 
     # What is written, and how often
     eval_every: int = number(1000, 1)  # steps; the last step is always measured

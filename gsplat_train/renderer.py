@@ -87,6 +87,18 @@ def pixel_sums(
     w = alpha T is what the rasterizer blends a Gaussian's colour with. The derivative of sum_p <C(p), M(p)> by its
     colour is sum_p w(p) M(p), so any backend's backward pass returns the sums, in a fixed order.
     """
+    return projected_sums(gaussians, camera, backend, maps, sh_degree, antialiased)[0]
+
+
+def projected_sums(
+    gaussians: Gaussians,
+    camera: Camera,
+    backend: Backend,
+    maps: Callable[[mx.array], mx.array],
+    sh_degree: int = 0,
+    antialiased: bool = False,
+) -> tuple[mx.array, Projected]:
+    """`pixel_sums`, and the ellipses that they are of."""
     width, height = camera.width, camera.height
     seen = backend.project(
         gaussians, camera.viewmat, camera.K, width, height, sh_degree=sh_degree, antialiased=antialiased
@@ -100,4 +112,4 @@ def pixel_sums(
     _, (sums,) = mx.vjp(picture, [seen.colors], [weights])
     sums = mx.where((seen.radii > 0).all(axis=1, keepdims=True), sums, 0.0)
     mx.eval(sums)
-    return sums
+    return sums, seen

@@ -38,8 +38,8 @@ ORDER = """
     backends.gpu.population backends.gpu.stepper backends.gpu.nvrtc
     backends.metal backends.cuda backends.verdict backends.probe
     renderer
-    evaluate.pictures evaluate.measure evaluate.exported evaluate.frames evaluate.depth evaluate.video evaluate.paths
-    evaluate.path_files
+    evaluate.pictures evaluate.floaters evaluate.measure evaluate.exported evaluate.frames evaluate.depth
+    evaluate.video evaluate.paths evaluate.path_files
     training.groups training.brightness training.exposure training.poses training.objective training.alpha
     training.stepper
     training.scores training.refinement training.strategies training.strategies.none training.strategies.adc

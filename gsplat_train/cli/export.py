@@ -98,7 +98,10 @@ def export(
     from .. import backends
 
     backends.check_mlx()
+    import numpy as np
+
     from ..evaluate.exported import contributions, loss_of
+    from ..evaluate.floaters import sightings
     from ..model import filters, frame, opening
     from ..model.io import from_splats, open_model
     from ..model.placing import held_finely, write_placing
@@ -141,6 +144,12 @@ def export(
     stages = None
     if data is not None:
         stages = backends.load(backends.choose(backend or "auto"))
+    if floaters and stages is not None and cameras and splats.n:
+        seen = from_splats(splats)._replace(frame=found.frame).to_render(everywhere)
+        them = [seen.camera(found.frame.camera(camera)) for camera in cameras]
+        shown = sightings(seen.gaussians, them, stages, splats.antialiased)
+        splats = splats.take(~np.array(shown.unwanted(seen.gaussians.opacities)))
+        say(f"--floaters: {counts[-1] - splats.n:,} that few views show, near them, or faint plates")
     if not splats.n:
         raise UserError(
             "no splat is left; ask for less with --min-opacity, --crop, --max-scale or --floaters"

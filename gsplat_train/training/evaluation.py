@@ -13,12 +13,13 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import TrainingDiverged
+from ..evaluate.floaters import near_error
 from ..evaluate.measure import BACKGROUNDS, measure
 from ..evaluate.pictures import write_preview
 from ..machine import processor
 from ..model.gaussians import Gaussians
 from ..renderer import render
-from ..scene import View
+from ..scene import View, evenly
 from ..storage import file_name
 from .alive import psnr_of_one_colour, suspect
 from .poses import fitted
@@ -66,10 +67,13 @@ class Evaluation:
                 self._keep_best(test["psnr"])
             if trainer.ended and not last:  # the run has just been found to have converged
                 test = self._measured(gaussians, trainer.test_views, fully=True)
-            scores = {"test": test if trainer.test_views else None, "train": train}
+            scores: dict[str, Any] = {"test": test if trainer.test_views else None, "train": train}
             scores |= self._worst(gaussians, train["views"]) if trainer.ended else {}
             if trainer.ended and test["views"] and "poses" in trainer.objective.groups:
                 test["psnr_posed"] = self._posed()
+            if trainer.ended and test["views"]:
+                how = (trainer.backend, trainer.config.antialiased, trainer.similarity.camera_to_train)
+                scores["near_error"] = near_error(gaussians, trainer.test_views, *how)
             trainer.metrics = self._summary() | scores | {"warnings": trainer.warnings} | origin()
             if trainer.run is not None:
                 trainer.run.write_metrics(trainer.metrics)
@@ -97,8 +101,8 @@ class Evaluation:
         views, by = self.trainer.train_views, "psnr"
         if "exposure" in self.trainer.objective.groups:
             known, by = {}, "psnr_corrected"
-        chosen = np.linspace(0, len(views) - 1, min(len(views), MOST_COMPARED)).round().astype(int)
-        rest = [self.trainer.as_learnt(views[i]) for i in chosen if views[i].name not in known]
+        chosen = evenly(views, MOST_COMPARED)
+        rest = [self.trainer.as_learnt(view) for view in chosen if view.name not in known]
         scores = {**known, **self._measured(gaussians, rest, fully=by != "psnr")["views"]}
         if len(scores) < 2:
             return {}
@@ -109,10 +113,7 @@ class Evaluation:
 
     def _some_training_views(self) -> list[View]:
         views, wanted = self.trainer.train_views, self.trainer.config.eval_train_views
-        n = min(wanted or len(views), len(views))
-        return [
-            self.trainer.as_learnt(views[i]) for i in np.linspace(0, len(views) - 1, n).round().astype(int)
-        ]
+        return [self.trainer.as_learnt(view) for view in evenly(views, wanted or len(views))]
 
     def _posed(self) -> float:
         """Mean PSNR of the right halves of held-out photos, their poses fitted on the left ones: where training moves

@@ -14,11 +14,12 @@ import numpy as np
 
 from ..backends import Backend
 from ..config import Config
+from ..evaluate.floaters import sightings
 from ..evaluate.perceptual import LUMA
 from ..renderer import pixel_sums
 from ..scene import Photo, View
 from .plan import sh_degree_at
-from .rows import Population
+from .rows import Edit, Population
 
 # (view, its photo [H, W, 3] uint8, the render [H, W, 3]) -> [H, W, 3], what each pixel weighs in three sums
 Maps = Callable[[View, mx.array, mx.array], mx.array]
@@ -36,6 +37,7 @@ class ScoredPopulation(Population, Protocol):
         ...
 
 
+GONE = -12.0  # the logit of an opacity below every strategy's least
 SCORE_STREAM = 2  # tells the choice of views from what else is drawn by seed and step
 
 
@@ -78,6 +80,18 @@ class Scores:
             sizes = 2 * seen.radii.max(axis=1).astype(mx.float32) / max(camera.width, camera.height)
             mx.eval(sizes)
             found.append(sizes if population.xp is mx else np.array(sizes))
+        return found
+
+    def drop_floaters(self, population: Population) -> int:
+        """Makes floaters and plates so faint that any strategy takes them; how many. Looks at all training views."""
+        xp, gaussians = population.xp, population.gaussians()
+        cameras = [view.camera for view in self.views]
+        seen = sightings(gaussians, cameras, self.backend, self.config.antialiased)
+        unwanted = seen.unwanted(gaussians.opacities)
+        if found := int(unwanted.sum()):
+            mask = unwanted if xp is mx else np.array(unwanted)
+            logits = xp.where(mask, xp.array(GONE, dtype=xp.float32), population.column("logit_opacities"))
+            population.apply(Edit(columns={"logit_opacities": logits}))
         return found
 
 

@@ -98,6 +98,11 @@ class Trainer:
                 f"backend {config.backend} gives other bytes at each run on this device; "
                 "leave out deterministic=true, or choose another --backend"
             )
+        if config.floaters_every % getattr(config.own, "refine_every", 1):
+            raise UserError(
+                f"floaters_every must be a multiple of refine_every ({config.own.refine_every}), got "
+                f"{config.floaters_every}; 0 leaves floaters"
+            )
         if config.stop_when_converged and not config.eval:
             raise UserError("stop_when_converged needs held-out views to measure on; leave out --no-eval")
         normalized, self.similarity = scene.normalized()
@@ -308,6 +313,9 @@ class Trainer:
         if broken := refinement.not_finite():
             return broken
         begun.append(refinement)
+        every = self.config.floaters_every
+        if every and number % every == 0 and not refinement.parts:
+            self.scores.drop_floaters(refinement)
         self.strategy.refine(refinement, number)
         return []
 
