@@ -19,7 +19,17 @@ from PIL import Image
 from gsplat_train import registry
 from gsplat_train.errors import UserError
 from gsplat_train.model import frame
-from gsplat_train.model.formats import ending_of, format_of, glb, gltf_nodes, sog, spz, spz_blocks
+from gsplat_train.model.formats import (
+    compressed_ply,
+    ending_of,
+    format_of,
+    glb,
+    gltf_nodes,
+    packing,
+    sog,
+    spz,
+    spz_blocks,
+)  # fmt: skip
 from gsplat_train.model.formats.axes import flipped
 from gsplat_train.model.formats.codebook import codebook, nearest_levels, palette
 from gsplat_train.model.splats import Splats
@@ -129,6 +139,29 @@ def test_changed_bytes_are_read_or_one_line(ending: str, tmp_path: Path) -> None
             format_of(path).read(path)
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_a_hilbert_curve_goes_from_neighbour_to_neighbour() -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(8)] * 3), axis=-1).reshape(-1, 3).astype(np.float32)
+    steps = np.diff(grid[np.argsort(packing._hilbert(grid))], axis=0)
+    assert (np.abs(steps).sum(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (30, 50, 10), (75, 20, 140)])
+def test_splats_far_out_do_not_make_others_coarse(degrees: tuple, tmp_path: Path) -> None:
+    """A chunk with one far splat in it has steps of metres: only the one chunk that holds near and far ones may."""
+    rng = np.random.default_rng(1)
+    near, far = rng.uniform(-1, 1, (10_000, 3)), rng.normal(size=(60, 3))
+    far *= (10 ** rng.uniform(1, 4, (60, 1))) / np.linalg.norm(far, axis=1, keepdims=True)
+    splats = made.random_splats(10_060, 0)
+    means = np.concatenate([near, far])[rng.permutation(10_060)] @ frame.euler(degrees).T
+    splats.arrays["means"] = means.astype(np.float32)
+    compressed_ply.write(tmp_path / "a.compressed.ply", splats)
+    read = compressed_ply.read(tmp_path / "a.compressed.ply").arrays["means"]
+    expected = splats.arrays["means"][packing.tight_order(splats.arrays["means"])]
+    coarse = (np.abs(read - expected).max(axis=1) > 1e-3) & (np.linalg.norm(expected, axis=1) < 2)
+    assert coarse.sum() <= compressed_ply.CHUNK
+    assert sorted(packing.tight_order(expected)) == list(range(10_060))
 
 
 def test_the_ending_chooses_the_format_and_an_unknown_one_lists_them() -> None:

@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...storage import atomic_write
 from ..splats import C0, REST, Splats, logit, sigmoid
 from ..usable import usable
-from .packing import from_smallest_three, morton_order, smallest_three, to_whole
+from .packing import from_smallest_three, smallest_three, tight_order, to_whole
 from .ply_elements import (
     Element,
     Header,
@@ -42,12 +42,13 @@ ROOT2 = np.float32(2**0.5)
 def write(path: Path, splats: Splats) -> None:
     """Writes splats, all or nothing; StorageError where the disk refuses.
 
-    Chunks are runs of a Z-order curve (by a kd-tree's leaves a scene lost 0.15 dB more). Harmonics are rounded up or
+    Chunks are runs of a Hilbert curve, what is far out apart: a Z-order curve through all lost 0.2 to 1.1 dB of Fern,
+    by how the model was turned, where this loses 0.1. Harmonics are rounded up or
     down by chance (with a fixed seed), the nearer the likelier: most are far below a step of 1/32, and errors of
     one sign would add up where splats overlap. A trained scene of a toy lost 0.55 dB by rounding to the nearest
     and 0.03 dB by this.
     """
-    splats = splats.take(morton_order(splats.arrays["means"]))
+    splats = splats.take(tight_order(splats.arrays["means"]))
     arrays, n = splats.arrays, splats.n
     colours = arrays["sh0"][:, 0] * np.float32(C0) + np.float32(0.5)
     scales = np.clip(arrays["log_scales"], -SCALE_LIMIT, SCALE_LIMIT)
