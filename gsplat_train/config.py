@@ -26,7 +26,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from . import lengths, registry
 from .errors import UserError
 from .settings import checked, choice, names, number, size
-from .storage import home_expanded
+from .storage import home_expanded, text_of
 
 OPTIONS = "options"  # where settings come from that a command has options for: see check
 
@@ -186,7 +186,7 @@ def load(
 def read(path: Path) -> dict[str, Any]:
     """The checked settings in a TOML file."""
     try:
-        return _with_paths(check(tomllib.loads(path.read_text("utf-8-sig")), str(path)))
+        return _with_paths(check(tomllib.loads(text_of(path.read_bytes())), str(path)))
     except OSError as error:
         raise UserError(f"cannot read the settings in {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

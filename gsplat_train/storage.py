@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -17,6 +18,12 @@ from typing import Any, BinaryIO
 from .errors import StorageError, UserError
 
 _LEFT = re.compile(r"\..+\.\d+\.tmp")  # names that `atomic_write` gives
+# What Notepad and PowerShell put before a text.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 NAME_BYTES = 235  # of a file's name: file systems take 255, `atomic_write` adds up to 20 while it writes
 
 
@@ -113,6 +120,17 @@ def remove_leftovers(folder: Path) -> int:
                     path.unlink()
                     count += 1
     return count
+
+
+def encoding_of(head: bytes) -> str:
+    """How a text that begins so is written."""
+    return next((name for mark, name in MARKS if head.startswith(mark)), "utf-8")
+
+
+def text_of(data: bytes, errors: str = "strict") -> str:
+    """The text in a file's bytes, whatever mark is before it; strict, or what cannot be read is replaced."""
+    encoding = encoding_of(data)
+    return data.decode(encoding, "replace" if encoding == "utf-16" and errors != "strict" else errors)
 
 
 def parsed(text: str | bytes) -> Any:

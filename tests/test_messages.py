@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 import tiny
 from PIL import Image
@@ -15,6 +16,7 @@ from test_cli import SHORT, call, command, environment
 
 from gsplat_train.cli import _with_value
 from gsplat_train.config import check
+from gsplat_train.config import read as read_config
 from gsplat_train.datasets import load_scene, scene_folder
 from gsplat_train.datasets.decode import decode
 from gsplat_train.datasets.demo import load as load_demo
@@ -202,6 +204,45 @@ def test_checkpoints_that_cannot_be_listed_are_said_when_resuming(folder: Path, 
     (run / "checkpoints").write_text("a file")
     said = call("train", folder, "--out", run, "--resume", code=2).stderr
     assert "cannot read the checkpoints in" in said
+
+
+# --- texts as Windows writes them
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "name", ["transforms.json", "realitycapture", "metashape", "camera path", "test.txt", "toml"]
+)
+def test_any_text_may_begin_with_a_mark(name: str, encoding: str, tmp_path: Path) -> None:
+    """As Notepad and PowerShell write them."""
+    if name == "toml":
+        (tmp_path / "a.toml").write_text("steps = 20", encoding)
+        assert read_config(tmp_path / "a.toml") == {"steps": 20}
+        return
+    kind = "colmap text" if name == "test.txt" else name
+    target = next(target for target in hostile.TARGETS if target.name == kind)
+    target.write(tmp_path)
+    if name == "test.txt":
+        (tmp_path / name).write_text("a.png\n")
+    for path in sorted(
+        path for path in tmp_path.rglob("*") if path.suffix in (".json", ".csv", ".xml", ".txt")
+    ):
+        text = path.read_text().replace(
+            'encoding="UTF-8"', 'encoding="UTF-16"' if encoding == "utf-16" else ""
+        )
+        path.write_text(text, encoding)
+    hostile.SAID.clear()
+    target.read(tmp_path)
+    assert not any("test.txt" in line and "warning" in line for line in hostile.SAID), hostile.SAID
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is Linux's")
+def test_addresses_too_few_to_load_anything_are_one_line(tmp_path: Path) -> None:
+    done = shell(f"ulimit -v 250000; {words('train', 'demo')}", tmp_path)
+    assert done.returncode == 6 and done.stderr.startswith(
+        "gs-train: this process may take 256 MB of addresses"
+    )
+    assert done.stderr.count("\n") == 1
 
 
 # --- no line of another package's

@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 import warnings
@@ -24,6 +25,7 @@ import typer
 from .. import __version__, registry
 from .. import config as config_module
 from ..errors import DevicesLost, OutOfMemory, UserError, is_out_of_memory
+from ..machine import in_words
 from ..storage import home_expanded
 
 FOLDER = "GS_DEVICES_FOLDER"  # where processes that --devices started leave their last words for it to tell
@@ -34,6 +36,7 @@ ELSEWHERE = {  # what other trainers call it
     "--data": "SCENE, without an option", "--source-path": "SCENE, without an option", "-s": "SCENE, without an option",
     "--white-background": "--background white", "--cap-max": "--max-splats", "--max-num-splats": "--max-splats",
 }  # fmt: skip
+LEAST_ADDRESSES = 400_000_000  # bytes that Python, NumPy and MLX map before anything is done
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
 
 
@@ -82,6 +85,7 @@ def make_app(command: Callable[..., None]) -> typer.Typer:
 
     @functools.wraps(command)
     def versioned(*arguments: Any, version: bool = False, **options: Any) -> None:
+        _check_addresses()
         command(*arguments, **options)
 
     signature = inspect.signature(command, eval_str=True)
@@ -164,6 +168,16 @@ def _fill_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
     sys.stderr = _Messages(sys.stderr)  # type: ignore[assignment]
+
+
+def _check_addresses() -> None:
+    """OutOfMemory where NumPy and MLX could not even be loaded: they would end in lines of their own."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < LEAST_ADDRESSES:
+        raise OutOfMemory(
+            f"this process may take {in_words(soft)} of addresses (ulimit -v), and the program alone takes "
+            f"{in_words(LEAST_ADDRESSES)}; raise that limit"
+        )
 
 
 def _own_lines_only() -> None:

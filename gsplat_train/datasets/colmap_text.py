@@ -5,17 +5,16 @@ write them: with a byte-order mark, in UTF-16, and without the second lines of i
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
+from ..storage import encoding_of
 from .colmap_records import CameraRecord, ImageRecord, Points
 from .files import LFS_HEAD
 
-MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 IMAGE_FIELDS = 10  # IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME
 
 
@@ -98,7 +97,7 @@ def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
             head = file.read(len(LFS_HEAD))
         if head == LFS_HEAD:
             raise UserError(f"{path} is a Git LFS pointer, not the file; run git lfs pull")
-        encoding = next((name for mark, name in MARKS if head.startswith(mark)), "utf-8")
+        encoding = encoding_of(head)
         # Names in another code page pass as surrogates; nothing of the kind can stand in UTF-16.
         errors = "replace" if encoding == "utf-16" else "surrogateescape"
         with open(path, encoding=encoding, errors=errors) as file_of_text:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..scene import View
+from ..storage import text_of
 
 HELD_OUT = "test.txt"
 MOST_BYTES = 1 << 22
@@ -27,7 +28,7 @@ def held_out(
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
             continue
         try:
-            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+            lines = [line.strip() for line in text_of(path.read_bytes()).splitlines()]
         except (OSError, UnicodeDecodeError):
             log(f"warning: {path} cannot be read, and does not say what is held out")
             continue

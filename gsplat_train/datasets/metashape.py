@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..scene import Camera, Scene
+from ..storage import text_of
 from .agreement import in_picture
 from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
@@ -174,7 +175,8 @@ def _file(root: Path) -> Path | None:
                 head = file.read(HEAD)
         except OSError:
             continue
-        if b"<document" in head and b"<chunk" in head:
+        text = text_of(head, "replace")
+        if "<document" in text and "<chunk" in text:
             return path
     return None
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..scene import Camera, Scene
+from ..storage import text_of
 from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
 from .images import PhotoFile, load_photos, with_masks
@@ -147,7 +148,7 @@ def _file(root: Path) -> Path | None:
                 head = file.read(HEAD)
         except OSError:
             continue
-        first = head.decode("utf-8-sig", "replace").partition("\n")[0].lower()
+        first = text_of(head, "replace").partition("\n")[0].lower()
         words = {word.strip().lstrip("#") for word in re.split(r"[,;\t]", first)}
         if {"name", *POSE} <= words:
             return path
@@ -159,7 +160,7 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    return data.decode("utf-8-sig", "surrogateescape")
+    return text_of(data, "surrogateescape")
 
 
 def _number(row: Row, key: str) -> float:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from ..storage import parsed
+from ..storage import parsed, text_of
 from .colmap_records import CameraRecord
 
 FOCAL = (("fl_x", "fl_y"), ("fx", "fy"), ("f1_x", "f1_y"))  # pixels; the last is of some script
@@ -53,7 +53,7 @@ class Contents(NamedTuple):
 def read_file(path: Path) -> Contents:
     """The frames of the file; UserError where it is none, holds none, or one has no usable matrix."""
     try:
-        data = parsed(path.read_bytes().decode("utf-8-sig"))
+        data = parsed(text_of(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

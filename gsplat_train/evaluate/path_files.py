@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..scene import Camera
-from ..storage import atomic_write, parsed
+from ..storage import atomic_write, parsed, text_of
 from .paths import along
 
 MOST_FRAMES = 100_000
@@ -47,7 +47,7 @@ def read_path(
     width, height: where the file says none. UserError, in one line, where it is no path.
     """
     try:
-        content = parsed(path.read_text("utf-8-sig"))
+        content = parsed(text_of(path.read_bytes()))
     except OSError as error:
         raise UserError(f"cannot read the camera path {path}: {error.strerror}") from None
     except ValueError as error:
@@ -113,7 +113,7 @@ def _undo(path: Path) -> np.ndarray:
     """[4, 4] from nerfstudio's frame of training to the one it read; the identity without its file."""
     if not path.is_file():
         return np.eye(4)
-    content = parsed(path.read_text("utf-8-sig"))
+    content = parsed(text_of(path.read_bytes()))
     forth = np.eye(4)
     forth[:3] = np.array(content["transform"], np.float64)
     forth = np.diag([*[float(content["scale"])] * 3, 1.0]) @ forth
