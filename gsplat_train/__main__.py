@@ -23,19 +23,19 @@ def commands() -> dict[str, str]:
 
 
 def main() -> None:
-    known = commands()
+    available = commands()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in known:
+    if name in available:
         del sys.argv[1]
         import_module(f".cli.{name}", __package__).main()
     if name in ("-h", "--help"):
         print(f"gsplat_train {__version__}: photographs in, a 3D scene of Gaussian splats out\n")
         print("usage: python -m gsplat_train COMMAND ...\n")
-        print("\n".join(f"  {command:10}{line} (gs-{command})" for command, line in known.items()))
+        print("\n".join(f"  {command:10}{line} (gs-{command})" for command, line in available.items()))
     elif name == "--version":
         print(f"gsplat_train {__version__}")
     else:
-        print(f"gsplat_train: no command {name!r}; allowed are {', '.join(known)}", file=sys.stderr)
+        print(f"gsplat_train: no command {name!r}; allowed are {', '.join(available)}", file=sys.stderr)
         sys.exit(2)
 
 

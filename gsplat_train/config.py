@@ -295,20 +295,20 @@ def data_folder(scene: str, data_root: str) -> Path:
     return home_expanded(data_root or os.environ.get("GS_DATA") or "data") / scene
 
 
-def _is_meant(folder: Path, layer: Path, given: Mapping[str, Any]) -> bool:
+def _is_meant(folder: Path, layer: Path, explicit: Mapping[str, Any]) -> bool:
     """Whether the name of a built-in means the folder of that name here: nobody has the built-in's data."""
-    needs_data = "source" in read(layer) and not given.get("data_root")
+    needs_data = "source" in read(layer) and not explicit.get("data_root")
     return needs_data and folder.is_dir() and not data_folder(folder.name, "").is_dir()
 
 
-def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] = ()) -> Config:
+def configure(scene: str, explicit: Mapping[str, Any], more_files: Sequence[Path] = ()) -> Config:
     """The settings for a scene, a built-in's name or a folder: defaults, then its own, then those of the
     files given, then those given by name. A scene given here always wins over a file's. What nobody gave
     follows the number of steps.
     """
     chosen: list[Path] = []
     layer = find(scene) if is_builtin(scene) else None
-    if layer is not None and not _is_meant(Path(scene), layer, given):
+    if layer is not None and not _is_meant(Path(scene), layer, explicit):
         chosen = [layer]
     else:
         folder = home_expanded(scene)
@@ -317,10 +317,10 @@ def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] 
                 f"scene {scene} is not there; give a folder or one of {', '.join(builtin_scenes())}"
             )
         scene = str(folder.resolve())
-    config = load([*chosen, *files_given, {"scene": scene}], given)
+    config = load([*chosen, *more_files, {"scene": scene}], explicit)
     brought: dict[str, Any] = {}
-    fixed = set(given)
-    for path in (*chosen, *files_given):
+    fixed = set(explicit)
+    for path in (*chosen, *more_files):
         if path in files():
             brought |= read(path)
         else:
@@ -328,7 +328,7 @@ def configure(scene: str, given: Mapping[str, Any], files_given: Sequence[Path] 
     return fitted(config, fixed, brought)
 
 
-def fitted(config: Config, given: Collection[str], brought: Mapping[str, Any] | None = None) -> Config:
+def fitted(config: Config, explicit: Collection[str], brought: Mapping[str, Any] | None = None) -> Config:
     """`config` with what depends on the length made to suit a run that is shorter than its settings are for.
 
     given: settings that stay. brought: by a configuration of the program; they suit its steps, and in runs of
@@ -338,11 +338,11 @@ def fitted(config: Config, given: Collection[str], brought: Mapping[str, Any] | 
     length = brought.get("steps", Config.steps)
     if config.horizon >= length:
         return config
-    fixed, own = ({key.rpartition(".")[2] for key in keys} for keys in (given, brought))
+    fixed, own = ({key.rpartition(".")[2] for key in keys} for keys in (explicit, brought))
     homes = {name: length if name in own else Config.steps for name in lengths.NAMES if name not in fixed}
     values = {name: value_of(config, name) for name in lengths.NAMES}
-    known = {name: value for name, value in values.items() if value is not None}
-    return changed(config, lengths.shortened(known, config.horizon, homes))
+    present = {name: value for name, value in values.items() if value is not None}
+    return changed(config, lengths.shortened(present, config.horizon, homes))
 
 
 # ---- whose settings ----
@@ -413,13 +413,16 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _hint(key: str) -> str:
-    known = [*GENERAL, *(f"{owner}.{name}" for owner in _all_owners() for name in names(_settings_of(owner)))]
-    known += [name.partition(".")[2] for name in known if name.partition(".")[0] in registry.STRATEGIES]
+    allowed = [
+        *GENERAL,
+        *(f"{owner}.{name}" for owner in _all_owners() for name in names(_settings_of(owner))),
+    ]
+    allowed += [name.partition(".")[2] for name in allowed if name.partition(".")[0] in registry.STRATEGIES]
     if family := [
-        name for name in known if key and name.startswith(f"{key}_")
+        name for name in allowed if key and name.startswith(f"{key}_")
     ]:  # lr: lr_means, lr_scales ...
         return f"did you mean one of {', '.join(family)}?"
-    close = difflib.get_close_matches(key, known, 1, 0.5)
+    close = difflib.get_close_matches(key, allowed, 1, 0.5)
     return f"did you mean {close[0]}?" if close else "see gsplat_train/config.py for all settings"
 
 

@@ -144,13 +144,13 @@ class Frame:
         self.engine = engine
         self.params = _gpu.pack(gaussians)
         width, height = camera.width, camera.height
-        self.eye, self.start = _gpu.camera_array(camera.viewmat, camera.K), _gpu.START
+        self.camera, self.start = _gpu.camera_array(camera.viewmat, camera.K), _gpu.START
         self.settings = mx.zeros(32)
         rng = np.random.default_rng(0)
         self.weight = mx.array(rng.normal(size=3 * width * height).astype(np.float32)) + 0
         while True:
             self.sizes = Sizes(n, gaussians.shN.shape[1], width, height, engine.capacity(width, height))
-            self.told, self.flags = engine.sizes(self.sizes, 3), _gpu.no_flags(self.sizes)
+            self.inputs_of_size, self.flags = engine.sizes(self.sizes, 3), _gpu.no_flags(self.sizes)
             status = np.asarray(self.forward()[1]["status"])
             if status[0] == 0:
                 break
@@ -159,16 +159,16 @@ class Frame:
         mx.eval(self.params, self.settings, self.weight, self.flags)
 
     def forward(self) -> Any:
-        engine, sizes, told = self.engine, self.sizes, self.told
-        records, radii, counters = engine.run("project", sizes, [self.params[0], self.eye, told])
-        (colours,) = engine.run("colour", sizes, [*self.params, radii, self.eye, told])
-        lists = engine.bins(sizes, told, records, radii, counters, self.start, self.flags)
+        engine, sizes, inputs_of_size = self.engine, self.sizes, self.inputs_of_size
+        records, radii, counters = engine.run("project", sizes, [self.params[0], self.camera, inputs_of_size])
+        (colours,) = engine.run("colour", sizes, [*self.params, radii, self.camera, inputs_of_size])
+        lists = engine.bins(sizes, inputs_of_size, records, radii, counters, self.start, self.flags)
         binned = [lists["ids"], lists["offsets"], lists["buckets"]]
-        outputs = engine.run("forward", sizes, [records, colours, *binned, self.settings, told])
+        outputs = engine.run("forward", sizes, [records, colours, *binned, self.settings, inputs_of_size])
         return outputs, lists, (records, radii, colours)
 
     def both(self) -> Any:
-        engine, sizes, told = self.engine, self.sizes, self.told
+        engine, sizes, inputs_of_size = self.engine, self.sizes, self.inputs_of_size
         (image, final_t, checkpoints, used), lists, (records, radii, colours) = self.forward()
         inputs = [
             records,
@@ -179,9 +179,11 @@ class Frame:
             lists["slots"],
             lists["bucket_tiles"],
         ]
-        inputs += [used, checkpoints, image, final_t, self.weight, final_t, told]
+        inputs += [used, checkpoints, image, final_t, self.weight, final_t, inputs_of_size]
         (grads,) = engine.run("backward", sizes, inputs, (False, False))
-        v = engine.run("splat_grads", sizes, [records, lists["spans"], lists["group_starts"], grads, told])
+        v = engine.run(
+            "splat_grads", sizes, [records, lists["spans"], lists["group_starts"], grads, inputs_of_size]
+        )
         v_means2d, v_conics, v_colors, v_opacities, _ = v
         inputs = [
             *self.params,
@@ -192,8 +194,8 @@ class Frame:
             v_opacities,
             v_colors,
             v_opacities,
-            self.eye,
-            told,
+            self.camera,
+            inputs_of_size,
         ]
         return engine.run("project_vjp", sizes, inputs)
 

@@ -90,27 +90,27 @@ def main() -> None:
     parser.add_argument("--sizes", default="320x240,1600x1066")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        width, height, splats = map(int, given.one.split(","))
-        settings = dict(item.split("=", 1) for item in given.set)
-        print(json.dumps(measure(given.backend, width, height, splats, settings)))
+    args = parser.parse_args()
+    if args.one:
+        width, height, splats = map(int, args.one.split(","))
+        settings = dict(item.split("=", 1) for item in args.set)
+        print(json.dumps(measure(args.backend, width, height, splats, settings)))
         return
     print(f"{'':24}{'before':>9}" + "".join(f"{phase:>12}" for phase in PHASES) + "   MB")
     peaks = {}
-    sizes = [tuple(map(int, size.split("x"))) for size in given.sizes.split(",")]
-    counts = [int(count) for count in given.splats.split(",")]
+    sizes = [tuple(map(int, size.split("x"))) for size in args.sizes.split(",")]
+    counts = [int(count) for count in args.splats.split(",")]
     for width, height in sizes:
         for splats in counts:
             command = [
                 sys.executable,
                 __file__,
                 "--backend",
-                given.backend,
+                args.backend,
                 "--one",
                 f"{width},{height},{splats}",
             ]
-            for item in given.set:
+            for item in args.set:
                 command += ["--set", item]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])

@@ -48,8 +48,8 @@ def main() -> None:
 
 def compare(old: str, backend: str, case: dict[str, Any], pairs: int) -> dict[str, Any]:
     """ms a step of both checkouts, medians over turns, and the median of the pairs' ratios (new / old)."""
-    given = case | {"backend": backend}
-    with Runner(HERE.parent, given) as new, Runner(Path(old).resolve(), given) as before:
+    supplied = case | {"backend": backend}
+    with Runner(HERE.parent, supplied) as new, Runner(Path(old).resolve(), supplied) as before:
         runners = (before, new)
         for runner in runners:
             runner.turn(8)  # compiles
@@ -63,7 +63,7 @@ def compare(old: str, backend: str, case: dict[str, Any], pairs: int) -> dict[st
     ratios = sorted(y / x for x, y in times)
     quarters = [round(x, 4) for x in statistics.quantiles(ratios, n=4)]
     least = min(y for _, y in times) / min(x for x, _ in times)
-    result = {"what": "old", **given, "pairs": pairs, "steps": count, "ms_old": a, "ms": b}
+    result = {"what": "old", **supplied, "pairs": pairs, "steps": count, "ms_old": a, "ms": b}
     return result | {"ratio": quarters[1], "quartiles": quarters[::2], "ratio_of_least": round(least, 4)}
 
 

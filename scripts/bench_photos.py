@@ -111,29 +111,29 @@ def main() -> None:
     parser.add_argument("--budget", default="2G")
     parser.add_argument("--train", type=int, default=0, help="steps to train, with the budget and without")
     parser.add_argument("--max-splats", type=int, default=20_000)
-    given = parser.parse_args()
-    width, height = map(int, given.size.split("x"))
-    if not given.folder.exists():
+    args = parser.parse_args()
+    width, height = map(int, args.size.split("x"))
+    if not args.folder.exists():
         begun = time.perf_counter()
-        make_scene(given.folder, given.photos, width, height)
+        make_scene(args.folder, args.photos, width, height)
         print(
-            f"{given.photos} photos of {given.size} made in {time.perf_counter() - begun:.0f} s in {given.folder}"
+            f"{args.photos} photos of {args.size} made in {time.perf_counter() - begun:.0f} s in {args.folder}"
         )
-    if given.train:
+    if args.train:
         (paged, peak), (memory, other) = (
-            trained(given.folder, budget, given.train, given.max_splats).split()
-            for budget in (given.budget, "1000G")
+            trained(args.folder, budget, args.train, args.max_splats).split()
+            for budget in (args.budget, "1000G")
         )
         print(
-            f"{given.train} steps: budget {given.budget}: peak {in_words(int(peak))}; without: {in_words(int(other))}"
+            f"{args.train} steps: budget {args.budget}: peak {in_words(int(peak))}; without: {in_words(int(other))}"
         )
         print("the same bytes" if paged == memory else "OTHER BYTES")
         sys.exit(paged != memory)
-    found = feed(given.folder, given.budget, given.step_ms, given.steps)
+    found = feed(args.folder, args.budget, args.step_ms, args.steps)
     print(
         f"{in_words(found['bytes'])} of photos, loaded in {found['load_s']:.1f} s; {found['steps']:.0f} steps of "
-        f"{given.step_ms:g} ms in {found['seconds']:.1f} s, {100 * found['waiting']:.2f} % waiting for photos; peak "
-        f"{in_words(found['peak'])} under a budget of {given.budget}"
+        f"{args.step_ms:g} ms in {found['seconds']:.1f} s, {100 * found['waiting']:.2f} % waiting for photos; peak "
+        f"{in_words(found['peak'])} under a budget of {args.budget}"
     )
 
 

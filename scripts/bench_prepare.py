@@ -44,23 +44,23 @@ def main() -> None:
     parser.add_argument("--crf", default="23", help="of the film: how coarsely it is packed")
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    given, settings = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
-    true, photos, made = (given.out / name for name in ("true", "photos", "made"))
-    if given.scene == "video":
-        photos = given.out / "walk.mp4"
+    args, settings = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
+    true, photos, made = (args.out / name for name in ("true", "photos", "made"))
+    if args.scene == "video":
+        photos = args.out / "walk.mp4"
     if not photos.exists():
-        write(given.scene, given.size, given.crf, true, photos)
+        write(args.scene, args.size, args.crf, true, photos)
     command("gs-prepare", "prepare", photos, made, "--progress", "plain")
-    told = json.loads((made / "prepare.json").read_text("utf-8"))
-    if given.scene == "video" and not true.exists():
-        write_true_frames(true, made, told, given.size)
-    if given.scene not in ("demo", "video"):
-        true = Path(given.scene)
-    line = {"scene": f"{given.scene} {given.size}" if true.is_relative_to(given.out) else given.scene}
-    line |= compared(made, true) | {"of": told["used"], "seconds": told["seconds"]}
+    prepared = json.loads((made / "prepare.json").read_text("utf-8"))
+    if args.scene == "video" and not true.exists():
+        write_true_frames(true, made, prepared, args.size)
+    if args.scene not in ("demo", "video"):
+        true = Path(args.scene)
+    line = {"scene": f"{args.scene} {args.size}" if true.is_relative_to(args.out) else args.scene}
+    line |= compared(made, true) | {"of": prepared["used"], "seconds": prepared["seconds"]}
     if settings:
         for name, scene in (("true", true), ("found", made)):
-            run = given.out / f"trained_on_{name}"
+            run = args.out / f"trained_on_{name}"
             if not (run / "metrics.json").exists():
                 command("gs-train", "train", scene, "--out", run, "--overwrite", "--quiet", *settings)
             line[f"psnr_{name}"] = json.loads((run / "metrics.json").read_text("utf-8"))["test"]["psnr"]
@@ -105,11 +105,11 @@ def film(path: Path, width: int, height: int, crf: str) -> None:
             container.mux(packet)
 
 
-def write_true_frames(true: Path, made: Path, told: dict[str, Any], size: str) -> None:
+def write_true_frames(true: Path, made: Path, prepared: dict[str, Any], size: str) -> None:
     """The frames that were taken, with their true cameras and points of the demo world."""
     width, height = parsed_size(size)
     names = [image.name for image in read_images(made / "sparse" / "0" / "images.bin")]
-    times = {name: float(told["sources"][name].split()[-2]) for name in sorted(names)}
+    times = {name: float(prepared["sources"][name].split()[-2]) for name in sorted(names)}
     turns = {name: round(time * RATE) / (RATE * FILM_SECONDS) for name, time in times.items()}
     cameras = [(name, demo.orbit_camera(turn, width, height)) for name, turn in turns.items()]
     points = Points(*demo.sample_points([camera for _, camera in cameras], 6000, 0))

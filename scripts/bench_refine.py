@@ -68,13 +68,13 @@ def window(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     return sums
 
 
-def compare(mine: TrainState, hosts: TrainState) -> str:
+def compare(own: TrainState, hosts: TrainState) -> str:
     """What differs beyond rounding; empty where nothing does."""
-    if mine.n_splats != hosts.n_splats:
-        return f"{mine.n_splats} rows, on the host {hosts.n_splats}"
+    if own.n_splats != hosts.n_splats:
+        return f"{own.n_splats} rows, on the host {hosts.n_splats}"
     for tree in ("gaussians", "m", "v"):
         theirs = rows.rows(getattr(hosts, tree))
-        for name, leaf in rows.rows(getattr(mine, tree)).items():
+        for name, leaf in rows.rows(getattr(own, tree)).items():
             if not np.allclose(leaf, theirs[name], rtol=1e-4, atol=1e-4):
                 wrong = (
                     (~np.isclose(leaf, theirs[name], rtol=1e-4, atol=1e-4)).reshape(len(leaf), -1).any(axis=1)
@@ -86,22 +86,22 @@ def compare(mine: TrainState, hosts: TrainState) -> str:
 def run_case(case: str, name: str, backend: Backend, n: int, repeats: int) -> bool:
     """Prints the case's line; whether its rows are the host's."""
     strategy_name, roomy, step = CASES[case]
-    given = {"strategy": strategy_name, "max_splats": 2 * n if roomy else n, "steps": 30_000}
-    strategy = strategies.load(config.load([], given))
+    args = {"strategy": strategy_name, "max_splats": 2 * n if roomy else n, "steps": 30_000}
+    strategy = strategies.load(config.load([], args))
     times: list[list[float]] = []
     counts, wrong = {}, ""
     for repeat in range(repeats):
-        bounds = Bounds(most_splats=given["max_splats"])
+        bounds = Bounds(most_splats=args["max_splats"])
         stepper = make_stepper(backend, random_state(n, repeat), Objective(), bounds)
         stepper.refine(lambda population: None)  # packed, where the backend packs
         times.append([])
         for number in (step, step + 100):
             began = time.perf_counter()
-            told = stepper.refine(lambda population, at=number: strategy.refine(population, at))
+            counted = stepper.refine(lambda population, at=number: strategy.refine(population, at))
             mx.synchronize()
             times[-1].append(1000 * (time.perf_counter() - began))
             if repeat == 0 and number == step:
-                counts, hosts = told, random_state(n, repeat)
+                counts, hosts = counted, random_state(n, repeat)
                 strategy.refine(HostPopulation(hosts), step)
                 wrong = compare(stepper.look(), hosts)
                 del hosts
@@ -119,12 +119,12 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--splats", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=4, help="states of each case")
-    given = parser.parse_args()
-    name = backends.choose(given.backend)
+    args = parser.parse_args()
+    name = backends.choose(args.backend)
     backend = backends.load(name)
-    right = [run_case(case, name, backend, given.splats, given.repeats) for case in CASES]
+    right = [run_case(case, name, backend, args.splats, args.repeats) for case in CASES]
     if name in ("cuda", "metal"):
-        print(json.dumps({"peak_bytes_a_splat": round(mx.get_peak_memory() / given.splats)}))
+        print(json.dumps({"peak_bytes_a_splat": round(mx.get_peak_memory() / args.splats)}))
     return 0 if all(right) else 1
 
 

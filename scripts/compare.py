@@ -83,30 +83,30 @@ def main() -> None:
         "--time-limit", type=float, default=1e9, help="seconds: no training is begun that would end later"
     )
     parser.add_argument("--table", action="store_true", help="train nothing, print the table")
-    given = parser.parse_args()
-    variants = tomllib.loads(given.variants.read_text("utf-8")) | {GSPLAT: {}}
-    chosen = given.only.split(",") if given.only else [name for name in variants if name != GSPLAT]
+    args = parser.parse_args()
+    variants = tomllib.loads(args.variants.read_text("utf-8")) | {GSPLAT: {}}
+    chosen = args.only.split(",") if args.only else [name for name in variants if name != GSPLAT]
     runs = [
         Run(scene, name, int(seed))
-        for seed in given.seeds.split(",")  # all variants with the first seed, then with the next
+        for seed in args.seeds.split(",")  # all variants with the first seed, then with the next
         for name in chosen
-        for scene in given.scenes.split(",")
+        for scene in args.scenes.split(",")
         if scene in variants[name].get("scenes", scene)
     ]
-    table = Table(runs, variants, given.out)
-    if not given.table:
-        comparison = Comparison(given, variants)
+    table = Table(runs, variants, args.out)
+    if not args.table:
+        comparison = Comparison(args, variants)
 
         def one(run: Run) -> None:
             if line := comparison.train(run):
                 print(line, file=sys.stderr, flush=True)
                 table.write()
 
-        if given.jobs == 1:
+        if args.jobs == 1:
             for run in runs:
                 one(run)
         else:
-            with ThreadPoolExecutor(given.jobs) as pool:
+            with ThreadPoolExecutor(args.jobs) as pool:
                 list(pool.map(one, runs))
     print(table.write())
 
@@ -114,31 +114,33 @@ def main() -> None:
 class Comparison:
     """Trains what is not there yet, while there is time."""
 
-    def __init__(self, given: argparse.Namespace, variants: Mapping[str, Any]) -> None:
-        self.given, self.variants = given, variants
+    def __init__(self, args: argparse.Namespace, variants: Mapping[str, Any]) -> None:
+        self.args, self.variants = args, variants
         self.began, self.took = time.monotonic(), {}  # seconds of the longest run of a scene
 
     def train(self, run: Run) -> str:
         """Trains one variant unless it is there or time is up; a line that tells how it went."""
-        kept = run.kept(self.given.out)
+        kept = run.kept(self.args.out)
         began = time.monotonic()
-        if kept.exists() or began - self.began + self.took.get(run.scene, 0) > self.given.time_limit:
+        if kept.exists() or began - self.began + self.took.get(run.scene, 0) > self.args.time_limit:
             return ""
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             metrics = self._trained(run)
         except (UserError, subprocess.CalledProcessError) as error:
-            told = error.stderr.strip()[-600:] if isinstance(error, subprocess.CalledProcessError) else error
-            return f"{run.scene} {run.variant} {run.seed}: {told}"
+            outcome = (
+                error.stderr.strip()[-600:] if isinstance(error, subprocess.CalledProcessError) else error
+            )
+            return f"{run.scene} {run.variant} {run.seed}: {outcome}"
         kept.write_text(json.dumps(metrics), "utf-8")
         seconds = time.monotonic() - began
         self.took[run.scene] = max(self.took.get(run.scene, 0), seconds)
-        told = f"{metrics['test']['psnr']:.3f} dB, {metrics['seconds']:.1f} of {seconds:.1f} s"
-        return f"{run.scene} {run.variant} {run.seed}: {told}"
+        outcome = f"{metrics['test']['psnr']:.3f} dB, {metrics['seconds']:.1f} of {seconds:.1f} s"
+        return f"{run.scene} {run.variant} {run.seed}: {outcome}"
 
     def _trained(self, run: Run) -> dict[str, Any]:
         """The metrics."""
-        given, (scene, own) = self.given, SCENES[run.scene]
+        args, (scene, own) = self.args, SCENES[run.scene]
         settings = {**QUIET, **own, "seed": run.seed}
         if run.variant == GSPLAT:
             program = [sys.executable, str(Path(__file__).with_name("train_gsplat.py"))]
@@ -148,9 +150,9 @@ class Comparison:
             metrics: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
             return metrics
         settings |= resolved(self.variants[run.variant], configure(scene, own))
-        settings["backend"] = given.backend
-        if given.jobs > 1:
-            return in_a_process(scene, settings, run.folder(given.out))
+        settings["backend"] = args.backend
+        if args.jobs > 1:
+            return in_a_process(scene, settings, run.folder(args.out))
         config = configure(scene, check(settings, run.variant))
         return train_here(
             read(json.dumps([getattr(config, key) for key in OF_LOADING]), config), config

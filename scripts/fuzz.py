@@ -71,10 +71,12 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="from one seed to the next")
     asked = parser.parse_args()
     began = time.monotonic()
-    told = fuzz(asked) if asked.processes == 1 else shared(asked)
+    counts = fuzz(asked) if asked.processes == 1 else shared(asked)
     seconds = round(time.monotonic() - began)
-    print(json.dumps({"executions": Counter(told["targets"]).total(), "seconds": seconds} | told, indent=1))
-    return 1 if told["findings"] else 0
+    print(
+        json.dumps({"executions": Counter(counts["targets"]).total(), "seconds": seconds} | counts, indent=1)
+    )
+    return 1 if counts["findings"] else 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 WARM, STEPS = 20, 40  # steps before the clock runs, and a mean's
 
 
-def measure(given: float, args: argparse.Namespace) -> dict[str, Any]:
+def measure(supplied: float, args: argparse.Namespace) -> dict[str, Any]:
     """One value, in this process."""
     import bench_scenes
     import mlx.core as mx
@@ -52,7 +52,7 @@ def measure(given: float, args: argparse.Namespace) -> dict[str, Any]:
     mx.synchronize()
     mx.clear_cache()
     mx.reset_peak_memory()
-    stepper = backend.stepper(state, Bounds(given, args.splats, (args.width, args.height)))
+    stepper = backend.stepper(state, Bounds(supplied, args.splats, (args.width, args.height)))
 
     def steps(count: int) -> float:
         began = time.perf_counter()
@@ -74,7 +74,7 @@ def measure(given: float, args: argparse.Namespace) -> dict[str, Any]:
     capacity = engine.capacity(args.width, args.height)
     sizes = Sizes(args.splats, 15, args.width, args.height, capacity)
     return {
-        "gpu_memory": given,
+        "gpu_memory": supplied,
         "step_ms": round(milliseconds, 3),
         "peak_mb": round(peak / 1e6),
         "peak_with_refinement_mb": round(mx.get_peak_memory() / 1e6),

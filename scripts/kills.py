@@ -127,14 +127,14 @@ def main() -> int:
                 ended += pool.map(one, range(len(ended), len(ended) + missing))
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    told = {
+    output = {
         "runs": len(ended),
         "kills": sum(killed for killed, _ in ended),
         "different": sum(bool(bad) for _, bad in ended),
         "seconds": round(time.monotonic() - began),
     }
-    print(json.dumps(told))
-    return 1 if told["different"] or not same else 0
+    print(json.dumps(output))
+    return 1 if output["different"] or not same else 0
 
 
 if __name__ == "__main__":

@@ -192,8 +192,8 @@ def opened(row: Row, clean: Scene) -> Scene:
 def trained(scene: Scene, held_out: Sequence[View], steps: int, splats: int, weight: float = 0.01) -> float:
     """The score in dB of a scene, on the held-out views; weight: of the regularisers."""
     backend = backends.load("cpp")
-    given = SETTINGS | {"max_splats": splats, "opacity_reg": weight, "scale_reg": weight}
-    result = train(scene, Config(backend="cpp", steps=steps), **given)
+    supplied = SETTINGS | {"max_splats": splats, "opacity_reg": weight, "scale_reg": weight}
+    result = train(scene, Config(backend="cpp", steps=steps), **supplied)
     return float(measure(result.gaussians, list(held_out), backend)["psnr"])
 
 
@@ -242,13 +242,13 @@ def main() -> None:
     parser.add_argument(
         "--exact", action="store_true", help="train on ray-cast pictures of the same cameras too"
     )
-    given = parser.parse_args()
-    if unknown := set(given.lenses) - set(names):
+    args = parser.parse_args()
+    if unknown := set(args.lenses) - set(names):
         sys.exit(f"no lens {sorted(unknown)[0]!r}; there are: {', '.join(names)}")
-    rows = [row for row in ROWS if not given.lenses or row.name in given.lenses]
+    rows = [row for row in ROWS if not args.lenses or row.name in args.lenses]
     print("| lens | pictures | px per degree | dB | to pinhole | to its field |")
     print("| --- |" + " ---: |" * 5, flush=True)
-    for cells in scores(rows, given.width, given.steps, given.exact):
+    for cells in scores(rows, args.width, args.steps, args.exact):
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -51,8 +51,8 @@ def main() -> int:
             odd = chosen[key]
             reference = sound[odd.like].psnr if odd.code == 0 else None
             off = None if outcome.psnr is None or reference is None else outcome.psnr - reference
-            told = "" if off is None else f"{off:+.2f}"
-            print(f"{key:70} {_result(outcome):10} {told:6} {outcome.fault}", flush=True)
+            output = "" if off is None else f"{off:+.2f}"
+            print(f"{key:70} {_result(outcome):10} {output:6} {outcome.fault}", flush=True)
             if asked.messages:
                 print(outcome.messages)
             kinds.setdefault(odd.kind, []).append((outcome, off))

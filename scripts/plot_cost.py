@@ -46,14 +46,14 @@ def draw(cells: list[dict[str, Any]], exponents: dict[tuple[Any, ...], float], p
     most = max(c["threads"] for c in cells)
     for threads in sorted({c["threads"] for c in cells}):
         style = "-" if threads == most else ":"
-        mine = [c for c in cells if c["threads"] == threads]
-        for color, size in zip(COLORS, sorted({(c["width"], c["height"]) for c in mine}), strict=False):
-            some = sorted((c["n"], c["ms_median"]) for c in mine if (c["width"], c["height"]) == size)
+        own = [c for c in cells if c["threads"] == threads]
+        for color, size in zip(COLORS, sorted({(c["width"], c["height"]) for c in own}), strict=False):
+            some = sorted((c["n"], c["ms_median"]) for c in own if (c["width"], c["height"]) == size)
             exponent = exponents.get(("splats", threads, size))
             label = f"{size[0]}x{size[1]}" + (f", exponent {exponent:.2f}" if exponent is not None else "")
             curve(over_splats, some, color, style, label if threads == most else None)
-        for color, n in zip(COLORS, sorted({c["n"] for c in mine}), strict=False):
-            some = sorted((c["width"] * c["height"], c["ms_median"]) for c in mine if c["n"] == n)
+        for color, n in zip(COLORS, sorted({c["n"] for c in own}), strict=False):
+            some = sorted((c["width"] * c["height"], c["ms_median"]) for c in own if c["n"] == n)
             exponent = exponents.get(("pixels", threads, n))
             label = f"{n:,} splats" + (f", exponent {exponent:.2f}" if exponent is not None else "")
             curve(over_pixels, some, color, style, label if threads == most else None)

@@ -31,32 +31,32 @@ def errors_of(run: Path) -> tuple[list[float], list[float], float]:
     if records[-1]["step"] != settings.steps:
         raise UserError(f"{run} has not ended: step {records[-1]['step']} of {settings.steps}")
     forecast = Forecast(settings, strategies.load(settings), metrics["width"] * metrics["height"])
-    told, now = [], []
+    stated, now = [], []
     for record in records:
         seconds, step = record["seconds"], record["step"]
         forecast.add(step, seconds, record["n_splats"], seconds, "test" in record)
         if FIRST * settings.steps <= step < LAST * settings.steps and end > seconds:
             left = record.get("seconds_left")
-            told.append(np.nan if left is None else left / (end - seconds) - 1)
+            stated.append(np.nan if left is None else left / (end - seconds) - 1)
             now.append((forecast.left() or 0.0) / (end - seconds) - 1)
-    return told, now, end
+    return stated, now, end
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
-    told_all, now_all, below = [], [], 0
+    stated_all, now_all, below = [], [], 0
     runs = parser.parse_args().runs
     print("| run | seconds | error as told | error now | bias now |\n| --- | --- | --- | --- | --- |")
     for run in runs:
-        told, now, seconds = errors_of(run)
-        told_all += told
+        stated, now, seconds = errors_of(run)
+        stated_all += stated
         now_all += now
         error = float(np.median(np.abs(now)))
         below += error < 0.25
-        numbers = (np.nanmedian(np.abs(told)), error, np.median(now))
+        numbers = (np.nanmedian(np.abs(stated)), error, np.median(now))
         print(f"| {run} | {seconds:.0f} | " + " | ".join(f"{number:.0%}" for number in numbers) + " |")
-    median = [f"{np.nanmedian(np.abs(errors)):.0%}" for errors in (told_all, now_all)]
+    median = [f"{np.nanmedian(np.abs(errors)):.0%}" for errors in (stated_all, now_all)]
     print(f"| all, {below} of {len(runs)} below 25 % | | {median[0]} | {median[1]} | |")
 
 

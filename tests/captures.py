@@ -96,5 +96,5 @@ def true_poses(scene: Scene) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def report(scene: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((scene / "prepare.json").read_text("utf-8"))
-    return told
+    reporter: dict[str, Any] = json.loads((scene / "prepare.json").read_text("utf-8"))
+    return reporter

@@ -89,7 +89,7 @@ class Target:
         for path in sorted(self.home.rglob("*"), reverse=True):
             name = path.relative_to(self.home).as_posix()
             if path.is_dir() and not path.is_symlink():
-                if not any(known.startswith(f"{name}/") for known in self.sound):
+                if not any(expected.startswith(f"{name}/") for expected in self.sound):
                     path.rmdir()
             elif name not in self.sound:
                 path.unlink()

@@ -114,10 +114,10 @@ def image_rows(scene: Scene, name: Name = str) -> list[tuple[int, list[float], l
     """id, quaternion, translation, camera, name of each view that the model knows."""
     rows = []
     for i, view in enumerate(scene.views, 1):
-        known = name(view.name)
-        if known is not None:
+        expected = name(view.name)
+        if expected is not None:
             viewmat = view.camera.viewmat
-            rows.append((i, quaternion(viewmat[:3, :3]), viewmat[:3, 3].tolist(), 1, known))
+            rows.append((i, quaternion(viewmat[:3, :3]), viewmat[:3, 3].tolist(), 1, expected))
     return rows
 
 

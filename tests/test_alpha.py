@@ -41,7 +41,7 @@ def laid(view, background):
     return replace(view, photo=Photo(view.pixels.shown(background), view.mask))
 
 
-def facing():
+def towards():
     first = tiny.scene().views[0]
     return replace(first, camera=replace(first.camera, viewmat=np.eye(4)))
 
@@ -82,7 +82,7 @@ def test_a_photo_over_a_colour():
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_step_before_white_is_that_of_a_converted_photo(backend, masked):
     """Over white the sum is a whole number, so the conversion loses nothing, and every byte is the same."""
-    view = see_through(facing(), mask() if masked else None)
+    view = see_through(towards(), mask() if masked else None)
     ours, result = stepped(backend, view, background=WHITE)
     theirs, other = stepped(backend, laid(view, WHITE), background=WHITE)
     assert result == other
@@ -94,9 +94,9 @@ def test_a_step_before_white_is_that_of_a_converted_photo(backend, masked):
 @pytest.mark.parametrize("changes", [{"background": (0.0, 0.0, 0.0)}, EVERYTHING])
 def test_where_alpha_changes_nothing_no_byte_changes(backend, changes):
     """Before black, and where the photo is opaque: the path of photos without alpha."""
-    view = see_through(facing())
+    view = see_through(towards())
     if any(changes["background"]):
-        view = see_through(facing(), alpha=np.full((36, 48), 255, np.uint8))
+        view = see_through(towards(), alpha=np.full((36, 48), 255, np.uint8))
     changes = {**changes, "sh_degree": 1}
     results = []
     for seen in (view, replace(view, photo=Photo(view.pixels.image))):
@@ -108,7 +108,7 @@ def test_where_alpha_changes_nothing_no_byte_changes(backend, changes):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_fused_step_of_cpp_lays_the_photo_over_each_steps_background(masked):
-    view = see_through(facing(), mask() if masked else None)
+    view = see_through(towards(), mask() if masked else None)
     a, b = (rows.start(tiny.random_gaussians(60)) for _ in range(2))
     quick = make_stepper(load_backend("cpp"), a, Objective())
     slow = GenericStepper(load_backend("python"), b)
@@ -122,9 +122,9 @@ def test_the_fused_step_of_cpp_lays_the_photo_over_each_steps_background(masked)
 
 def test_a_step_over_several_views_lays_each_over_its_background():
     views = [
-        see_through(facing()),
-        replace(facing(), index=1),
-        see_through(replace(facing(), index=2), mask()),
+        see_through(towards()),
+        replace(towards(), index=1),
+        see_through(replace(towards(), index=2), mask()),
     ]
     a, b = (rows.start(tiny.random_gaussians(60)) for _ in range(2))
     quick = make_stepper(load_backend("cpp"), a, Objective())
@@ -140,9 +140,9 @@ def test_a_step_over_several_views_lays_each_over_its_background():
 
 def test_odd_sizes_have_no_background_beside_the_picture():
     """What fills the rows up to whole tiles must not look like a see-through photo."""
-    camera = facing().camera.resized(37, 29)
-    image = np.asarray(Image.fromarray(facing().image).resize((37, 29)))
-    view = see_through(replace(facing(), camera=camera, photo=Photo(image)))
+    camera = towards().camera.resized(37, 29)
+    image = np.asarray(Image.fromarray(towards().image).resize((37, 29)))
+    view = see_through(replace(towards(), camera=camera, photo=Photo(image)))
     results = [stepped(load_backend(name), view, background=GREEN)[1] for name in ("cpp", "python")]
     assert tuple(results[0]) == pytest.approx(tuple(results[1]), rel=1e-4)
 
@@ -190,7 +190,7 @@ def test_one_colour_is_compared_over_the_same_background():
 
 def test_a_random_background_makes_the_model_as_see_through_as_the_photos():
     """Before one colour a splat of that colour would do as well as none."""
-    view = see_through(facing(), alpha=np.repeat([[255] * 24 + [0] * 24], 36, axis=0).astype(np.uint8))
+    view = see_through(towards(), alpha=np.repeat([[255] * 24 + [0] * 24], 36, axis=0).astype(np.uint8))
     backend, shares = load_backend(tiny.BACKEND), []
     for colours in ([(0.0, 0.0, 0.0)], COLOURS):
         state = rows.start(tiny.random_gaussians(60))
@@ -204,7 +204,7 @@ def test_a_random_background_makes_the_model_as_see_through_as_the_photos():
 
 
 def test_reduced_photos_are_see_through_in_the_same_place():
-    view = see_through(facing())
+    view = see_through(towards())
     small, converted = reduce(view, 1).pixels, reduce(laid(view, WHITE), 1).pixels
     assert np.abs(small.shown(WHITE).astype(int) - converted.image).max() <= 1
 
@@ -228,7 +228,7 @@ def exposed_steps(kind, view, changes, mode="affine"):
 @pytest.mark.parametrize("masked", [False, True])
 def test_exposure_is_fused_for_see_through_photos(background, masked):
     load_backend("cpp")
-    view = see_through(facing(), mask() if masked else None)
+    view = see_through(towards(), mask() if masked else None)
     changes = {"background": background}
     a, b = (exposed_steps(kind, view, changes) for kind in (make_stepper, GenericStepper))
     assert tuple(a[0]) == pytest.approx(tuple(b[0]), rel=1e-4)
@@ -239,7 +239,7 @@ def test_exposure_is_fused_for_see_through_photos(background, masked):
 
 def test_the_background_is_not_exposed():
     """A photo that shows nothing, of splats that are not there: whatever its exposure, it is met exactly."""
-    view = see_through(facing(), alpha=np.zeros((36, 48), np.uint8))
+    view = see_through(towards(), alpha=np.zeros((36, 48), np.uint8))
     for backend in ("cpp", "python"):
         for colour in (WHITE, GREEN):
             objective = Objective.of(tiny.settings(exposure="affine"), (view,))

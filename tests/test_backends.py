@@ -410,11 +410,11 @@ def test_gs_require_turns_a_skip_into_a_failure(monkeypatch):
         load_backend("cuda")
 
 
-@pytest.mark.parametrize(("told", "expected"), [(None, "0"), ("1", "1")])
-def test_products_of_matrices_are_not_rounded_unasked(told, expected):
+@pytest.mark.parametrize(("reported", "expected"), [(None, "0"), ("1", "1")])
+def test_products_of_matrices_are_not_rounded_unasked(reported, expected):
     """MLX would multiply in TF32; tests of `python` on such a GPU fail then."""
     environment = {name: value for name, value in os.environ.items() if name != "MLX_ENABLE_TF32"}
-    environment |= {} if told is None else {"MLX_ENABLE_TF32": told}
+    environment |= {} if reported is None else {"MLX_ENABLE_TF32": reported}
     code = "import os, gsplat_train; print(os.environ['MLX_ENABLE_TF32'])"
     run = [sys.executable, "-c", code]
     assert subprocess.check_output(run, env=environment, text=True).strip() == expected

@@ -56,9 +56,9 @@ def test_a_step_of_cpp_over_views_is_the_generic_one(count: int, changes: dict[s
         assert tuple(ours) == pytest.approx(tuple(theirs), rel=1e-4)
     assert quick.step == slow.step == 4 * count
     for name in NAMES:
-        mine, other = leaves(a.gaussians)[name], leaves(b.gaussians)[name]
+        own, other = leaves(a.gaussians)[name], leaves(b.gaussians)[name]
         # Four steps of 1e-3. Adam divides by the gradient's size: where that is rounding error, signs differ.
-        assert (np.abs(mine - other) > 1e-4).mean() < 0.01, name
+        assert (np.abs(own - other) > 1e-4).mean() < 0.01, name
         assert leaves(a.m)[name] == pytest.approx(leaves(b.m)[name], rel=1e-3, abs=1e-7), name
     assert set(a.sums) == (set(rows.SUMS) if "statistics" in changes else set())
     for name, sums in a.sums.items():

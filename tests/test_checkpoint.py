@@ -42,8 +42,8 @@ def messages() -> list[str]:
 def test_everything_comes_back(tmp_path: Path) -> None:
     before = state_at(100)
     path = checkpoint.save(tmp_path, before, keep=2)
-    for given in (path, path.with_suffix(".safetensors")):
-        after = checkpoint.load(given)
+    for args in (path, path.with_suffix(".safetensors")):
+        after = checkpoint.load(args)
         for tree in ("gaussians", "m", "v"):
             ours, theirs = (rows.rows(getattr(c.state, tree)) for c in (before, after))
             assert all((ours[name] == theirs[name]).all() for name in Gaussians._fields)

@@ -347,8 +347,8 @@ def test_the_demo_is_written_at_a_size_and_without_cameras(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["images"]
     assert len(list((tmp_path / "b" / "images").iterdir())) == 32
     for size in ("64", "64x", "5x5", "9999x9", "-3x4", "axb"):
-        told = call("train", "demo", "--write", tmp_path / "c", "--size", size, code=2).stderr
-        assert "as 640x480" in told and len(told.splitlines()) == 1
+        output = call("train", "demo", "--write", tmp_path / "c", "--size", size, code=2).stderr
+        assert "as 640x480" in output and len(output.splitlines()) == 1
     assert not (tmp_path / "c").exists()
     assert "--write DIR" in call("train", "demo", "--photos-only", code=2).stderr
 

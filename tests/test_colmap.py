@@ -154,8 +154,8 @@ def change(name, old, new):
 
 def replace(cameras=None, images=None, points=None):
     def make(files):
-        given = [CAMERAS if cameras is None else cameras, IMAGES if images is None else images]
-        return binary_files(*given, POINTS if points is None else points)
+        args = [CAMERAS if cameras is None else cameras, IMAGES if images is None else images]
+        return binary_files(*args, POINTS if points is None else points)
 
     return make
 

@@ -165,8 +165,8 @@ def test_a_changed_configuration_keeps_the_rest() -> None:
 
 
 def test_what_depends_on_the_length_follows_it_unless_given(tmp_path):
-    def of(steps=None, *files, **given):
-        settings = config.configure(str(tmp_path), given | ({} if steps is None else {"steps": steps}), files)
+    def of(steps=None, *files, **args):
+        settings = config.configure(str(tmp_path), args | ({} if steps is None else {"steps": steps}), files)
         return {name: config.value_of(settings, name) for name in lengths.NAMES}
 
     usual = {name: config.value_of(config.load(), name) for name in lengths.NAMES}

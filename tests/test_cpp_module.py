@@ -54,9 +54,9 @@ def native(cpp):
 
 def a_step(stepper, view, **changes):
     """A step in which all happens but sums."""
-    given = {"rate": 5e-3, "opacity_weight": 0.01, "scale_weight": 0.01, "noise": 1.0, "seed": 5}
-    given |= {"statistics": Statistics.NONE}
-    return stepper.take(view, plan(stepper.step + 1, **(given | changes)))
+    supplied = {"rate": 5e-3, "opacity_weight": 0.01, "scale_weight": 0.01, "noise": 1.0, "seed": 5}
+    supplied |= {"statistics": Statistics.NONE}
+    return stepper.take(view, plan(stepper.step + 1, **(supplied | changes)))
 
 
 def photo(width, height):

@@ -179,10 +179,10 @@ def test_mlx_draws_the_same_rows_as_numpy() -> None:
     weights, theirs = (draws.weights(xp, xp.array(logits), 0.005) for xp in (np, mx))
     assert (weights == np.asarray(theirs)).all() and (weights == 0).any()
     for n in (1, 7, 5000, 70_000):
-        mine = draws.multinomial(np, weights, n, Key(7, 100, 3))
+        ours = draws.multinomial(np, weights, n, Key(7, 100, 3))
         drawn = draws.multinomial(mx, theirs, n, Key(7, 100, 3))
-        assert (mine == np.asarray(drawn)).all()
-        assert (draws.mentions(np, mine) == np.asarray(draws.mentions(mx, drawn))).all()
+        assert (ours == np.asarray(drawn)).all()
+        assert (draws.mentions(np, ours) == np.asarray(draws.mentions(mx, drawn))).all()
     count = int((weights == 0).sum())
     places = draws.positions(mx, theirs == 0, count)
     assert (np.asarray(places) == np.flatnonzero(weights == 0)).all()

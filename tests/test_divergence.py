@@ -77,8 +77,8 @@ def test_the_parameters_that_went_wrong_are_named_with_their_rate() -> None:
     config = tiny.settings()
     assert beyond_sense(state.gaussians, config) == ("", f"try --set lr_means={config.lr_means / 4:g}")
     rows(state.gaussians)["log_scales"][3, 1] = 97
-    told, advice = beyond_sense(state.gaussians, config)
-    assert told == "log_scales reach 97 with lr_scales=0.005" and advice == "try --set lr_scales=0.00125"
+    output, advice = beyond_sense(state.gaussians, config)
+    assert output == "log_scales reach 97 with lr_scales=0.005" and advice == "try --set lr_scales=0.00125"
 
 
 def test_a_setting_that_is_far_off_is_blamed_before_what_it_carried_away() -> None:
@@ -86,10 +86,10 @@ def test_a_setting_that_is_far_off_is_blamed_before_what_it_carried_away() -> No
     state = tiny.random_state(5)
     leaves = rows(state.gaussians)
     leaves["log_scales"][3, 1], leaves["means"][3] = np.inf, np.nan
-    told, advice = beyond_sense(state.gaussians, tiny.settings(lr_scales=100.0))
-    assert told == "log_scales reach inf with lr_scales=100" and advice == "try --set lr_scales=0.005"
-    told, advice = beyond_sense(state.gaussians, tiny.settings(noise_lr=1e30))
-    assert told.endswith("noise_lr=1e+30 is far from 500000") and advice == "try --set noise_lr=500000"
+    output, advice = beyond_sense(state.gaussians, tiny.settings(lr_scales=100.0))
+    assert output == "log_scales reach inf with lr_scales=100" and advice == "try --set lr_scales=0.005"
+    output, advice = beyond_sense(state.gaussians, tiny.settings(noise_lr=1e30))
+    assert output.endswith("noise_lr=1e+30 is far from 500000") and advice == "try --set noise_lr=500000"
     assert beyond_sense(tiny.random_state(5).gaussians, tiny.settings(noise_lr=1e30))[1] == advice
 
 

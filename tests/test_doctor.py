@@ -126,8 +126,8 @@ def test_a_perturbed_backend_is_found(perturb: Any, found: str, monkeypatch: pyt
     monkeypatch.setattr(trials, "speed", lambda backend: trials.Finding("speed", "not asked"))
     said = bad("cpp")
     assert found in said and "verdict" in said and not any("\n" in text for text in said.values())
-    known, wrong = verdict.recall("cpp")
-    assert known and wrong is not None and "gs-doctor" in wrong  # `auto` will not take it
+    expected, wrong = verdict.recall("cpp")
+    assert expected and wrong is not None and "gs-doctor" in wrong  # `auto` will not take it
 
 
 def test_a_training_that_learns_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,8 @@ def test_the_most_important_by_size_or_by_what_is_given() -> None:
     area = np.sort(splats.arrays["log_scales"], axis=1)[:, 1:].sum(axis=1)
     value = area + np.log(1 / (1 + np.exp(-splats.arrays["logit_opacities"])))
     assert set(kept.arrays["means"][:, 0]) == set(splats.arrays["means"][np.argsort(-value)[:50], 0])
-    given = filters.most_important(splats, 3, np.arange(300.0))
-    assert (given.arrays["means"] == splats.arrays["means"][297:]).all()
+    args = filters.most_important(splats, 3, np.arange(300.0))
+    assert (args.arrays["means"] == splats.arrays["means"][297:]).all()
     assert filters.most_important(splats, 300).n == 300
 
 
@@ -153,12 +153,12 @@ def model(tmp_path: Path) -> Path:
 
 def test_filters_frame_and_size_are_told(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.glb"
-    told = call(
+    output = call(
         model, out, "--min-opacity", "0.2", "--crop", "-3,-3,-3,3,3,3", "--max-splats", "50", "--sh-degree", "1",
         "--up", "auto", "--centre", "1,2,3", "--scale", "2",
     )  # fmt: skip
-    assert "--min-opacity 0.2:" in told and "--crop" in told and "by opacity x area" in told
-    assert f"50 splats in {out}" in told and "bytes a splat" in told
+    assert "--min-opacity 0.2:" in output and "--crop" in output and "by opacity x area" in output
+    assert f"50 splats in {out}" in output and "bytes a splat" in output
     after = format_of(out).read(out)
     assert after.n == 50 and after.sh_degree == 1
     placing = json.loads((tmp_path / "out.glb.frame.json").read_text())
@@ -192,10 +192,10 @@ def test_a_ply_is_padded_where_asked(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_requests_are_one_line(arguments: list[str], message: str, model: Path, tmp_path: Path) -> None:
-    told = call(model, tmp_path / arguments[0], *arguments[1:], code=2)
+    output = call(model, tmp_path / arguments[0], *arguments[1:], code=2)
     assert (
-        message in told.splitlines()[-1]
-        and "Traceback" not in told
+        message in output.splitlines()[-1]
+        and "Traceback" not in output
         and not (tmp_path / arguments[0]).exists()
     )
 
@@ -215,17 +215,17 @@ def test_progress_as_lines_for_programs(model: Path, tmp_path: Path) -> None:
 
 def test_every_long_part_tells_how_far_it_is(tmp_path: Path) -> None:
     backend, camera, splats = load_backend("cpp"), a_camera(), made.random_splats(1200)
-    told: list[tuple[int, int]] = []
+    output: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:
-        told.append((done, total))
+        output.append((done, total))
 
     contributions(from_splats(splats).gaussians, [camera, camera], backend, False, progress)
-    assert told == [(1, 2), (2, 2)]
-    told.clear()
+    assert output == [(1, 2), (2, 2)]
+    output.clear()
     format_of(tmp_path / "a.sog").write(tmp_path / "a.sog", splats, progress=progress)
-    assert told == [(i, 4) for i in range(1, 5)]
-    told.clear()
+    assert output == [(i, 4) for i in range(1, 5)]
+    output.clear()
     view, model = View("a", camera, np.zeros((96, 96, 3), np.uint8)), from_splats(splats)
     loss_of(model, model, [view], backend, background="black", progress=progress)
-    assert told == [(1, 2), (2, 2)]
+    assert output == [(1, 2), (2, 2)]

@@ -42,8 +42,8 @@ def scene() -> Scene:
 
 def material(views: tuple[View, ...], rehearsed: np.ndarray | None = None) -> Material:
     """The scene with these photos; a rehearsal is one, or what is given."""
-    known = {view.name: view.camera for view in scene().normalized()[0].views}
-    views = tuple(replace(view, camera=known[view.name]) for view in views)
+    expected = {view.name: view.camera for view in scene().normalized()[0].views}
+    views = tuple(replace(view, camera=expected[view.name]) for view in views)
     points, colors, backend = scene().normalized()[0].points, scene().colors, backends.load(tiny.BACKEND)
     return Material(
         views,
@@ -57,7 +57,7 @@ def material(views: tuple[View, ...], rehearsed: np.ndarray | None = None) -> Ma
 
 def test_photos_of_one_exposure_do_not_differ() -> None:
     measured = brightness.measure(scene().views, scene().points)
-    assert measured.known.all() and measured.spread < exposure.SPREAD / 2 and measured.better < 1.02
+    assert measured.measurable.all() and measured.spread < exposure.SPREAD / 2 and measured.better < 1.02
 
 
 def test_gains_are_measured() -> None:
@@ -145,13 +145,13 @@ def test_the_fused_step_is_the_generic_one(mode: str) -> None:
             stepper.take(views[number % 3], plan(number, sh_degree=1, group_rates={"exposure": 0.01}))
         assert isinstance(stepper, GenericStepper) == (kind is GenericStepper)
         both.append((stepper.look(), objective.groups["exposure"]))
-    (ours, mine), (theirs, other) = both
+    (ours, own), (theirs, other) = both
     # Adam's first steps go by signs, so where gradients are near zero they differ by rounding: few rows may.
     for name in ("values", "m"):
-        assert getattr(mine, name) == pytest.approx(getattr(other, name), rel=2e-3, abs=2e-6)
+        assert getattr(own, name) == pytest.approx(getattr(other, name), rel=2e-3, abs=2e-6)
     for a, b in zip(ours.m, theirs.m, strict=True):
         assert np.abs(np.asarray(a - b)).max() < 2e-3 * max(float(mx.abs(b).max()), 1e-9)
-    assert (mine.values[:, 3:] == 0).all() == (mode == "gain")
+    assert (own.values[:, 3:] == 0).all() == (mode == "gain")
 
 
 # ---- what it is worth ----

@@ -24,7 +24,7 @@ class Clockwork:
         size, rng = 504 * 378, np.random.default_rng(0)
         self.forecast = Forecast(settings, strategy, size)
         n, seconds, rests = 10_000.0, 0.8, 0.0  # the first step compiles
-        told, truth = [], []
+        output, truth = [], []
         for step in range(1, settings.steps + 1):
             level = max(settings.downscales - (step - 1) // settings.downscale_every, 0)
             cost = 1e-9 * (pixel * size * 0.25**level + splat * n)
@@ -36,14 +36,14 @@ class Clockwork:
             rests += rest * measured
             if measured or step % settings.log_every == 0:
                 self.forecast.add(step, seconds, int(n), seconds + rests, measured)
-                told.append((step, self.forecast.left()))
+                output.append((step, self.forecast.left()))
                 truth.append(seconds + rests)
         self.errors = [
             abs(left - (truth[-1] - at)) / (truth[-1] - at)
-            for (step, left), at in zip(told, truth, strict=True)
+            for (step, left), at in zip(output, truth, strict=True)
             if settings.steps / 10 <= step < settings.steps * 0.98
         ]
-        self.first, self.last = told[0][1], told[-1][1]
+        self.first, self.last = output[0][1], output[-1][1]
 
 
 LONG = {"steps": 7000, "eval_every": 700, "max_splats": 100_000}

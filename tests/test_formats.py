@@ -224,8 +224,8 @@ def test_spz_in_the_axes_of_its_authors_says_so_in_version_4_only(tmp_path: Path
     splats = made.random_splats(300)
     for version in (3, 4):
         spz.write(tmp_path / f"{version}.spz", splats, version=version, axes="rub")
-    told, untold = spz.read(tmp_path / "4.spz"), spz.read(tmp_path / "3.spz")
-    assert made.distance(splats, told, 3.3).means < 1e-5
+    output, untold = spz.read(tmp_path / "4.spz"), spz.read(tmp_path / "3.spz")
+    assert made.distance(splats, output, 3.3).means < 1e-5
     assert made.distance(flipped(splats, (1, -1, -1)), untold, 3.3).means < 1e-5
 
 

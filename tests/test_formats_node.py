@@ -26,7 +26,7 @@ VERSION = "3.7.0"
 # quaternion. 8-bit quaternions of .splat are decoded by 127.5 there, by 128 here as in antimatter15's viewer.
 EXACT = made.Distance(1e-5, 1e-5, 1e-5, 2e-3, 1e-5, 1e-5)
 READERS = {".splat": EXACT._replace(rotations=0.025)}
-KNOWN = [".ply", ".compressed.ply", ".splat", ".spz", ".sog"]  # what it reads and writes
+HASHES = [".ply", ".compressed.ply", ".splat", ".spz", ".sog"]  # what it reads and writes
 
 
 def missing(why: str) -> None:
@@ -86,7 +86,7 @@ def agree(a: Splats, b: Splats, limits: made.Distance) -> None:
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3])
-@pytest.mark.parametrize("ending", KNOWN)
+@pytest.mark.parametrize("ending", HASHES)
 def test_they_read_what_we_write_as_we_read_it(ending: str, degree: int, transform, tmp_path: Path) -> None:
     ours = tmp_path / f"ours{ending}"
     format_of(ours).write(ours, normalised(500, degree, degree == 1))
@@ -97,7 +97,7 @@ def test_they_read_what_we_write_as_we_read_it(ending: str, degree: int, transfo
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3])
-@pytest.mark.parametrize("ending", KNOWN)
+@pytest.mark.parametrize("ending", HASHES)
 def test_we_read_what_they_write_as_they_read_it(ending: str, degree: int, transform, tmp_path: Path) -> None:
     ply.write(tmp_path / "plain.ply", normalised(500, degree, degree == 1))
     theirs = transform(tmp_path / "plain.ply", tmp_path / f"theirs{ending}")

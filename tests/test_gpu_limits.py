@@ -28,7 +28,7 @@ DIMENSION = 2**31  # MLX counts a dimension in int32
 
 
 @pytest.fixture
-def told(monkeypatch):
+def output(monkeypatch):
     """An engine whose kernels are not run, and whose sizes stay on the host."""
     monkeypatch.setattr(engines, "on_device", lambda array: array)
     traced = []
@@ -57,12 +57,12 @@ def test_arrays_of_more_than_an_int_have_rows(sizes):
             mx.zeros(()).reshape([1] * len(shape))  # MLX takes as many dimensions
 
 
-def test_what_the_kernels_cannot_count_is_said(told):
-    told.engine.sizes(Sizes(50_000_000, 15, 8000, 6000, 8))
+def test_what_the_kernels_cannot_count_is_said(output):
+    output.engine.sizes(Sizes(50_000_000, 15, 8000, 6000, 8))
     with pytest.raises(UserError, match=r"477,218,588 pixels, got 30000x20000; .*--max-size"):
-        told.engine.sizes(Sizes(10, 0, 30000, 20000, 8))
+        output.engine.sizes(Sizes(10, 0, 30000, 20000, 8))
     with pytest.raises(UserError, match=r"95,443,717 splats .* got 100,000,000; .*--max-splats"):
-        told.engine.sizes(Sizes(100_000_000, 15, 800, 600, 8))
+        output.engine.sizes(Sizes(100_000_000, 15, 800, 600, 8))
 
 
 @pytest.mark.usefixtures("clang")
@@ -100,23 +100,23 @@ def test_an_intersection_takes_what_the_table_says():
     assert 228 <= limits._intersection_bytes() <= 229
 
 
-def test_headroom_ends_at_the_memory(told, monkeypatch):
+def test_headroom_ends_at_the_memory(output, monkeypatch):
     memory_for(100_000, monkeypatch)
-    assert told.engine.grow(800, 600, 60_000) == 90_112
-    assert told.engine.grow(800, 600, 90_000) == 100_000
+    assert output.engine.grow(800, 600, 60_000) == 90_112
+    assert output.engine.grow(800, 600, 90_000) == 100_000
     with pytest.raises(
         OutOfMemory, match=r"touch 100,001 tiles of 16x16 .* 100,000 fit on this GPU; .*--max-splats"
     ):
-        told.engine.grow(800, 600, 100_001)
+        output.engine.grow(800, 600, 100_001)
 
 
-def test_a_size_that_was_not_seen_gets_room_by_its_pixels(told):
-    told.engine.first_capacity = 4096
-    assert told.engine.capacity(100, 100) == 4096
-    told.engine.grow(100, 100, 8192)
-    assert told.engine.capacity(200, 200) == 4 * 12288 and told.engine.capacity(10, 10) == 4096
-    told.engine.forget()
-    assert told.engine.capacity(200, 200) == 4096
+def test_a_size_that_was_not_seen_gets_room_by_its_pixels(output):
+    output.engine.first_capacity = 4096
+    assert output.engine.capacity(100, 100) == 4096
+    output.engine.grow(100, 100, 8192)
+    assert output.engine.capacity(200, 200) == 4 * 12288 and output.engine.capacity(10, 10) == 4096
+    output.engine.forget()
+    assert output.engine.capacity(200, 200) == 4096
 
 
 @pytest.mark.usefixtures("clang")
@@ -124,8 +124,13 @@ def test_without_room_the_steps_that_were_done_stay(monkeypatch):
     """The second view needs more than there is: the first one's step is kept, and can be saved."""
     backend = emulated()
     views = [
-        View(name, eye, Photo(np.zeros((eye.height, eye.width, 3), np.uint8), None), index=i)
-        for i, (name, eye) in enumerate((("near", CAMERA), ("wide", camera(160, 144, 160.0))))
+        View(
+            name,
+            small_view,
+            Photo(np.zeros((small_view.height, small_view.width, 3), np.uint8), None),
+            index=i,
+        )
+        for i, (name, small_view) in enumerate((("near", CAMERA), ("wide", camera(160, 144, 160.0))))
     ]
     alone = emulated().stepper(rows.start(to_mlx(scene(CAMERA, 150, size=4.0))))
     take(alone, views[0])
@@ -164,9 +169,9 @@ def held(budget, sizes):
 
 
 @pytest.mark.parametrize("sizes", [FULL_HD, Sizes(200_000, 15, 504, 378, 1_000_000)])
-@pytest.mark.parametrize("given", [4e9, 8e9, 0.2, 0.5])
-def test_what_is_given_holds_all(h100, given, sizes):
-    budget = Budget(Bounds(given, sizes.n, (sizes.width, sizes.height)))
+@pytest.mark.parametrize("bound", [4e9, 8e9, 0.2, 0.5])
+def test_what_is_given_holds_all(h100, bound, sizes):
+    budget = Budget(Bounds(bound, sizes.n, (sizes.width, sizes.height)))
     budget.check(sizes.n, sizes.rest)
     assert held(budget, sizes) <= budget.total
     assert limits.state_bytes(sizes.n, 15) + limits.step_bytes(sizes) + budget.photos(sizes) <= budget.total
@@ -215,10 +220,10 @@ def test_photos_make_room_for_splats():
 def test_a_bound_changes_no_byte():
     view = View("near", CAMERA, Photo(np.zeros((36, 40, 3), np.uint8), None), index=0)
     found = []
-    for given, window in ((0.0, limits.WINDOW), (1.2e6, 0)):
+    for args, window in ((0.0, limits.WINDOW), (1.2e6, 0)):
         backend = emulated()
-        backend.engine.first_capacity = 128 if given else 4096  # too little: steps are repeated
-        bounds = Bounds(given, 150, (40, 36))
+        backend.engine.first_capacity = 128 if args else 4096  # too little: steps are repeated
+        bounds = Bounds(args, 150, (40, 36))
         stepper = backend.stepper(rows.start(to_mlx(scene(CAMERA, 150, size=4.0))), bounds)
         take(stepper, view, steps=4)
         sizes = Sizes(150, 15, 40, 36, backend.engine.capacity(40, 36))
@@ -231,21 +236,21 @@ def test_a_bound_changes_no_byte():
 # ---- a size for each photo ----
 
 
-def test_a_thousand_sizes_are_not_traced_again_and_again(told):
+def test_a_thousand_sizes_are_not_traced_again_and_again(output):
     sizes = [Sizes(7, 0, 100 + i, 80, 64) for i in range(1000)]
     for _ in range(2):
         for one in sizes:
-            told.engine.compiled(len, one)
-            told.engine.sizes(one)
-    assert len(told.traced) == engines.MOST_COMPILED == len(told.engine._compiled)
-    assert len(told.engine._sizes) == 1000
-    told.engine.compiled(len, Sizes(8, 0, 100, 80, 64))  # after a refinement the old ones go
-    assert len(told.engine._compiled) == 1
+            output.engine.compiled(len, one)
+            output.engine.sizes(one)
+    assert len(output.traced) == engines.MOST_COMPILED == len(output.engine._compiled)
+    assert len(output.engine._sizes) == 1000
+    output.engine.compiled(len, Sizes(8, 0, 100, 80, 64))  # after a refinement the old ones go
+    assert len(output.engine._compiled) == 1
 
 
-def test_what_is_kept_is_bounded(told):
+def test_what_is_kept_is_bounded(output):
     for n in range(3):
         for i in range(6000):
-            told.engine.sizes(Sizes(n, 0, 100 + i, 80, 64))
-    assert len(told.engine._sizes) <= engines.MOST_SIZES
+            output.engine.sizes(Sizes(n, 0, 100 + i, 80, 64))
+    assert len(output.engine._sizes) <= engines.MOST_SIZES
     assert arguments.cache_info().maxsize is not None

@@ -130,7 +130,7 @@ def test_the_tangential_terms_of_the_late_model_are_swapped():
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "message"),
+    ("model", "args", "message"),
     [
         ("OPENCV", [0, 300, 1, 1, 0, 0, 0, 0], "positive focal length"),
         ("FOV", [300, 300, 1, 1, 3.2], "omega below pi"),
@@ -138,9 +138,9 @@ def test_the_tangential_terms_of_the_late_model_are_swapped():
         ("EUCM", [300, 300, 1, 1, 0.5, -1], "beta above 0"),
     ],
 )
-def test_numbers_that_are_no_lens(model, given, message):
+def test_numbers_that_are_no_lens(model, args, message):
     with pytest.raises(UserError, match=f"camera 7 must have .*{message}"):
-        colmap_lens(model, given, "camera 7")
+        colmap_lens(model, args, "camera 7")
 
 
 # ---- fold-over ----

@@ -38,7 +38,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-class Told(Callback):
+class Reporter(Callback):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -52,8 +52,8 @@ class Told(Callback):
 def small_program(monkeypatch):
     """As if the interpreter, the tests and MLX took nothing: budgets of a few MB can be tried."""
     monkeypatch.setattr(memory_plan, "resident_bytes", lambda: 0)
-    for name, known in COSTS.items():
-        monkeypatch.setitem(COSTS, name, known._replace(program=0))
+    for name, listed in COSTS.items():
+        monkeypatch.setitem(COSTS, name, listed._replace(program=0))
 
 
 def plan(size: str, n: int = 300, first: int | None = None, **changes):
@@ -207,15 +207,15 @@ def test_how_many_splats_a_run_can_reach():
 
 
 def test_a_lowered_cap_is_kept_by_the_run_and_when_it_is_resumed(small_program, tmp_path):
-    told = Told()
+    output = Reporter()
     settings = tiny.settings(
         memory_budget="4M", max_splats=900_000, grow_rate=9.0, backend="cpp", steps=20, split=0.0
     )
-    whole = train(tiny.scene(), settings, out=tmp_path / "a", callbacks=[told])
+    whole = train(tiny.scene(), settings, out=tmp_path / "a", callbacks=[output])
     cap = config.load([tmp_path / "a" / "config.toml"]).max_splats
     assert whole.gaussians.means.shape[0] == cap < 900_000
-    assert sum("max_splats is lowered" in line for line in told.lines) == 1
-    ends = [line for line in told.lines if "growth ends" in line]
+    assert sum("max_splats is lowered" in line for line in output.lines) == 1
+    ends = [line for line in output.lines if "growth ends" in line]
     assert ends == [f"memory: growth ends at {cap:,} splats, as many as the memory holds (--memory-budget)"]
     assert json.loads((tmp_path / "a" / "metrics.json").read_text())["warnings"]
 
@@ -239,15 +239,15 @@ def test_a_lowered_cap_is_kept_by_the_run_and_when_it_is_resumed(small_program, 
 
 def test_steps_that_take_more_than_foreseen_end_growth(small_program, tmp_path, monkeypatch):
     """The forecast is wrong by 3 MB: found out at a refinement, said once, kept in config.toml."""
-    told = Told()
+    output = Reporter()
     settings = tiny.settings(memory_budget="10M", max_splats=4000, grow_rate=1.0, backend="cpp", split=0.0)
     assert not planned(settings, load(settings), tiny.scene().views, 300, True, None)[0].lowered
     monkeypatch.setattr(memory_plan.MemoryPlan, "over", lambda self, n: 6_000_000 if n > 500 else 0)
-    done = train(tiny.scene(), settings, out=tmp_path / "a", callbacks=[told])
+    done = train(tiny.scene(), settings, out=tmp_path / "a", callbacks=[output])
     n = done.gaussians.means.shape[0]
     assert 500 < n < 4000 and config.load([tmp_path / "a" / "config.toml"]).max_splats == n
-    assert sum("more than foreseen" in line for line in told.lines) == 1
-    assert sum("growth ends" in line for line in told.lines) == 1
+    assert sum("more than foreseen" in line for line in output.lines) == 1
+    assert sum("growth ends" in line for line in output.lines) == 1
 
 
 def test_watching_lowers_nothing_while_all_is_as_foreseen(small_program):

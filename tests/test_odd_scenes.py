@@ -20,14 +20,14 @@ SAMPLE = [random.Random(SEED).choice([key for key in KEYS if SETS[key].kind == k
 @pytest.fixture(scope="module")
 def sound_psnr():
     """PSNR of a sound set by its name, each trained once."""
-    known = {}
+    expected = {}
 
     def of(name):
-        if name not in known:
+        if name not in expected:
             outcome = attempt(REFERENCES[name], None)
             assert not outcome.fault, outcome
-            known[name] = outcome.psnr
-        return known[name]
+            expected[name] = outcome.psnr
+        return expected[name]
 
     return of
 

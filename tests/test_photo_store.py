@@ -50,8 +50,8 @@ def paged(folder, lines=None, **options):
 
 
 def check_same(scene, other):
-    for view, known in zip(scene.views, other.views, strict=True):
-        photo, expected = view.pixels, known.pixels
+    for view, listed in zip(scene.views, other.views, strict=True):
+        photo, expected = view.pixels, listed.pixels
         for plane in ("image", "mask", "alpha"):
             np.testing.assert_array_equal(getattr(photo, plane), getattr(expected, plane))
 
@@ -72,8 +72,8 @@ def test_the_second_time_nothing_is_decoded(good, monkeypatch):
     monkeypatch.setattr(FilePhoto, "make", lambda self: pytest.fail("decoded"))
     scene = paged(good, again)
     check_same(scene, first)
-    told = lambda lines: [line for line in lines if "%" in line or "transparent" in line]  # noqa: E731
-    assert told(lines) == told(again) != []
+    output = lambda lines: [line for line in lines if "%" in line or "transparent" in line]  # noqa: E731
+    assert output(lines) == output(again) != []
 
 
 @pytest.mark.parametrize("what", ["photo", "mask", "setting", "same size, same time"])

@@ -90,9 +90,9 @@ def test_the_fused_step_is_the_generic_one(batch: int) -> None:
         assert isinstance(stepper, GenericStepper) == (kind is GenericStepper)
         stepper.look()
         both.append(objective.groups["poses"])
-    mine, other = both
-    assert np.abs(mine.m - other.m).max() < 2e-3 * np.abs(other.m).max()
-    assert mine.values == pytest.approx(
+    own, other = both
+    assert np.abs(own.m - other.m).max() < 2e-3 * np.abs(other.m).max()
+    assert own.values == pytest.approx(
         other.values, abs=2e-4
     )  # a fifth of one step, where Adam goes by signs
 

@@ -23,8 +23,8 @@ from gsplat_train.datasets import load_scene
 from gsplat_train.errors import StorageError
 from gsplat_train.prepare.make import prepare
 from gsplat_train.prepare.orient import Similarity
+from gsplat_train.prepare.reporter import Reporter
 from gsplat_train.prepare.steps import Options
-from gsplat_train.prepare.told import Told
 
 pytest.importorskip("pycolmap", reason="the extra [sfm] is not installed")
 
@@ -75,12 +75,16 @@ def test_any_reader_takes_the_folder(made):
 
 def test_the_report_says_how_it_was_made(made):
     out, done = made
-    told = captures.report(out)
-    assert told["used"] == 32 and told["mapper"] in ("incremental", "global") and told["up_from"] == "cameras"
-    assert told["sources"]["view_00.png"] == "view_00.png"
-    assert told["cameras"][0]["model"] == "SIMPLE_RADIAL" and told["n_cameras"] == 1
-    assert told["cameras"][0]["params"][0] == pytest.approx(0.94 * 320, rel=0.03)
-    assert set(told["seconds"]) >= {"photos", "features", "matches", "cameras", "all"}
+    output = captures.report(out)
+    assert (
+        output["used"] == 32
+        and output["mapper"] in ("incremental", "global")
+        and output["up_from"] == "cameras"
+    )
+    assert output["sources"]["view_00.png"] == "view_00.png"
+    assert output["cameras"][0]["model"] == "SIMPLE_RADIAL" and output["n_cameras"] == 1
+    assert output["cameras"][0]["params"][0] == pytest.approx(0.94 * 320, rel=0.03)
+    assert set(output["seconds"]) >= {"photos", "features", "matches", "cameras", "all"}
     assert "matches: 486 pairs more take about " in done.stderr
 
 
@@ -158,8 +162,8 @@ def test_a_stopped_run_says_how_to_go_on_and_leaves_no_process(photos, tmp_path)
 
 
 def _children(pid):
-    told = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in told.splitlines() if int(line.split()[1]) == pid]
+    output = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in output.splitlines() if int(line.split()[1]) == pid]
 
 
 def _alive(pid):
@@ -195,7 +199,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_photos_are_told_in_a_line_and_leave_nothing(what, tmp_path):
-    pictures, told = BAD[what]
+    pictures, output = BAD[what]
     folder = tmp_path / "photos"
     folder.mkdir()
     for i, picture in enumerate(pictures):
@@ -204,7 +208,7 @@ def test_bad_photos_are_told_in_a_line_and_leave_nothing(what, tmp_path):
     lines = done.stderr.splitlines()
     assert len([line for line in lines if not line.startswith("warning: ")]) == 1
 
-    assert re.search(told, lines[-1]), lines
+    assert re.search(output, lines[-1]), lines
     assert not (tmp_path / "out").exists()
 
 
@@ -247,7 +251,7 @@ def test_a_disk_without_room_is_told_before_anything_is_done(photos, tmp_path, m
     full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(StorageError, match=r"1 MB free, about .* MB are needed"):
-        prepare(photos, tmp_path / "out", Options(), Told("plain", quiet=True))
+        prepare(photos, tmp_path / "out", Options(), Reporter("plain", quiet=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -297,9 +301,9 @@ def test_training_on_a_video(tmp_path):
         [*command, "--steps", "3"], capture_output=True, text=True, env=captures.environment(), timeout=200
     )
     assert done.returncode == 0, done.stderr
-    told = captures.report(run / "scene")
-    assert told["kind"] == "video" and told["repeated"] >= 2 and told["found"] > 60
-    assert len(told["registered"]) >= 0.8 * told["used"] >= 20
+    output = captures.report(run / "scene")
+    assert output["kind"] == "video" and output["repeated"] >= 2 and output["found"] > 60
+    assert len(output["registered"]) >= 0.8 * output["used"] >= 20
     assert json.loads((run / "metrics.json").read_text("utf-8"))["scene"] == "walk"
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(film.read_bytes()[: film.stat().st_size // 2])  # its index was at the end

@@ -27,15 +27,15 @@ def few(monkeypatch):
 
 
 def found(scene):
-    told = []
+    output = []
 
     def begin(total):
-        told.append(total)
-        return told.append
+        output.append(total)
+        return output.append
 
     near = scene.points[np.linalg.norm(scene.points, axis=1) < 3]
     points, colors = dense.more_points(scene.views, near, 2, begin)
-    assert told == [12, *range(1, 13)]
+    assert output == [12, *range(1, 13)]
     return points, colors
 
 

@@ -30,7 +30,7 @@ def test_events_and_result(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "told"),
+    ("code", "kind", "output"),
     [
         ("os.abort()", UserError, "crashed .*SIGABRT.* same command again"),
         ("sys.exit(3)", UserError, "crashed .*exit code 3"),
@@ -42,8 +42,8 @@ def test_events_and_result(tmp_path):
         ("say(error='no symbol', kind='import')", BackendUnavailable, "no symbol"),
     ],
 )
-def test_how_it_ended_is_told_in_a_line(tmp_path, code, kind, told):
-    with pytest.raises(kind, match=told) as caught:
+def test_how_it_ended_is_told_in_a_line(tmp_path, code, kind, output):
+    with pytest.raises(kind, match=output) as caught:
         job(tmp_path, code)
     assert type(caught.value) is kind and "\n" not in str(caught.value)
 

@@ -41,23 +41,23 @@ def write(path, frames, options=None):
 
 
 def taken(path, tmp_path, **asked):
-    told: list[int] = []
+    output: list[int] = []
 
     def begin(total):
-        told.append(total)
-        return told.append
+        output.append(total)
+        return output.append
 
     frames = extract(path, tmp_path / "images", asked.get("frames"), asked.get("fps"), begin)
-    return frames, told
+    return frames, output
 
 
 def test_the_sharpest_of_each_window_is_taken(tmp_path):
     sharp = {2, 7, 11, 19}  # one in each five
     path = write(tmp_path / "a.mp4", [frame(i, 0 if i in sharp else 1.5) for i in range(20)])
-    found, told = taken(path, tmp_path, frames=4)
+    found, output = taken(path, tmp_path, frames=4)
     times = [float(photo.source.split()[-2]) for photo in found.photos]
     assert [round(time * RATE) for time in times] == sorted(sharp)
-    assert found.decoded == 20 and told[0] == 20 and told[-1] == 20 and not found.warnings
+    assert found.decoded == 20 and output[0] == 20 and output[-1] == 20 and not found.warnings
     assert [photo.name for photo in found.photos] == [f"frame_{i:05d}.jpg" for i in range(1, 5)]
     files = sorted(path.name for path in (tmp_path / "images").iterdir())
     assert files == [photo.name for photo in found.photos]

@@ -41,9 +41,9 @@ def test_rows_go_where_the_edit_says_with_their_moments(source: list[int]) -> No
 @pytest.mark.parametrize("source", [[0, 1, 2, 2, 2], [0, 1, 2, 3, 4, 1, 1]])
 def test_fresh_rows_have_zero_moments(source: list[int]) -> None:
     state = random_state(5)
-    fresh = np.array([1, *range(3, len(source)), 1])
-    rows.edit_rows(state, Edit(np.array(source), fresh))
-    assert row_numbers(state).tolist() == [0 if i in fresh else row for i, row in enumerate(source)]
+    new_rows = np.array([1, *range(3, len(source)), 1])
+    rows.edit_rows(state, Edit(np.array(source), new_rows))
+    assert row_numbers(state).tolist() == [0 if i in new_rows else row for i, row in enumerate(source)]
 
 
 def test_columns_of_fresh_rows_are_theirs_alone() -> None:

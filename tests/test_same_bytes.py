@@ -26,7 +26,7 @@ RUNS = {  # everything happens: refinement, noise, all bands, both sums
     "absgrad": {"strategy": "adc", "grow_absgradient": 1e-5, "absgrad": True, "background": "black"},
 }
 # By the backend, its instruction set or the version of MLX, and how NumPy (or MLX) rounds here.
-KNOWN = {
+HASHES = {
     "cpp avx512 39b7978e": {
         "mcmc": "f7ef58389300049646d8c60fc77adb17ab5e13379a96540157288fc533bdeae7",
         "adc": "2530bd02dd76ce9086fc2ef7fec7a212bea754d50d418ea7de324807ee4e0d9b",
@@ -105,6 +105,6 @@ def test_a_short_run_ends_in_the_same_bytes(of: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    if result["key"] not in KNOWN:
+    if result["key"] not in HASHES:
         pytest.skip(f"no hash is known where numbers are rounded so; to add: {json.dumps(result)}")
-    assert result["found"] == KNOWN[result["key"]]
+    assert result["found"] == HASHES[result["key"]]

@@ -94,8 +94,8 @@ def test_a_scene_that_names_its_held_out_views_is_split_so():
 def test_views_of_one_group_are_held_out_together():
     views = [View(f"{i}{side}", turned_camera(), group=str(i)) for i in range(4) for side in "ab"]
     scene = Scene("test", tuple(views), np.zeros((1, 3)), np.zeros((1, 3)))
-    for given, names in ((scene, "0a 0b 3a 3b"), (replace(scene, test_names=frozenset(["2b"])), "2a 2b")):
-        train, test = given.split(3)
+    for args, names in ((scene, "0a 0b 3a 3b"), (replace(scene, test_names=frozenset(["2b"])), "2a 2b")):
+        train, test = args.split(3)
         assert [view.name for view in test] == names.split()
         assert not {view.group for view in train} & {view.group for view in test}
 

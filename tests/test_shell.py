@@ -90,9 +90,9 @@ def test_settings_are_all_there_with_what_is_said_of_them() -> None:
         "max_size", "1600", "at least 0; pixels, longest side of a photo; 0 keeps its size [3DGS]"
     ]  # fmt: skip
     assert "mcmc.grow_rate" in text and "exposure.mode" in text
-    told = [re.split(" {2,}", line.strip()) for line in text.splitlines() if re.match(r"^  [\w.]+  ", line)]
-    assert len(told) > 80
-    for name, _, what in told:
+    output = [re.split(" {2,}", line.strip()) for line in text.splitlines() if re.match(r"^  [\w.]+  ", line)]
+    assert len(output) > 80
+    for name, _, what in output:
         assert re.search(r"; \S", what), f"{name}: {what} says what it takes, not what it is"
     titles = [line for line in text.splitlines() if re.match(r"^(mcmc|adc|igs|alpha|exposure|poses): ", line)]
     assert len(titles) == 6 and all(title.count("(") == title.count(")") for title in titles)

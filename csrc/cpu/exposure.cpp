@@ -80,9 +80,9 @@ void expose_vjp(const PlaneArgs& p, const uint8_t* target, const Exposure& expos
                     plain[j] -= here;
                 }
         }
-        Sums& mine = sums[i];
-        mine = {0.0, 0.0};
-        for (int j = 0; j < kLanes; ++j) mine.gain += along[j], mine.offset += plain[j];
+        Sums& own = sums[i];
+        own = {0.0, 0.0};
+        for (int j = 0; j < kLanes; ++j) own.gain += along[j], own.offset += plain[j];
     });
     std::fill_n(gradient, 6, 0.0);
     for (int i = 0; i < 3 * p.height; ++i) {

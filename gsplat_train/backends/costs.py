@@ -36,8 +36,8 @@ BATCH = 240, 60  # a splat's gradients where a step is over several views: the s
 
 def costs(backend: str, fused: bool, batch: int = 1) -> Costs:
     """Those of a backend; of one that is not known here, the reference's."""
-    known = COSTS.get(backend, COSTS["python"])
+    estimate = COSTS.get(backend, COSTS["python"])
     if not fused:
-        known = GENERIC.get(backend, known)
+        estimate = GENERIC.get(backend, estimate)
     more = BATCH[0] + BATCH[1] * batch if batch > 1 else 0
-    return known._replace(splat_work=known.splat_work + more)
+    return estimate._replace(splat_work=estimate.splat_work + more)

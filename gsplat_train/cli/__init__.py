@@ -51,7 +51,7 @@ Version = Annotated[
 ]
 
 
-def known_backend(name: str | None) -> str | None:
+def backend_name(name: str | None) -> str | None:
     """The value of an option --backend, checked; for typer's `callback`."""
     if name is not None and name not in ("auto", *registry.BACKENDS):
         wrong = f"{name!r} is not one of auto, {', '.join(registry.BACKENDS)}."
@@ -62,7 +62,7 @@ def known_backend(name: str | None) -> str | None:
 BackendName = Annotated[
     str | None,
     typer.Option(
-        help="Where to compute; auto takes the first that runs here.", callback=known_backend, metavar="NAME"
+        help="Where to compute; auto takes the first that runs here.", callback=backend_name, metavar="NAME"
     ),
 ]
 
@@ -245,7 +245,7 @@ def parse_settings(assignments: list[str]) -> dict[str, str]:
     return settings
 
 
-class Given(NamedTuple):
+class Requested(NamedTuple):
     """What the command line asks for, checked."""
 
     files: tuple[Path, ...]  # of --config
@@ -258,11 +258,13 @@ class Given(NamedTuple):
         return {key: value for layer in layers for key, value in layer.items()}
 
 
-def given_settings(scene: str, name: str | None, options: Mapping[str, Any], assignments: list[str]) -> Given:
+def requested_settings(
+    scene: str, name: str | None, options: Mapping[str, Any], assignments: list[str]
+) -> Requested:
     """What the command line asks for: --config, then named options (None: not given), then --set."""
     files = () if name is None else (_find_config(scene, name),)
     named = config_module.check({k: v for k, v in options.items() if v is not None}, config_module.OPTIONS)
-    return Given(files, named | config_module.check(parse_settings(assignments), "--set"))
+    return Requested(files, named | config_module.check(parse_settings(assignments), "--set"))
 
 
 def _find_config(scene: str, name: str) -> Path:
@@ -270,5 +272,5 @@ def _find_config(scene: str, name: str) -> Path:
     for path in candidates:
         if path is not None and path.is_file():
             return path
-    known = ", ".join(path.stem for path in config_module.files())
-    raise UserError(f"no configuration {name}: neither a file nor one of {known}")
+    configurations = ", ".join(path.stem for path in config_module.files())
+    raise UserError(f"no configuration {name}: neither a file nor one of {configurations}")

@@ -80,7 +80,7 @@ def start(count: int, backend: str, arguments: Sequence[str]) -> NoReturn:
         code = processes[0].returncode
         if code < 0 or code == DevicesLost.exit_code or (code == 1 and first_to_fail):  # NCCL exits with 1
             failed = 0 if first_to_fail is None else first_to_fail
-            print(f"gs-train: {_told(failed, processes, errors, Path(folder))}", file=sys.stderr)
+            print(f"gs-train: {_report_line(failed, processes, errors, Path(folder))}", file=sys.stderr)
             code = DevicesLost.exit_code
     sys.exit(code)
 
@@ -141,7 +141,7 @@ def _listen(process: subprocess.Popen[bytes]) -> list[str]:
     return lines
 
 
-def _told(
+def _report_line(
     failed: int, processes: Sequence[subprocess.Popen[bytes]], errors: Sequence[list[str]], folder: Path
 ) -> str:
     """One line: what became of the process that failed, and what to go on with."""
@@ -213,7 +213,7 @@ def begun(count: int, settings: Config, viewer: bool, seeds: int | None) -> Crew
     """
     joined = bool(os.environ.get("MLX_RANK"))
     alone = {"--viewer": viewer, "--seeds": seeds is not None, "--time-budget": bool(settings.time_budget)}
-    for option in (name for name, given in alone.items() if given and (count > 1 or joined)):
+    for option in (name for name, requested in alone.items() if requested and (count > 1 or joined)):
         raise UserError(f"{option} is for the training of one device; leave it out, or train on one")
     if count > 1 and not joined:
         start(count, settings.backend, without_devices(sys.argv[1:]))
@@ -274,9 +274,9 @@ def follow(company: Any, own: Config) -> None:
     from .signals import stopping
 
     with tempfile.TemporaryDirectory(prefix="gs-train-") as scratch:
-        (given := Path(scratch, "config.toml")).write_bytes(company.share())
+        (requested := Path(scratch, "config.toml")).write_bytes(company.share())
         company.root = Path(json.loads(company.share()))
-        settings = config_module.load([given])
+        settings = config_module.load([requested])
         company.deal(settings.batch)
         files = company.share_files(Path(scratch), [])
         found = checkpoint.load(files[0]) if files else None

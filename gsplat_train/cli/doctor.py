@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..storage import home_expanded
-from . import known_backend, make_app, run
+from . import backend_name, make_app, run
 
 MARKS = {True: "ok  ", False: "BAD ", None: "    "}
 
@@ -26,7 +26,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Examine this machine: what is here, and whether each backend computes what it should. Exit 1 if one does not."""
-    names = [known_backend(name) for name in backend or []]
+    names = [backend_name(name) for name in backend or []]
     chosen = tuple(name for name in names if name and name != "auto")
     from .. import backends
 

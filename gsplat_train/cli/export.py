@@ -228,16 +228,16 @@ def _scene(
     from .. import config as config_module
     from ..datasets import read_scene
 
-    given = {} if data_root is None else {"data_root": str(home_expanded(data_root).resolve())}
+    explicit = {} if data_root is None else {"data_root": str(home_expanded(data_root).resolve())}
     try:
         if run_folder is None:
-            settings = config_module.configure(scene or "", given)
+            settings = config_module.configure(scene or "", explicit)
         else:
             layers: list[Any] = [run_folder / "config.toml"]
             if scene is not None:
                 named = config_module.configure(scene, {})
                 layers.append({"scene": named.scene, "reader": named.reader})
-            settings = config_module.load(layers, given)
+            settings = config_module.load(layers, explicit)
         return settings, read_scene(settings, lambda line: None, report.at)
     except UserError as error:
         if scene is not None:

@@ -38,19 +38,19 @@ def named(source: Path) -> str:
 def make_scene(source: Path, run: RunFolder, report: Progress) -> str:
     """The scene made of `source` in the run's folder, or what is there of it gone on with."""
     from ..prepare.make import prepare
+    from ..prepare.reporter import Reporter
     from ..prepare.steps import Options
-    from ..prepare.told import Told
 
     out = run.root / SCENE
     report.message(f"{source} has no camera poses: they are found first, into {out} (as gs-prepare does)")
     report.release()
-    told = Told(report.mode if report.mode != "jsonl" else "plain", report.quiet)
+    reporter = Reporter(report.mode if report.mode != "jsonl" else "plain", report.quiet)
     try:
-        prepare(source, out, Options(), told)
+        prepare(source, out, Options(), reporter)
     except BaseException as error:
         if not isinstance(error, Exception):
             again = shlex.join(["gs-train", str(source), "--out", str(run.root)])
-            told.message(f"stopped while finding cameras; this goes on with what is done: {again}")
+            reporter.message(f"stopped while finding cameras; this goes on with what is done: {again}")
         raise
     return str(out.resolve())
 
@@ -59,8 +59,8 @@ def made_scene(source: Path, out: Path | None, runs: Path, log: Callable[[str], 
     """The run that `--resume` goes on with: `out`, or the newest whose scene was made of `source`."""
     choices = [home_expanded(out)] if out is not None else sorted(runs.glob("*"), reverse=True)
     for run in choices:
-        told = read_json(run / SCENE / "prepare.json")
-        if isinstance(told, dict) and told.get("made_from", {}).get("input") == str(source):
+        reporter = read_json(run / SCENE / "prepare.json")
+        if isinstance(reporter, dict) and reporter.get("made_from", {}).get("input") == str(source):
             log(f"the scene is {run / SCENE}")
             return run
     where = out if out is not None else runs

@@ -52,18 +52,18 @@ def prepare(
     """Find the cameras of photos, or of the frames of a video: a COLMAP scene to train on."""
     from ..errors import UserError
     from ..prepare.make import prepare as make
+    from ..prepare.reporter import Reporter
     from ..prepare.steps import Options
-    from ..prepare.told import Told
 
     if frames is not None and fps is not None:
         raise UserError("--frames and --fps both say how many frames; give one of them")
     options = Options(camera=camera, lens=lens, mapper=mapper, frames=frames, fps=fps, dense=dense, up=up)
-    told = Told(progress, quiet)
+    reporter = Reporter(progress, quiet)
     try:
-        report = make(source, out, options, told)
+        report = make(source, out, options, reporter)
     except BaseException as error:
         if not isinstance(error, Exception):
-            told.message("stopped; the same command goes on with what is done")
+            reporter.message("stopped; the same command goes on with what is done")
         raise
     if not quiet:
         print(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..training.callbacks import Callback
-from ..training.clock import told
+from ..training.clock import stage_summary
 from ..training.run_folder import RunFolder, to_json
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Progress(Callback):
         self.spoken = -PLAIN_SECONDS
         self.test_psnr: float | None = None
         self.action: tqdm | None = None  # the bar of what is under way beside the steps
-        self.action_began = self.action_told = 0.0
+        self.action_began = self.last_action = 0.0
 
     def message(self, line: str) -> None:
         """A line on standard error; of a quiet run only its warnings."""
@@ -91,16 +91,16 @@ class Progress(Callback):
         """
         now, last = time.monotonic(), done >= total
         if done <= 1 or self.action_began == 0:
-            self.action_began, self.action_told = now, now
+            self.action_began, self.last_action = now, now
         if self.quiet:
             return
         if self.mode == "jsonl":
-            if last or now - self.action_told > JSON_SECONDS:
-                self.action_told = now
+            if last or now - self.last_action > JSON_SECONDS:
+                self.last_action = now
                 say(to_json({"action": what, "done": done, "total": total}))
         elif self.mode == "plain":
-            if now - self.action_told > PLAIN_SECONDS:
-                self.action_told = now
+            if now - self.last_action > PLAIN_SECONDS:
+                self.last_action = now
                 left = (now - self.action_began) / done * (total - done)
                 say(f"{what}: {done} of {total}, {duration(left)} left")
         elif self.action is not None or now - self.action_began > BAR_AFTER:
@@ -186,12 +186,12 @@ def write_result(line: str) -> None:
 
 def tell_result(metrics: dict[str, Any], folder: RunFolder, report: Progress) -> None:
     """The result on standard output, and where the model is."""
-    from ..training.evaluation import scores_told
+    from ..training.evaluation import score_lines
 
-    for line in scores_told(metrics):
+    for line in score_lines(metrics):
         report.message(line)
     report.message(f"{metrics['n_splats']:,} splats, {metrics['steps']} steps in {metrics['seconds']:.1f} s")
-    report.message(f"{metrics['wall_seconds']:.1f} s in all: {told(metrics['stage_seconds'])}")
+    report.message(f"{metrics['wall_seconds']:.1f} s in all: {stage_summary(metrics['stage_seconds'])}")
     if report.mode != "jsonl":
         scores = {
             split: metrics[split] and {k: v for k, v in metrics[split].items() if k != "views"}

@@ -13,7 +13,7 @@ from ..config import Config, configure, is_builtin
 from ..errors import UserError
 from ..registry import MADE
 from ..storage import home_expanded
-from . import SET_HELP, BackendName, given_settings, make_app, run
+from . import SET_HELP, BackendName, make_app, requested_settings, run
 
 KINDS = ("spiral", "orbit", "ellipse", "interpolate")
 # Names of films; what cannot be written of them is refused, instead of a folder made that is called so.
@@ -121,8 +121,10 @@ def _check(path: str | None, film: bool, alpha: bool, along: dict[str, float | N
     if path is None:
         if film:
             raise UserError("a film needs a way: add --path spiral, orbit, ellipse, interpolate or FILE.json")
-        if given := [name for name, value in along.items() if value is not None]:
-            raise UserError(f"--{given[0]} is for free cameras; add --path {', '.join(KINDS)} or FILE.json")
+        if requested := [name for name, value in along.items() if value is not None]:
+            raise UserError(
+                f"--{requested[0]} is for free cameras; add --path {', '.join(KINDS)} or FILE.json"
+            )
         return
     if path not in KINDS and not path.lower().endswith(".json"):
         raise UserError(f"--path takes {', '.join(KINDS)} or a FILE.json, got {path!r}")
@@ -138,14 +140,14 @@ def run_settings(
     A scene that is named for a run keeps the run's settings: it may have moved. What the run held out stays
     so. photos: whether the scene has to be there.
     """
-    given = given_settings(scene or "", None, options, assignments)
+    requested = requested_settings(scene or "", None, options, assignments)
     if run is None:
         if scene is None:
             raise UserError(
                 "the model lies in no run folder; name the scene whose views to render with --scene"
             )
-        return configure(scene, given.options)
-    if fixed := {"eval", "test_every"} & given.options.keys():
+        return configure(scene, requested.options)
+    if fixed := {"eval", "test_every"} & requested.options.keys():
         raise UserError(
             f"{sorted(fixed)[0]} is what the run in {run} was trained with: views that it saw are no test; "
             "choose views with --split"
@@ -156,7 +158,7 @@ def run_settings(
         layers.append({key: getattr(named, key) for key in ("scene", "reader", "source")})
         if named.scene != config_module.read(run / "config.toml").get("scene"):
             layers.append({"images": named.images})
-    settings = config_module.load(layers, given.options)
+    settings = config_module.load(layers, requested.options)
     there = settings.reader in MADE or is_builtin(settings.scene) or Path(settings.scene).is_dir()
     if photos and not there:
         raise UserError(f"scene {settings.scene} of the run is not there; say where it is now with --scene")

@@ -48,7 +48,7 @@ class PathOptions(NamedTuple):
 def render_path(
     model: Model,
     settings: Config | None,
-    scene_given: bool,
+    scene_named: bool,
     asked: PathOptions,
     stages: Backend,
     look: Look,
@@ -65,7 +65,7 @@ def render_path(
     """
     fps = asked.fps
     if asked.kind in PATHS:
-        views, held = views_of(model, settings, scene_given, report)
+        views, held = views_of(model, settings, scene_named, report)
         model = model.to_render([view.camera for view in views])
         cameras = [model.camera(view.camera) for view in views if view.name not in held]
         made = make_path(asked.kind, cameras, points_of(model), asked.frames or FRAMES)
@@ -136,12 +136,12 @@ def _write_rgba(path: Path, image: np.ndarray, alpha: np.ndarray) -> None:
 
 
 def views_of(
-    model: Model, settings: Config | None, scene_given: bool, report: Progress
+    model: Model, settings: Config | None, scene_named: bool, report: Progress
 ) -> tuple[list[View], set[str]]:
     """The views that are known, and the names of those held out: the training views of the run's checkpoint,
     without photos; all of the scene where one was named or there is no checkpoint; none without either.
     """
-    for path in committed(model.run / "checkpoints") if model.run is not None and not scene_given else []:
+    for path in committed(model.run / "checkpoints") if model.run is not None and not scene_named else []:
         try:
             meta, tensors = read_checkpoint(path)
             cameras = cameras_of(tensors, similarity_of(meta))

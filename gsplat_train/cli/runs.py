@@ -45,7 +45,7 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
 
 
 def resumed_run(
-    config: Config, out: Path | None, given: Mapping[str, Any], log: Callable[[str], None], moved: bool
+    config: Config, out: Path | None, explicit: Mapping[str, Any], log: Callable[[str], None], moved: bool
 ) -> tuple[RunFolder, Config]:
     """The run in `out`, or the newest of the scene, and its settings; `given` may raise `steps` and change
     what is shown. moved: the run's scene is not where it was, and `config.scene` is where it is now.
@@ -68,7 +68,7 @@ def resumed_run(
         raise UserError(
             f"{run.root} is a run of {stored.scene}, not of {config.scene}; name that scene or another --out"
         )
-    changes = {key: value for key, value in given.items() if value != config_module.value_of(stored, key)}
+    changes = {key: value for key, value in explicit.items() if value != config_module.value_of(stored, key)}
     if changes.get("steps", stored.steps) < stored.steps:
         raise UserError(
             f"a resumed run can only be prolonged: --steps {changes['steps']} is below its {stored.steps}"

@@ -30,7 +30,7 @@ def train_seeds(
     settings: Config,
     count: int,
     out: Path | None,
-    given: Mapping[str, Any],
+    explicit: Mapping[str, Any],
     how: str,
     report: Progress,
     train: Train,
@@ -50,7 +50,7 @@ def train_seeds(
             "give another --out"
         )
     measured: dict[int, dict[str, Any]] = {}
-    scene, kept = None, {key: value for key, value in given.items() if key != "seed"}
+    scene, kept = None, {key: value for key, value in explicit.items() if key != "seed"}
     for number in numbers:
         folder, chosen = RunFolder(top.root / f"seed_{number}"), replace(settings, seed=number)
         resume = how == "resume" and (folder.config.is_file() or folder.lock.is_file())

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..machine import process_seconds
 from ..settings import seconds_of
 from ..storage import home_expanded
-from . import AT_HELP, SET_HELP, BackendName, given_settings, make_app, run, shows
+from . import AT_HELP, SET_HELP, BackendName, make_app, requested_settings, run, shows
 
 if TYPE_CHECKING:
     from .progress import Progress
@@ -188,19 +188,19 @@ def train(
     from ..config import configure
     from .from_photos import capture, made_scene, make_scene, named
 
-    given = given_settings(scene, config, options, set_ or [])
+    requested = requested_settings(scene, config, options, set_ or [])
     source = capture(scene)
     place = scene if source is None else str(source if source.is_dir() else source.parent)
 
     def of_steps(count: int) -> Config:
-        return configure(place, {**given.options, "steps": count}, given.files)
+        return configure(place, {**requested.options, "steps": count}, requested.files)
 
     if source is None:
-        settings = configure(scene, given.options, given.files)
+        settings = configure(scene, requested.options, requested.files)
     elif check:
         raise UserError(f"{scene} has no camera poses yet; first: gs-prepare {scene} OUT, then --check OUT")
     else:
-        settings = replace(configure(place, given.options, given.files), scene=named(source))
+        settings = replace(configure(place, requested.options, requested.files), scene=named(source))
     if check:
         from .check import check as check_scene
 
@@ -238,14 +238,14 @@ def train(
                 f"--seeds needs a scene with cameras; first: gs-prepare {scene} OUT, then train OUT"
             )
         how = "resume" if resume else "overwrite" if overwrite else "new"
-        train_seeds(settings.begun(), seeds, out, given.all, how, report, partial(train_in, **shared))
+        train_seeds(settings.begun(), seeds, out, requested.all, how, report, partial(train_in, **shared))
         return
     if resume and source is not None:
         out = made_scene(source, out, ROOT / Path(settings.scene).name, report.message)
         settings = replace(settings, scene=str((out / "scene").resolve()))
         source = None
     if resume:
-        folder, settings = resumed_run(settings, out, given.all, report.message, moved=out is not None)
+        folder, settings = resumed_run(settings, out, requested.all, report.message, moved=out is not None)
     else:
         folder = new_run(settings, out, overwrite)
         settings = settings.begun()

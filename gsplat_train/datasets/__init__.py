@@ -184,9 +184,9 @@ def scene_name(config: Config) -> str:
     folder = Path(config.scene)
     if folder.name == MADE_OF_PHOTOS:
         with suppress(OSError, ValueError, AttributeError):
-            told = json.loads((folder / "prepare.json").read_text("utf-8")).get("name")
-            if isinstance(told, str) and told:
-                return told
+            prepared_name = json.loads((folder / "prepare.json").read_text("utf-8")).get("name")
+            if isinstance(prepared_name, str) and prepared_name:
+                return prepared_name
     return folder.name or "scene"
 
 

@@ -21,7 +21,7 @@ MIN_SEEN = 30  # points in a view from which its correlation tells something
 FEWEST_LEVELS = 2.0  # of 255, spread of colours below which they tell nothing
 
 
-class Eye(NamedTuple):
+class SmallView(NamedTuple):
     """A view as the check sees it: where it stands, and a small copy of its photo."""
 
     view: int  # its index in the scene
@@ -68,7 +68,7 @@ class Eye(NamedTuple):
         row, column = self._places(uv)
         return self.counts[row, column]
 
-    def moved(self, viewmat: np.ndarray | None = None, K: np.ndarray | None = None) -> Eye:
+    def moved(self, viewmat: np.ndarray | None = None, K: np.ndarray | None = None) -> SmallView:
         """The same photo with another camera."""
         return self._replace(
             viewmat=self.viewmat if viewmat is None else viewmat, K=self.K if K is None else K
@@ -100,15 +100,15 @@ def spread(n: int, limit: int) -> list[int]:
     return list(range(n)) if n <= limit else np.unique(np.linspace(0, n - 1, limit).astype(int)).tolist()
 
 
-def open_eyes(
+def small_views_of(
     views: Sequence[View], limit: int, *, side: int = SIDE, also: Sequence[int] | np.ndarray = ()
-) -> list[Eye]:
+) -> list[SmallView]:
     """At most `limit` of the views, evenly spread, and those of `also`; those without a photo are left out.
 
     side: pixels that photos are reduced to, 0 for none, which takes no time; photos that are not in memory are
     reduced to SIDE even so, for copies of them would fill it.
     """
-    eyes = []
+    small_views = []
     for i in sorted({*spread(len(views), limit), *map(int, also)}):
         view = views[i]
         if view.photo is None:
@@ -125,8 +125,8 @@ def open_eyes(
                 solid = np.pad(solid, [(0, 1), (0, 1)], mode="edge")[: image.shape[0], : image.shape[1]]
                 counts = solid if counts is None else counts & solid
         K = camera.K * [[1 / camera.width], [1 / camera.height], [1]]
-        eyes.append(Eye(i, camera.viewmat, K, image, counts, camera.width / camera.height))
-    return eyes
+        small_views.append(SmallView(i, camera.viewmat, K, image, counts, camera.width / camera.height))
+    return small_views
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -144,7 +144,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def median_colors(
-    eyes: Sequence[Eye], points: np.ndarray, *, hidden: bool = False
+    small_views: Sequence[SmallView], points: np.ndarray, *, hidden: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours [n, 3] uint8 of points as the photos show them, the median over views; and how many showed each.
 
@@ -152,11 +152,11 @@ def median_colors(
     """
     n = len(points)
     owners, values = [], []
-    for eye in eyes:
-        index, uv = eye.sees(points) if hidden else eye.shows(points)
-        counted = eye.counted(uv)
+    for small_view in small_views:
+        index, uv = small_view.sees(points) if hidden else small_view.shows(points)
+        counted = small_view.counted(uv)
         owners.append(index[counted])
-        values.append(eye.pixels(uv[counted]))
+        values.append(small_view.pixels(uv[counted]))
     owner = np.concatenate(owners) if owners else np.empty(0, int)
     value = np.concatenate(values) if values else np.empty((0, 3), np.uint8)
     seen = np.bincount(owner, minlength=n)
@@ -184,42 +184,46 @@ class Agreement(NamedTuple):
     @property
     def usual(self) -> float:
         """The median correlation; NaN where fewer than a third of the views tell it."""
-        known = self.own[~np.isnan(self.own)]
-        return float(np.median(known)) if len(known) >= max(1, len(self.own) / 3) else float("nan")
+        finite = self.own[~np.isnan(self.own)]
+        return float(np.median(finite)) if len(finite) >= max(1, len(self.own) / 3) else float("nan")
 
     def of(self, kept: Sequence[bool]) -> Agreement:
         """That of some of the views."""
         return self._replace(shares=self.shares[np.array(kept)], own=self.own[np.array(kept)])
 
 
-def agree(eyes: Sequence[Eye], points: np.ndarray, colors: np.ndarray | None) -> Agreement:
+def agree(small_views: Sequence[SmallView], points: np.ndarray, colors: np.ndarray | None) -> Agreement:
     """How the colours of points are those of the photos.
 
     colors: [n, 3]; None takes them from every second view and judges the others by them.
     """
-    judged = list(range(len(eyes)))
-    known = np.ones(len(points), bool)
+    judged = list(range(len(small_views)))
+    finite = np.ones(len(points), bool)
     if colors is None:
-        colors, seen = median_colors(eyes[::2], points)
-        known, judged = seen > 0, judged[1::2]
-    sights = [eye.shows(points) for eye in eyes]
-    own, others = np.full(len(eyes), np.nan), []
+        colors, seen = median_colors(small_views[::2], points)
+        finite, judged = seen > 0, judged[1::2]
+    sights = [small_view.shows(points) for small_view in small_views]
+    own, others = np.full(len(small_views), np.nan), []
     for i, k in enumerate(judged):
         index, uv = sights[k]
-        counted = known[index] & eyes[k].counted(uv)
+        counted = finite[index] & small_views[k].counted(uv)
         index, uv = index[counted], uv[counted]
-        own[k] = correlation(colors[index], eyes[k].pixels(uv))
+        own[k] = correlation(colors[index], small_views[k].pixels(uv))
         steps = {len(judged) // 2, len(judged) // 3} - {0}
         others += [
-            correlation(colors[index], eyes[judged[(i + step) % len(judged)]].pixels(uv)) for step in steps
+            correlation(colors[index], small_views[judged[(i + step) % len(judged)]].pixels(uv))
+            for step in steps
         ]
     tell = [value for value in others if not np.isnan(value)]
-    shares = np.array([len(eye.sees(points)[0]) / max(1, len(points)) for eye in eyes])
+    shares = np.array([len(small_view.sees(points)[0]) / max(1, len(points)) for small_view in small_views])
     return Agreement(shares, own, float(np.median(tell)) if tell else float("nan"))
 
 
-def with_others_photos(eyes: Sequence[Eye], step: int) -> list[Eye]:
+def with_others_photos(small_views: Sequence[SmallView], step: int) -> list[SmallView]:
     """The cameras, each with the photo of another."""
-    n = len(eyes)
-    others = [eyes[(i + step) % n] for i in range(n)]
-    return [eye._replace(image=o.image, counts=o.counts) for eye, o in zip(eyes, others, strict=True)]
+    n = len(small_views)
+    others = [small_views[(i + step) % n] for i in range(n)]
+    return [
+        small_view._replace(image=o.image, counts=o.counts)
+        for small_view, o in zip(small_views, others, strict=True)
+    ]

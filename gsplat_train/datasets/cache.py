@@ -73,8 +73,8 @@ def entries() -> list[Entry]:
         for path in cache_folder().iterdir():
             if path.suffix in ENDINGS:
                 with suppress(OSError):  # another process took it away
-                    known = path.stat()
-                    found.append(Entry(path, known.st_size, known.st_mtime))
+                    status = path.stat()
+                    found.append(Entry(path, status.st_size, status.st_mtime))
     return sorted(found, key=lambda entry: (entry.used, entry.path.name))
 
 

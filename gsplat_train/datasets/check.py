@@ -17,12 +17,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..scene import Scene
-from .agreement import Agreement, Eye, agree, correlation, open_eyes, spread, with_others_photos
+from .agreement import Agreement, SmallView, agree, correlation, small_views_of, spread, with_others_photos
 from .conventions import POSES, tries
 from .files import shorten
 from .points import N_POINTS, company, draw_points, have_colors, sweep_agreement, with_dome, with_own_colors
 
-MAX_EYES = 96  # views whose photos are looked at
+MAX_VIEWS = 96  # views whose photos are looked at
 FEW_POINTS, MANY_POINTS = (
     4_000,
     60_000,
@@ -39,12 +39,10 @@ UNSEEN = 1e-3  # share of the points that a view sees, below which it sees none
 FAR = 10.0  # times the distance of most cameras from their middle
 MOST_OUT = 0.2  # of the cameras: more than that are no outliers
 WORSE = 0.32  # than the usual correlation: the photo shows something else; sound photos: to 0.29
-TRIED_EYES, TRIED_POINTS = 24, 2_000  # with which mistakes are tried
-SWEPT_EYES = 48  # with which scenes without points are judged ...
-FEW_EYES = 6  # ... from this many on
-FEWEST_POINTS = (
-    100  # a start with less is no start: with 3 the built-in scene ends 12 dB lower than with drawn ones
-)
+TRIED_VIEWS, TRIED_POINTS = 24, 2_000  # with which mistakes are tried
+SWEPT_VIEWS = 48  # with which scenes without points are judged ...
+FEW_VIEWS = 6  # ... from this many on
+FEWEST_POINTS = 100  # with less the built-in scene ends lower than with drawn ones: with 3 by 12 dB
 ALONE = 1.2  # cameras that see a drawn point; one is the camera that drew it
 TRUST = "--trust goes on all the same"
 
@@ -101,24 +99,24 @@ def judge(scene: Scene, *, trust: bool = False) -> Verdict:
     if not len(scene.points):
         scene, findings = _drawn(scene, "the scene has none", "note")
         return Verdict(scene, findings, None, [])
-    if len(scene.points) < FEWEST_POINTS and len(scene.views) >= FEW_EYES:
+    if len(scene.points) < FEWEST_POINTS and len(scene.views) >= FEW_VIEWS:
         scene, findings = _drawn(scene, f"the scene has {len(scene.points)} only", "warning")
         return Verdict(scene, findings, None, [])
     far = _far_cameras(scene)
-    eyes = open_eyes(scene.views, MAX_EYES, side=0, also=far)
+    small_views = small_views_of(scene.views, MAX_VIEWS, side=0, also=far)
     colored = have_colors(scene.colors)
-    points, colors = _subset(scene, eyes)
-    agreement = agree(eyes, points, colors if colored else None)
-    findings = _wild_cameras(scene, far, eyes, agreement, trust)
+    points, colors = _subset(scene, small_views)
+    agreement = agree(small_views, points, colors if colored else None)
+    findings = _wild_cameras(scene, far, small_views, agreement, trust)
     if findings and not trust:
         wild = set(findings[0].names)
         scene = replace(scene, views=tuple(view for view in scene.views if view.name not in wild))
-        kept = [eye.view not in far for eye in eyes]
-        eyes = [eye for eye, keep in zip(eyes, kept, strict=True) if keep]
+        kept = [small.view not in far for small in small_views]
+        small_views = [small for small, keep in zip(small_views, kept, strict=True) if keep]
         agreement = agreement.of(kept)
     names = [view.name for view in scene.views]
-    sight = _together(eyes, points, colors if colored else None, agreement)
-    findings += sight or _single_photos(names, eyes, points, colors, agreement)
+    sight = _together(small_views, points, colors if colored else None, agreement)
+    findings += sight or _single_photos(names, small_views, points, colors, agreement)
     if not any(finding.level == "error" for finding in findings):
         if agreement.shares.max() < UNSEEN:
             scene, more = _drawn(scene, "no photo shows the scene's own", "warning")
@@ -127,30 +125,28 @@ def judge(scene: Scene, *, trust: bool = False) -> Verdict:
             for mend in (with_own_colors, with_dome):
                 scene, what = mend(scene)
                 findings += [Finding("note", what)] if what else []
-    return Verdict(scene, findings, agreement, [eye.view for eye in eyes])
+    return Verdict(scene, findings, agreement, [small.view for small in small_views])
 
 
 def _drawn(scene: Scene, why: str, level: str) -> tuple[Scene, list[Finding]]:
     """The scene with drawn points, and what drawing them tells about its cameras."""
     points, colors = draw_points(scene.views, N_POINTS)
     findings = [Finding(level, f"points: {len(points):,} drawn where the photos agree best, as {why}")]
-    eyes = open_eyes(scene.views, SWEPT_EYES)
-    own = sweep_agreement(eyes)
-    other = sweep_agreement(with_others_photos(eyes, len(eyes) // 2))
-    if len(eyes) < FEW_EYES or _number(own) >= min(SOUND, _number(other) + MARGIN):
+    small_views = small_views_of(scene.views, SWEPT_VIEWS)
+    own = sweep_agreement(small_views)
+    other = sweep_agreement(with_others_photos(small_views, len(small_views) // 2))
+    if len(small_views) < FEW_VIEWS or _number(own) >= min(SOUND, _number(other) + MARGIN):
         return replace(scene, points=points, colors=colors), findings
-    best = max(
-        (
-            (_number(sweep_agreement([eye.moved(change(eye.viewmat)) for eye in eyes])), what, mend)
-            for what, mend, change in POSES
-        ),
-        key=lambda item: item[0],
-    )
+    tried = []
+    for what, mend, change in POSES:
+        moved = [small.moved(change(small.viewmat)) for small in small_views]
+        tried.append((_number(sweep_agreement(moved)), what, mend))
+    best = max(tried, key=lambda item: item[0])
     numbers = f"photos agree {max(0.0, _number(own)):.2f} where the cameras say they show the same"
     if best[0] > max(LEAST, _number(own) + CLEARLY):
         what = f"cameras: {numbers}; {best[1]} ({best[0]:.2f} without that mistake)"
         findings.append(Finding("error", what, best[2]))
-    elif company(eyes, points) < ALONE:
+    elif company(small_views, points) < ALONE:
         what = "cameras: they see nothing in common"
         findings.append(
             Finding("error", what, "look at the poses and at the focal length, which is in pixels")
@@ -169,23 +165,23 @@ def _far_cameras(scene: Scene) -> np.ndarray:
     return far if len(far) <= MOST_OUT * len(positions) else np.empty(0, int)
 
 
-def _subset(scene: Scene, eyes: Sequence[Eye]) -> tuple[np.ndarray, np.ndarray]:
+def _subset(scene: Scene, small_views: Sequence[SmallView]) -> tuple[np.ndarray, np.ndarray]:
     """As many points as are needed for some in each view."""
     chosen = spread(len(scene.points), FEW_POINTS)
-    seen = [len(eye.sees(scene.points[chosen])[0]) for eye in eyes]
+    seen = [len(small.sees(scene.points[chosen])[0]) for small in small_views]
     if np.median(seen) < ENOUGH:
         chosen = spread(len(scene.points), MANY_POINTS)
     return scene.points[chosen], scene.colors[chosen]
 
 
 def _wild_cameras(
-    scene: Scene, far: np.ndarray, eyes: Sequence[Eye], agreement: Agreement, trust: bool
+    scene: Scene, far: np.ndarray, small_views: Sequence[SmallView], agreement: Agreement, trust: bool
 ) -> list[Finding]:
     """Cameras that are far from all others and whose photos do not show the points: they ruin the scale."""
     wild = []
-    for eye, own in zip(eyes, agreement.own, strict=True):
-        if eye.view in far and not own > max(0.5 * agreement.usual, NO_MARGIN):  # so that NaN is wild
-            wild.append(scene.views[eye.view].name)
+    for small, own in zip(small_views, agreement.own, strict=True):
+        if small.view in far and not own > max(0.5 * agreement.usual, NO_MARGIN):  # so that NaN is wild
+            wild.append(scene.views[small.view].name)
     if not wild:
         return []
     what = f"{len(wild)} of {len(scene.views)} cameras are over {FAR:.0f} times as far out as the others"
@@ -194,7 +190,7 @@ def _wild_cameras(
 
 
 def _together(
-    eyes: Sequence[Eye], points: np.ndarray, colors: np.ndarray | None, agreement: Agreement
+    small_views: Sequence[SmallView], points: np.ndarray, colors: np.ndarray | None, agreement: Agreement
 ) -> list[Finding]:
     """An error or a warning where cameras, photos and points do not belong together; nothing otherwise."""
     own, others = agreement.usual, agreement.others
@@ -204,10 +200,10 @@ def _together(
         return []
     numbers = f"{agreement.share:.0%} of the points are in a picture, "
     numbers += "their colours tell nothing" if np.isnan(own) else f"their colours correlate {own:.2f} with it"
-    few, chosen = eyes[:: -(-len(eyes) // TRIED_EYES)], spread(len(points), TRIED_POINTS)
+    few, chosen = small_views[:: -(-len(small_views) // TRIED_VIEWS)], spread(len(points), TRIED_POINTS)
     best = None
     for attempt in tries(few, points[chosen]):
-        found = agree(attempt.eyes, attempt.points, None if colors is None else colors[chosen])
+        found = agree(attempt.small_views, attempt.points, None if colors is None else colors[chosen])
         if _is_better(agreement, found) and (best is None or _rank(found) > _rank(best[1])):
             best = attempt, found
     if best is not None:
@@ -215,7 +211,7 @@ def _together(
         better = f"{found.share:.0%}" + ("" if np.isnan(found.usual) else f" and {found.usual:.2f}")
         what = f"cameras and photos do not fit: {numbers}; {attempt.what} ({better} without that mistake)"
         return [Finding("error", what, attempt.mend)]
-    if mixed := _mixed_up(eyes, points, colors, own):
+    if mixed := _mixed_up(small_views, points, colors, own):
         return [mixed]
     if np.isnan(own):
         if agreement.shares.max() < UNSEEN:
@@ -223,7 +219,7 @@ def _together(
         return [Finding("warning", f"cameras: {numbers}", "look at gs-train SCENE --check")]
     if own >= SOUND or np.isnan(others):
         return []  # many views of nearly one place fit one another's photos
-    if own < others + NO_MARGIN and len(eyes) > 3:
+    if own < others + NO_MARGIN and len(small_views) > 3:
         what = f"cameras and photos do not fit: {numbers}, {others:.2f} with other photos"
         return [Finding("error", what, "look at the poses, the intrinsics, and which photo belongs to which")]
     return [
@@ -247,15 +243,15 @@ def _rank(found: Agreement) -> float:
 
 
 def _mixed_up(
-    eyes: Sequence[Eye], points: np.ndarray, colors: np.ndarray | None, own: float
+    small_views: Sequence[SmallView], points: np.ndarray, colors: np.ndarray | None, own: float
 ) -> Finding | None:
     """Photos that stand at one another's cameras: most views fit another photo clearly better."""
-    if colors is None or len(eyes) < 3 or np.isnan(own):
+    if colors is None or len(small_views) < 3 or np.isnan(own):
         return None
     best = []
-    for eye in eyes[:: max(1, len(eyes) // 24)]:
-        index, uv = eye.shows(points)
-        best.append(max(_number(correlation(colors[index], other.pixels(uv))) for other in eyes))
+    for small in small_views[:: max(1, len(small_views) // 24)]:
+        index, uv = small.shows(points)
+        best.append(max(_number(correlation(colors[index], other.pixels(uv))) for other in small_views))
     if np.median(best) < own + CLEARLY:
         return None
     what = f"photos stand at the wrong cameras: colours correlate {own:.2f}, with the best photo "
@@ -264,21 +260,25 @@ def _mixed_up(
 
 
 def _single_photos(
-    names: Sequence[str], eyes: Sequence[Eye], points: np.ndarray, colors: np.ndarray, agreement: Agreement
+    names: Sequence[str],
+    small_views: Sequence[SmallView],
+    points: np.ndarray,
+    colors: np.ndarray,
+    agreement: Agreement,
 ) -> list[Finding]:
     """Photos that show something else than their cameras see, in a scene that is sound otherwise."""
     usual = agreement.usual
     if not usual >= SOUND / 2:  # so that NaN is not
         return []
     odd = []
-    for eye, own in zip(eyes, agreement.own, strict=True):
+    for small, own in zip(small_views, agreement.own, strict=True):
         if own < min(0.55 * usual, usual - WORSE):
-            index, uv = eye.shows(points)
-            others = (other for other in eyes if other.view != eye.view)
+            index, uv = small.shows(points)
+            others = (other for other in small_views if other.view != small.view)
             if own < NO_MARGIN + max(
                 _number(correlation(colors[index], other.pixels(uv))) for other in others
             ):
-                odd.append(names[eye.view])  # other photos fit as well
+                odd.append(names[small.view])  # other photos fit as well
     if not odd:
         return []
     what = (

@@ -159,10 +159,10 @@ def _photos(records: list[ImageRecord], model: Path, log: Callable[[str], None])
         names = shorten([record.name for record in lost])
         log(f"warning: {model}: {len(lost)} of {len(records)} images ({names}) have no usable pose; left out")
     photos: dict[str, PhotoFile] = {}
-    known: dict[str, ImageRecord] = {}
+    by_name: dict[str, ImageRecord] = {}
     for record in usable:
         _check_name(record.name, model)
-        if known.setdefault(record.name, record) != record:
+        if by_name.setdefault(record.name, record) != record:
             raise UserError(f"{model}: two images have the name {record.name!r}; names must differ")
         if record.camera_id not in cameras:
             raise UserError(
@@ -175,8 +175,8 @@ def _photos(records: list[ImageRecord], model: Path, log: Callable[[str], None])
         viewmat[:3, 3] = record.translation
         pinhole = Camera(viewmat, K, camera.width, camera.height)
         photos[record.name] = PhotoFile(record.name, Path(), pinhole, lens)
-    if len(known) < len(usable):
-        log(f"warning: {model}: {len(usable) - len(known)} images are given twice, alike; kept once")
+    if len(by_name) < len(usable):
+        log(f"warning: {model}: {len(usable) - len(by_name)} images are given twice, alike; kept once")
     return photos
 
 

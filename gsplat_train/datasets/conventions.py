@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .agreement import Eye
+from .agreement import SmallView
 from .colmap_records import quaternion, rotation_matrix
 
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV's camera axes <-> OpenGL's
@@ -25,29 +25,35 @@ class Try(NamedTuple):
 
     what: str
     mend: str
-    eyes: list[Eye]
+    small_views: list[SmallView]
     points: np.ndarray
 
 
-def tries(eyes: Sequence[Eye], points: np.ndarray) -> Iterator[Try]:
+def tries(small_views: Sequence[SmallView], points: np.ndarray) -> Iterator[Try]:
     """What the scene would be without each mistake, one after the other."""
     for what, mend, change in POSES:
-        yield Try(what, mend, [eye.moved(change(eye.viewmat)) for eye in eyes], points)
+        yield Try(
+            what, mend, [small_view.moved(change(small_view.viewmat)) for small_view in small_views], points
+        )
     for flips, axes in SIGNS:
         mend = f"turn the sign of their {axes}, or export cameras and points from one program"
-        yield Try("the points are mirrored or turned", mend, list(eyes), points * flips)
+        yield Try("the points are mirrored or turned", mend, list(small_views), points * flips)
     for order in list(permutations(range(3)))[1:]:
         for turned in np.vstack([np.ones(3), 1 - 2 * np.eye(3)]):
             mend = "export cameras and points with the same axes"
             what = "the points have other axes than the cameras (Y up for Z up)"
-            yield Try(what, mend, list(eyes), points[:, order] * turned)
+            yield Try(what, mend, list(small_views), points[:, order] * turned)
     for what, turn in TURNS:
         mend = "turn the pictures themselves (an EXIF rotation is not applied), or take the originals"
-        yield Try(f"the photos are {what}", mend, [_turned(eye, turn) for eye in eyes], points)
-    centred = [eye.moved(K=_intrinsics(eye.K, 1.0, centre=True)) for eye in eyes]
+        yield Try(
+            f"the photos are {what}", mend, [_turned(small_view, turn) for small_view in small_views], points
+        )
+    centred = [small_view.moved(K=_intrinsics(small_view.K, 1.0, centre=True)) for small_view in small_views]
     yield Try("the principal point is wrong", "set cx, cy near the middle of the picture", centred, points)
     for factor in FOCAL_FACTORS:
-        scaled = [eye.moved(K=_intrinsics(eye.K, factor, centre=False)) for eye in eyes]
+        scaled = [
+            small_view.moved(K=_intrinsics(small_view.K, factor, centre=False)) for small_view in small_views
+        ]
         what = f"the focal length is wrong by a factor of about {max(factor, 1 / factor):.1f}"
         mend = "it must be in pixels of the width and height that the file gives; is a camera given twice?"
         yield Try(what, mend, scaled, points)
@@ -118,9 +124,9 @@ TURNS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
 )
 
 
-def _turned(eye: Eye, turn: Callable[[np.ndarray], np.ndarray]) -> Eye:
-    counts = None if eye.counts is None else turn(eye.counts)
-    return eye._replace(image=turn(eye.image), counts=counts)
+def _turned(small_view: SmallView, turn: Callable[[np.ndarray], np.ndarray]) -> SmallView:
+    counts = None if small_view.counts is None else turn(small_view.counts)
+    return small_view._replace(image=turn(small_view.image), counts=counts)
 
 
 def _intrinsics(K: np.ndarray, factor: float, *, centre: bool) -> np.ndarray:

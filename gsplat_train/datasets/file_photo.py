@@ -137,12 +137,12 @@ class FilePhoto:
 def _stamp(path: Path) -> tuple[str, ...]:
     """A file's path and what changes whenever its content does."""
     try:
-        known = path.stat()
+        status = path.stat()
     except OSError as error:
         raise UserError(f"photo {path} cannot be read: {error.strerror}") from error
     return (
         str(path.resolve()),
-        *(str(n) for n in (known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)),
+        *(str(n) for n in (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)),
     )
 
 

@@ -133,8 +133,10 @@ def _search(names: list[str], root: Path, likely: Sequence[Path]) -> tuple[Path,
     _, folder, matches = best
     rivals = [other for other in equal if other.parent == folder.parent and not SIZES.fullmatch(other.name)]
     if rivals and folder not in preferred and not SIZES.fullmatch(folder.name):
-        given = " or ".join(str(path.relative_to(root)) for path in [folder, *rivals][:SHOWN])
-        raise UserError(f"{root} holds the model's photos more than once; choose {given} with --images")
+        folders_named = " or ".join(str(path.relative_to(root)) for path in [folder, *rivals][:SHOWN])
+        raise UserError(
+            f"{root} holds the model's photos more than once; choose {folders_named} with --images"
+        )
     return folder, matches
 
 

@@ -32,15 +32,15 @@ def held_out(
         except (OSError, UnicodeDecodeError):
             log(f"warning: {path} cannot be read, and does not say what is held out")
             continue
-        known = {key: view.group or view.name for view in views for key in _keys(view.name, view.group)}
+        by_key = {key: view.group or view.name for view in views for key in _keys(view.name, view.group)}
         names = [line for line in lines if line]
-        unknown = [name for name in names if _stem(name) not in known and name not in known]
+        unknown = [name for name in names if _stem(name) not in by_key and name not in by_key]
         if unknown:
             log(
                 f"warning: {path} names {unknown[0]!r}, which is no view, so it does not say what is held out"
             )
             continue
-        meant = {known.get(name) or known[_stem(name)] for name in names}
+        meant = {by_key.get(name) or by_key[_stem(name)] for name in names}
         chosen = frozenset(view.name for view in views if (view.group or view.name) in meant)
         if len(chosen) == len(views):
             log(f"warning: {path} holds out every view, so it is left aside")

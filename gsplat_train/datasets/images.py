@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 NO_DISTORTION: Distortion = (0.0, 0.0, 0.0, 0.0)
-TOLD_EVERY = 50  # photos; undistorting so many can take a minute
+MESSAGE_EVERY = 50  # photos; undistorting so many can take a minute
 EAGER_SHARE = 4  # the photos are kept in memory where they take less than one part in so many of it
 THREADS = 4  # that decode
 
@@ -114,7 +114,7 @@ def load_photos(
             for item in pool.map(load, plans):
                 loaded.append(item)
                 options.progress("loading photos", len(loaded), len(photos))
-                if len(loaded) % TOLD_EVERY == 0:
+                if len(loaded) % MESSAGE_EVERY == 0:
                     options.log(f"photos: {len(loaded)} of {len(photos)} loaded")
             return loaded
 

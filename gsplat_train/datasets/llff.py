@@ -68,7 +68,10 @@ def read_poses(path: Path) -> tuple[list[Camera], np.ndarray]:
     for i, row in enumerate(rows):
         pose, (near, far) = row[:15].reshape(3, 5), row[15:]
         if not 0 < near < far:
-            raise UserError(f"{path}: row {i} must have 0 < near < far, got {near} and {far}")
+            raise UserError(
+                f"{path}: row {i} must have 0 < near < far, got {near} and {far}; write it again (imgs2poses.py), "
+                "or give the COLMAP model that it was made of"
+            )
         height, width, focal = pose[:, 4]
         down, right, back = pose[:, :3].T
         viewmat = np.eye(4)

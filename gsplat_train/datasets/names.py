@@ -108,8 +108,8 @@ def _nearest(name: str, files: set[str]) -> set[str]:
 
     def shared(file: str) -> int:
         count = 0
-        for mine, its in zip(folders, _folded(file).split("/")[-2::-1], strict=False):
-            if mine != its:
+        for own, its in zip(folders, _folded(file).split("/")[-2::-1], strict=False):
+            if own != its:
                 break
             count += 1
         return count

@@ -51,6 +51,6 @@ class LoadOptions:
             raise UserError(
                 f"fov must be 0 or from {FOV_RANGE[0]:g} to {FOV_RANGE[1]:g} degrees, got {self.fov}"
             )
-        for name, known in (("mask_mode", MASK_MODES), ("alpha_mode", ALPHA_MODES)):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, allowed in (("mask_mode", MASK_MODES), ("alpha_mode", ALPHA_MODES)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -237,7 +237,7 @@ def _locked(name: str, log: Callable[[str], None]) -> Writer | None:
     """
     path = path_of(name).with_suffix(".photos" + cache.LEFT)
     path.parent.mkdir(parents=True, exist_ok=True)
-    told, grown, length = False, time.monotonic(), -1
+    said_waiting, grown, length = False, time.monotonic(), -1
     while True:
         file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # noqa: SIM115
         try:
@@ -250,9 +250,9 @@ def _locked(name: str, log: Callable[[str], None]) -> Writer | None:
             if time.monotonic() - grown > STALLED:
                 log(_not_kept("the run that writes them has stopped"))
                 return None
-            if not told:
+            if not said_waiting:
                 log("photos: another run is writing them to the cache; waiting for it")
-            told = True
+            said_waiting = True
             time.sleep(0.1)
             continue
         except OSError:  # a file system without locks

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..scene import Scene, View
-from .agreement import Eye, correlation, median_colors, open_eyes
+from .agreement import SmallView, correlation, median_colors, small_views_of
 
 N_POINTS = 20_000
 MAX_VIEWS = 128  # that are looked at
@@ -36,7 +36,7 @@ LIGHT = 40  # of 255: no black
 UNCOLOURED_SPREAD = 1.0  # of 255: colours that differ less are none
 
 
-def looked_at(views: Sequence[View | Eye]) -> tuple[np.ndarray, float]:
+def looked_at(views: Sequence[View | SmallView]) -> tuple[np.ndarray, float]:
     """The place [3] nearest to all optical axes, and the share of the cameras that have it before them."""
     viewmats = np.stack([v.camera.viewmat if isinstance(v, View) else v.viewmat for v in views])
     forward = viewmats[:, 2, :3]
@@ -60,37 +60,41 @@ def draw_points(
 
     ranges: near and far depth [V, 2] of each view, where they are known.
     """
-    eyes = open_eyes(views, MAX_VIEWS)
-    return draw(eyes, n, None if ranges is None else ranges[[eye.view for eye in eyes]])
+    small_views = small_views_of(views, MAX_VIEWS)
+    return draw(
+        small_views, n, None if ranges is None else ranges[[small_view.view for small_view in small_views]]
+    )
 
 
-def draw(eyes: Sequence[Eye], n: int, ranges: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    small_views: Sequence[SmallView], n: int, ranges: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """As draw_points, of reduced photos."""
     random = np.random.default_rng(SEED)
-    ranges = depth_ranges(eyes) if ranges is None else ranges
+    ranges = depth_ranges(small_views) if ranges is None else ranges
     points, colors = [], []
-    for k, eye in enumerate(eyes):
-        share = n * (k + 1) // len(eyes) - n * k // len(eyes)
-        uv = _counted_places(eye, share, random)
+    for k, small_view in enumerate(small_views):
+        share = n * (k + 1) // len(small_views) - n * k // len(small_views)
+        uv = _counted_places(small_view, share, random)
         near, far = ranges[k]
         steps = (np.arange(DEPTHS)[:, None] + random.uniform(size=(DEPTHS, share))) / DEPTHS
         depths = 1 / (1 / far + (1 / near - 1 / far) * steps)  # [DEPTHS, share], even in parallax
-        rays = np.column_stack([(uv - eye.K[:2, 2]) / np.diag(eye.K)[:2], np.ones(share)])
-        along = rays @ eye.viewmat[:3, :3]
-        places = eye.position + depths[:, :, None] * along
-        pixels = eye.pixels(uv)
-        cost = _disagreement(places.reshape(-1, 3), np.tile(pixels, (DEPTHS, 1)), _witnesses(eyes, k))
+        rays = np.column_stack([(uv - small_view.K[:2, 2]) / np.diag(small_view.K)[:2], np.ones(share)])
+        along = rays @ small_view.viewmat[:3, :3]
+        places = small_view.position + depths[:, :, None] * along
+        pixels = small_view.pixels(uv)
+        cost = _disagreement(places.reshape(-1, 3), np.tile(pixels, (DEPTHS, 1)), _witnesses(small_views, k))
         best = (cost.reshape(DEPTHS, share) + UNDECIDED * steps).argmin(axis=0)
         points.append(places[best, np.arange(share)])
         colors.append(pixels)
     return np.concatenate(points), np.concatenate(colors)
 
 
-def depth_ranges(eyes: Sequence[Eye]) -> np.ndarray:
+def depth_ranges(small_views: Sequence[SmallView]) -> np.ndarray:
     """Near and far depth [V, 2] of what each camera is likely to show."""
-    place, share = looked_at(eyes)
-    positions = np.stack([eye.position for eye in eyes])
-    forward = np.stack([eye.viewmat[2, :3] for eye in eyes])
+    place, share = looked_at(small_views)
+    positions = np.stack([small_view.position for small_view in small_views])
+    forward = np.stack([small_view.viewmat[2, :3] for small_view in small_views])
     distances = np.einsum("ni,ni->n", place - positions, forward)
     between = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     apart = np.linalg.norm(positions - positions.mean(axis=0), axis=1).max()
@@ -98,47 +102,47 @@ def depth_ranges(eyes: Sequence[Eye]) -> np.ndarray:
         usual = np.median(distances[distances > 0])
         distances = np.where(distances > 0.2 * usual, distances, usual)
         half = np.array(
-            [0.5 / min(eye.K[0, 0], eye.K[1, 1]) for eye in eyes]
+            [0.5 / min(small_view.K[0, 0], small_view.K[1, 1]) for small_view in small_views]
         )  # tangent of half the view's angle
         near = np.maximum(NEAR, 1 - half)  # what all cameras see lies in a ball of that radius
-        return distances[:, None] * np.column_stack([near, np.full(len(eyes), FAR)])
-    gaps = np.sort(between + np.diag(np.full(len(eyes), np.inf)), axis=1)[:, 0]
-    step = np.median(gaps[np.isfinite(gaps)]) if len(eyes) > 1 else 0.0
+        return distances[:, None] * np.column_stack([near, np.full(len(small_views), FAR)])
+    gaps = np.sort(between + np.diag(np.full(len(small_views), np.inf)), axis=1)[:, 0]
+    step = np.median(gaps[np.isfinite(gaps)]) if len(small_views) > 1 else 0.0
     step = max(float(step), 0.1 * float(apart)) or 1.0
-    return np.tile([[AHEAD[0] * step, AHEAD[1] * step]], (len(eyes), 1))
+    return np.tile([[AHEAD[0] * step, AHEAD[1] * step]], (len(small_views), 1))
 
 
-def _counted_places(eye: Eye, n: int, random: np.random.Generator) -> np.ndarray:
+def _counted_places(small_view: SmallView, n: int, random: np.random.Generator) -> np.ndarray:
     """uv [n, 2] of random pixels, of those that count where there are any."""
-    if eye.counts is None or not eye.counts.any():
+    if small_view.counts is None or not small_view.counts.any():
         return random.uniform(size=(n, 2))
-    rows, columns = np.nonzero(eye.counts)
+    rows, columns = np.nonzero(small_view.counts)
     chosen = random.integers(len(rows), size=n)
-    height, width = eye.counts.shape
+    height, width = small_view.counts.shape
     jitter = random.uniform(size=(n, 2))
     return np.column_stack([(columns[chosen] + jitter[:, 0]) / width, (rows[chosen] + jitter[:, 1]) / height])
 
 
-def _witnesses(eyes: Sequence[Eye], k: int) -> list[Eye]:
+def _witnesses(small_views: Sequence[SmallView], k: int) -> list[SmallView]:
     """The photos to compare with: of the views that look the same way the nearest."""
-    forward = np.stack([eye.viewmat[2, :3] for eye in eyes])
-    positions = np.stack([eye.position for eye in eyes])
+    forward = np.stack([small_view.viewmat[2, :3] for small_view in small_views])
+    positions = np.stack([small_view.position for small_view in small_views])
     apart = np.linalg.norm(positions - positions[k], axis=1)
     usual = np.median(apart) or 1.0
     cost = apart / usual + 2 * (1 - forward @ forward[k])
     cost[k] = np.inf
-    order = np.argsort(cost, kind="stable")[: min(WITNESSES, len(eyes) - 1)]
-    return [eyes[i] for i in order]
+    order = np.argsort(cost, kind="stable")[: min(WITNESSES, len(small_views) - 1)]
+    return [small_views[i] for i in order]
 
 
-def _disagreement(points: np.ndarray, pixels: np.ndarray, witnesses: Sequence[Eye]) -> np.ndarray:
+def _disagreement(points: np.ndarray, pixels: np.ndarray, witnesses: Sequence[SmallView]) -> np.ndarray:
     """[n] how far the witnesses' colours are from the pixels', the better half of them, in levels of 255."""
     n = len(points)
     differences = np.full((max(1, len(witnesses)), n), np.inf, np.float32)
-    for row, eye in zip(differences, witnesses, strict=False):
-        index, uv = eye.sees(points)
-        off = np.abs(eye.pixels(uv).astype(np.int16) - pixels[index]).sum(axis=1) / 3
-        off[~eye.counted(uv)] = 255
+    for row, small_view in zip(differences, witnesses, strict=False):
+        index, uv = small_view.sees(points)
+        off = np.abs(small_view.pixels(uv).astype(np.int16) - pixels[index]).sum(axis=1) / 3
+        off[~small_view.counted(uv)] = 255
         row[index] = off
     differences.sort(axis=0)
     least = min(MIN_WITNESSES, len(differences))
@@ -154,12 +158,12 @@ def own_colors(scene: Scene, which: np.ndarray | None = None) -> tuple[np.ndarra
 
     which: bool [P], the points that are asked for (None: all); the others keep their colours.
     """
-    eyes = open_eyes(scene.views, MAX_VIEWS)
+    small_views = small_views_of(scene.views, MAX_VIEWS)
     which = np.ones(len(scene.points), bool) if which is None else which
     points = scene.points[which]
-    found, seen = median_colors(eyes, points)
+    found, seen = median_colors(small_views, points)
     if (unseen := seen == 0).any():
-        found[unseen], seen[unseen] = median_colors(eyes, points[unseen], hidden=True)
+        found[unseen], seen[unseen] = median_colors(small_views, points[unseen], hidden=True)
     colors = scene.colors.copy()
     colors[which] = found
     return colors, int((seen == 0).sum())
@@ -170,28 +174,28 @@ def wrongly_black(scene: Scene) -> np.ndarray:
     black = np.asarray(~scene.colors.any(axis=1))
     if black.mean() < BLACK_SHARE:
         return np.zeros(len(black), bool)
-    found, seen = median_colors(open_eyes(scene.views, MAX_VIEWS), scene.points[black])
+    found, seen = median_colors(small_views_of(scene.views, MAX_VIEWS), scene.points[black])
     light = (found.max(axis=1) > LIGHT)[seen > 0]
     return black if len(light) and light.mean() > 0.5 else np.zeros(len(black), bool)
 
 
-def sweep_agreement(eyes: Sequence[Eye], n: int = 2000) -> float:
+def sweep_agreement(small_views: Sequence[SmallView], n: int = 2000) -> float:
     """How well photos that no drawn point was chosen by agree with the points: the median correlation.
 
     Every second view draws the points, the others judge them. Right cameras give more than wrong ones.
     """
-    points, colors = draw(eyes[::2], n)
+    points, colors = draw(small_views[::2], n)
     found = []
-    for eye in eyes[1::2]:
-        index, uv = eye.sees(points)
-        found.append(correlation(colors[index], eye.pixels(uv)))
+    for small_view in small_views[1::2]:
+        index, uv = small_view.sees(points)
+        found.append(correlation(colors[index], small_view.pixels(uv)))
     found = [value for value in found if not np.isnan(value)]
     return float(np.median(found)) if found else float("nan")
 
 
-def company(eyes: Sequence[Eye], points: np.ndarray) -> float:
+def company(small_views: Sequence[SmallView], points: np.ndarray) -> float:
     """How many of the cameras see a point, on average: 1 for drawn points where each sees its own only."""
-    return float(sum(len(eye.sees(points)[0]) for eye in eyes) / max(1, len(points)))
+    return float(sum(len(small_view.sees(points)[0]) for small_view in small_views) / max(1, len(points)))
 
 
 def dome(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -200,26 +204,30 @@ def dome(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     Without them splats of the scene's middle fill those sides, near the cameras, and stand in the way of other
     views. Measured on the built-in world, six sides of 153x153: 20.8 dB on clean pinhole views, 18.6 without.
     """
-    eyes = [eye for eye in open_eyes(scene.views, MAX_VIEWS) if scene.views[eye.view].group]
+    small_views = [
+        small_view
+        for small_view in small_views_of(scene.views, MAX_VIEWS)
+        if scene.views[small_view.view].group
+    ]
     positions = np.stack([view.camera.position for view in scene.views])
     reach = np.linalg.norm(positions - positions.mean(axis=0), axis=1).max()
-    if not eyes or not reach > 0:
+    if not small_views or not reach > 0:
         return np.empty((0, 3)), np.empty((0, 3), np.uint8)
     random = np.random.default_rng(SEED)
     points, colors = [], []
-    for eye in eyes:
-        _, uv = eye.sees(scene.points)
+    for small_view in small_views:
+        _, uv = small_view.sees(scene.points)
         full = np.zeros((DOME_CELLS, DOME_CELLS), bool)
         full[(uv[:, 1] * DOME_CELLS).astype(int), (uv[:, 0] * DOME_CELLS).astype(int)] = True
         rows, columns = np.nonzero(~full)
         chosen = random.permutation(len(rows))[: DOME_SHARE * len(rows) // full.size]
         corner = np.column_stack([columns[chosen], rows[chosen]])
         uv = (corner + random.uniform(size=corner.shape)) / DOME_CELLS
-        uv = uv[eye.counted(uv)]
-        rays = np.column_stack([(uv - eye.K[:2, 2]) / np.diag(eye.K)[:2], np.ones(len(uv))])
+        uv = uv[small_view.counted(uv)]
+        rays = np.column_stack([(uv - small_view.K[:2, 2]) / np.diag(small_view.K)[:2], np.ones(len(uv))])
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        points.append(eye.position + DOME * reach * rays @ eye.viewmat[:3, :3])
-        colors.append(eye.pixels(uv))
+        points.append(small_view.position + DOME * reach * rays @ small_view.viewmat[:3, :3])
+        colors.append(small_view.pixels(uv))
     return np.concatenate(points), np.concatenate(colors)
 
 

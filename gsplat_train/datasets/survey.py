@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..scene import Scene, View
-from .agreement import in_picture, open_eyes, spread
+from .agreement import in_picture, small_views_of, spread
 from .check import Finding, Verdict, counted
 
 MAX_VIEWS = 500  # whose pictures are looked at
@@ -66,14 +66,16 @@ def coverage(scene: Scene) -> float:
 
 def pictures(views: Sequence[View]) -> list[Finding]:
     """Pictures that are black, there twice, or blurred, each kind a finding."""
-    eyes = open_eyes(views, MAX_VIEWS, side=SHARP_SIDE)
-    names = [views[eye.view].name for eye in eyes]
-    greys = [eye.image.astype(np.float32).mean(axis=2) for eye in eyes]
+    small_views = small_views_of(views, MAX_VIEWS, side=SHARP_SIDE)
+    names = [views[small_view.view].name for small_view in small_views]
+    greys = [small_view.image.astype(np.float32).mean(axis=2) for small_view in small_views]
     small = [
-        np.asarray(Image.fromarray(eye.image).convert("L").resize((THUMBNAIL, THUMBNAIL)), np.float32)
-        for eye in eyes
+        np.asarray(Image.fromarray(small_view.image).convert("L").resize((THUMBNAIL, THUMBNAIL)), np.float32)
+        for small_view in small_views
     ]
-    groups = [views[eye.view].group or name for eye, name in zip(eyes, names, strict=True)]
+    groups = [
+        views[small_view.view].group or name for small_view, name in zip(small_views, names, strict=True)
+    ]
     light = _best([float(np.quantile(grey, 0.99)) for grey in greys], groups)
     black = [name for name, value in zip(names, light, strict=True) if value < BLACK]
     twice = sorted(
@@ -82,7 +84,7 @@ def pictures(views: Sequence[View]) -> list[Finding]:
             for i in range(len(small))
             if small[i].std() > BLACK and names[i] not in black
             for j in range(i)
-            if np.abs(small[i] - small[j]).mean() < SAME and _same(eyes[i].image, eyes[j].image)
+            if np.abs(small[i] - small[j]).mean() < SAME and _same(small_views[i].image, small_views[j].image)
         }
     )
     contrast = _best([_contrast(grey) for grey in greys], groups)

@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..scene import Camera, Scene, View
 from ..storage import is_file
 from . import transforms_file
-from .agreement import open_eyes
+from .agreement import small_views_of
 from .colmap_records import intrinsics
 from .files import find_photos, shorten, tell_outside
 from .images import PhotoFile, load_photos, with_masks
@@ -89,11 +89,11 @@ def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
     if ahead >= AWAY or len(views) < FEWEST:
         log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes")
         return views
-    eyes = open_eyes(views, TRIED)
-    turned_eyes = [eye.moved(FLIP @ eye.viewmat) for eye in eyes]
-    own, other = (np.nan_to_num(sweep_agreement(tried)) for tried in (eyes, turned_eyes))
+    small_views = small_views_of(views, TRIED)
+    turned_views = [small_view.moved(FLIP @ small_view.viewmat) for small_view in small_views]
+    own, other = (np.nan_to_num(sweep_agreement(tried)) for tried in (small_views, turned_views))
     numbers = f"photos agree {other:.2f} so, {own:.2f} in OpenGL's"
-    alone, together = (company(tried, draw(tried, SWEPT)[0]) for tried in (eyes, turned_eyes))
+    alone, together = (company(tried, draw(tried, SWEPT)[0]) for tried in (small_views, turned_views))
     if other < own + CLEARLY and not (alone < ALONE <= together):
         log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes; in OpenCV's {numbers}")
         return views

@@ -225,8 +225,8 @@ def _model(frame: Frame) -> str:
         if isinstance(name, str):
             if name.upper() in OTHER_MODELS:
                 return name.upper()
-            known = ", ".join([*PERSPECTIVE[1:], *OTHER_MODELS])
-            raise UserError(f"photo {frame.path!r} has the camera_model {name}; supported are {known}")
+            supported = ", ".join([*PERSPECTIVE[1:], *OTHER_MODELS])
+            raise UserError(f"photo {frame.path!r} has the camera_model {name}; supported are {supported}")
         if source.get("is_fisheye") is True:
             return "OPENCV_FISHEYE"
         if source.get("equirectangular") is True or source.get("latlong") is True:

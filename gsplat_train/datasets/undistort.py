@@ -173,8 +173,8 @@ def described(lens: Lens) -> str:
         "s": lens.prism,
         lens.stretch: lens.shape,
     }
-    given = [f"{name}{i}={x:g}" for name, xs in parts.items() for i, x in enumerate(xs, 1) if x]
-    return ", ".join(given) or lens.stretch
+    nonzero = [f"{name}{i}={x:g}" for name, xs in parts.items() for i, x in enumerate(xs, 1) if x]
+    return ", ".join(nonzero) or lens.stretch
 
 
 def undistort(image: np.ndarray, K: np.ndarray, lens: Lens | Distortion, zoom: float) -> np.ndarray:

@@ -35,11 +35,11 @@ def versions() -> Iterator[Finding]:
 def device() -> Iterator[Finding]:
     """What MLX says of its device, and on a Mac what a kernel finds."""
     try:
-        told = mx.device_info()
+        info = mx.device_info()
     except Exception as error:  # no device of that kind
         yield Finding("device", f"MLX does not say ({error})")
         return
-    yield Finding("device", ", ".join(f"{key} {value}" for key, value in sorted(told.items())))
+    yield Finding("device", ", ".join(f"{key} {value}" for key, value in sorted(info.items())))
     if mx.metal.is_available():
         yield thread_groups()
 

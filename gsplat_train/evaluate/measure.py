@@ -78,6 +78,6 @@ def more_scores(picture: np.ndarray, photo: np.ndarray, mask: np.ndarray | None)
 
 def means_of(scores: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, Any]:
     """The means of the named scores over the views that have them, and "views": all."""
-    known = {name: [s[name] for s in scores.values() if not np.isnan(s[name])] for name in names}
-    means = {name: float(np.mean(values)) if values else float("nan") for name, values in known.items()}
+    finite = {name: [s[name] for s in scores.values() if not np.isnan(s[name])] for name in names}
+    means = {name: float(np.mean(values)) if values else float("nan") for name, values in finite.items()}
     return {**means, "views": dict(scores)}

@@ -97,8 +97,8 @@ def _spiral(cameras: Sequence[Camera], points: np.ndarray, frames: int) -> list[
     positions, forwards = _rays(cameras)
     target, up = subject(cameras, points), np.array(upright(cameras))
     if np.linalg.norm(forwards.mean(axis=0)) < AROUND:
-        facing = (forwards * _units(target - positions)).sum(axis=1)
-        first = int(np.argmax(facing))
+        alignment = (forwards * _units(target - positions)).sum(axis=1)
+        first = int(np.argmax(alignment))
         level = forwards[first] - (forwards[first] @ up) * up
         base = look_at(positions[first], positions[first] + level, up)
         near = np.sort(np.linalg.norm(positions - positions[first], axis=1))[1:5]

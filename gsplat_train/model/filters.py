@@ -33,13 +33,13 @@ def smaller(splats: Splats, scale: float) -> Splats:
 
 def cropped(splats: Splats, numbers: Sequence[float]) -> Splats:
     """Those whose centre lies in a box (x0 y0 z0 x1 y1 z1) or a sphere (x y z radius)."""
-    given = np.array(numbers, np.float64)
+    bounds = np.array(numbers, np.float64)
     means = splats.arrays["means"]
-    if len(given) == 4:
-        return splats.take(np.asarray(np.linalg.norm(means - given[:3], axis=1) <= given[3]))
-    if len(given) != 6:
-        raise UserError(f"a crop is 6 numbers (a box's two corners) or 4 (a sphere), got {len(given)}")
-    low, high = np.minimum(given[:3], given[3:]), np.maximum(given[:3], given[3:])
+    if len(bounds) == 4:
+        return splats.take(np.asarray(np.linalg.norm(means - bounds[:3], axis=1) <= bounds[3]))
+    if len(bounds) != 6:
+        raise UserError(f"a crop is 6 numbers (a box's two corners) or 4 (a sphere), got {len(bounds)}")
+    low, high = np.minimum(bounds[:3], bounds[3:]), np.maximum(bounds[:3], bounds[3:])
     return splats.take(np.all((means >= low) & (means <= high), axis=1))
 
 

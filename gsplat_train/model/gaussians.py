@@ -52,8 +52,8 @@ def as_gaussians(value: Gaussians | Mapping[str, mx.array]) -> Gaussians:
     """
     if isinstance(value, Mapping):
         if set(value) != set(Gaussians._fields):
-            given = ", ".join(map(str, value)) or "none"
-            raise UserError(f"gaussians need exactly {', '.join(Gaussians._fields)}, got {given}")
+            got = ", ".join(map(str, value)) or "none"
+            raise UserError(f"gaussians need exactly {', '.join(Gaussians._fields)}, got {got}")
         value = Gaussians(**value)
     for name, leaf in zip(Gaussians._fields, value, strict=True):
         if not isinstance(leaf, mx.array) or leaf.dtype != mx.float32:

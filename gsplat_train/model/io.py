@@ -95,8 +95,10 @@ def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Mo
         return from_splats(splats, _run_of(path.parent))._replace(frame=read_placing(path))
     if path.suffix in (".safetensors", ".json"):
         return _of_checkpoint(path, _run_of(path.parent.parent))
-    known = ", ".join(registry.FORMATS)
-    raise UserError(f"{path} is no model; allowed are a run folder, a checkpoint (.safetensors) and {known}")
+    allowed = ", ".join(registry.FORMATS)
+    raise UserError(
+        f"{path} is no model; allowed are a run folder, a checkpoint (.safetensors) and {allowed}"
+    )
 
 
 def from_splats(splats: Splats, run: Path | None = None) -> Model:

@@ -149,14 +149,14 @@ def own_pixels(camera: Camera, points: np.ndarray, own: np.ndarray) -> np.ndarra
     if not len(index) or own[index].all():
         return np.ones((camera.height, camera.width), bool)
     chosen = np.linspace(0, len(index) - 1, min(len(index), 3000)).astype(int)
-    pixels, mine = pixels[chosen], own[index[chosen]]
+    pixels, own_points = pixels[chosen], own[index[chosen]]
     y, x = np.mgrid[:rows, :columns] * CELL + CELL / 2
     count = min(NEAREST, len(chosen))
     cells = np.empty((rows, columns), bool)
     for row in range(rows):
         squares = (pixels[:, 0, None] - x[row]) ** 2 + (pixels[:, 1, None] - y[row]) ** 2
         near = np.argpartition(squares, count - 1, axis=0)[:count]
-        cells[row] = mine[near].any(axis=0)
+        cells[row] = own_points[near].any(axis=0)
     return np.repeat(np.repeat(cells, CELL, 0), CELL, 1)[: camera.height, : camera.width]
 
 

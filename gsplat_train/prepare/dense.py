@@ -169,9 +169,9 @@ def _of_view(
                 scores[way, d] = _agreement(grey, neighbours, rays, unit, 1 / w, normal)
         depth[textured] = _decide(scores.max(axis=0), inverse)
     _filled(depth, uv, spread, grey, neighbours)
-    known = np.isfinite(depth)
-    places = _places(grey, uv[known], depth[known])
-    row, column = uv[known, 1].astype(int), uv[known, 0].astype(int)
+    has_depth = np.isfinite(depth)
+    places = _places(grey, uv[has_depth], depth[has_depth])
+    row, column = uv[has_depth, 1].astype(int), uv[has_depth, 0].astype(int)
     return places, grey.colors[row, column]
 
 
@@ -192,9 +192,9 @@ def _agreement(
     is at `depth` on a plane with that normal.
     """
     own = grey.R @ normal
-    facing = rays @ (own if own[2] > 0 else -own)
+    obliqueness = rays @ (own if own[2] > 0 else -own)
     with np.errstate(divide="ignore", invalid="ignore"):
-        depths = depth * np.clip(facing[:, MIDDLE, None] / facing, 0.5, 2.0)
+        depths = depth * np.clip(obliqueness[:, MIDDLE, None] / obliqueness, 0.5, 2.0)
     places = (rays * depths[:, :, None]).reshape(-1, 3).astype(np.float32)
     found = np.full((len(neighbours), len(rays)), -1.0, np.float32)
     for j, other in enumerate(neighbours):
@@ -240,13 +240,13 @@ def _filled(
     """Gives the pixels that have no texture the mean inverse depth of the nearest that have a depth, where the
     neighbours show the same colour.
     """
-    known = np.flatnonzero(np.isfinite(depth))
+    has_depth = np.flatnonzero(np.isfinite(depth))
     wanted = np.flatnonzero(~np.isfinite(depth) & (spread <= 3 * FLAT))
-    if len(known) < AROUND or not len(wanted):
+    if len(has_depth) < AROUND or not len(wanted):
         return
-    distance = ((uv[wanted, None] - uv[None, known]) ** 2).sum(axis=2)
+    distance = ((uv[wanted, None] - uv[None, has_depth]) ** 2).sum(axis=2)
     nearest = np.argpartition(distance, AROUND - 1, axis=1)[:, :AROUND]
-    guess = 1 / (1 / depth[known[nearest]]).mean(axis=1)
+    guess = 1 / (1 / depth[has_depth[nearest]]).mean(axis=1)
     places = _places(grey, uv[wanted], guess)
     own = grey.colors[uv[wanted, 1].astype(int), uv[wanted, 0].astype(int)].astype(np.float32)
     agree = np.zeros(len(wanted), int)

@@ -21,40 +21,40 @@ from .orient import IDENTITY, UPS, VIEWERS_UP, Similarity, upright
 from .photos import Photo
 from .picture import draw
 from .process import run_job
-from .told import Told
+from .reporter import Reporter
 
 TRANSFORM = "transform.json"  # beside the model: both are replaced at once
 Downs = dict[str, tuple[float, float, float] | None]
 
 
 def write_report(
-    out: Path, work: Path, photos: list[Photo], report: dict[str, Any], up: str, told: Told
+    out: Path, work: Path, photos: list[Photo], report: dict[str, Any], up: str, reporter: Reporter
 ) -> dict[str, Any]:
     """Finishes a scene whose model lies in work/model; removes `work`; returns what prepare.json says."""
     report["sources"] = {photo.name: photo.source for photo in photos}
     report["downs"] = {photo.name: photo.down for photo in photos if photo.down is not None}
     model = work / ("thick" if "dense_points" in report else "refined")
-    report = _turn(out, model, report, IDENTITY, up, told)
+    report = _turn(out, model, report, IDENTITY, up, reporter)
     shutil.rmtree(work, ignore_errors=True)
     return report
 
 
-def orient_model(out: Path, report: dict[str, Any], up: str, told: Told) -> dict[str, Any]:
+def orient_model(out: Path, report: dict[str, Any], up: str, reporter: Reporter) -> dict[str, Any]:
     """A finished scene brought to another `up`; nothing is done where it has that already."""
     if report.get("up") == up:
-        told.message(f"{out} is made already")
+        reporter.message(f"{out} is made already")
         return report
     stored = out / "sparse" / "0" / TRANSFORM
     try:
         now = Similarity.from_json(parsed(stored.read_text("utf-8")))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{stored} is missing or damaged; delete {out} and make it again") from error
-    told.message(f"{out} is made already; it is only turned to --up {up}")
-    return _turn(out, out / "sparse" / "0", report, now, up, told)
+    reporter.message(f"{out} is made already; it is only turned to --up {up}")
+    return _turn(out, out / "sparse" / "0", report, now, up, reporter)
 
 
 def _turn(
-    out: Path, model: Path, report: dict[str, Any], now: Similarity, up: str, told: Told
+    out: Path, model: Path, report: dict[str, Any], now: Similarity, up: str, reporter: Reporter
 ) -> dict[str, Any]:
     """Writes `model`, which is in the frame `now`, into sparse/0 in the frame asked for, and all that
     speaks of it.

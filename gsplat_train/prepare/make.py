@@ -18,8 +18,8 @@ from ..storage import atomic_write, home_expanded, storage
 from .finish import orient_model, write_report
 from .photos import NoScene
 from .process import require_pycolmap
+from .reporter import Reporter
 from .steps import Options, make_pictures, read_json, reconstruct
-from .told import Told
 from .video import is_video, require_av
 
 WORK = ".prepare"  # in the scene's folder: what is under way
@@ -27,7 +27,7 @@ BYTES_A_PHOTO = 2_000_000  # of the database: features and matches, besides the 
 BYTES_OF_A_VIDEO = 200_000_000  # its frames and all that
 
 
-def prepare(source: Path, out: Path, options: Options, told: Told) -> dict[str, Any]:
+def prepare(source: Path, out: Path, options: Options, reporter: Reporter) -> dict[str, Any]:
     """Makes the scene and returns what prepare.json says; where it is made already, only `up` is looked
     after.
 
@@ -49,20 +49,20 @@ def prepare(source: Path, out: Path, options: Options, told: Told) -> dict[str, 
     made_from = _signature(source, options)
     finished = _finished(out, made_from)
     if finished is not None:
-        return orient_model(out, finished, options.up, told)
-    work = _begin(source, out, made_from, told)
+        return orient_model(out, finished, options.up, reporter)
+    work = _begin(source, out, made_from, reporter)
     started = time.monotonic()
     try:
-        found, report = make_pictures(source, out, work, options, told)
-        report |= reconstruct(found, out, work, options, told)
+        found, report = make_pictures(source, out, work, options, reporter)
+        report |= reconstruct(found, out, work, options, reporter)
     except NoScene:
         _remove(out)
         raise
     report["name"] = source.resolve().stem if source.is_file() else source.resolve().name
     report["made_from"], report["options"] = made_from, asdict(options)
-    report["warnings"] = told.warnings
-    report["seconds"] = told.seconds | {"all": round(time.monotonic() - started, 2)}
-    return write_report(out, work, found, report, options.up, told)
+    report["warnings"] = reporter.warnings
+    report["seconds"] = reporter.seconds | {"all": round(time.monotonic() - started, 2)}
+    return write_report(out, work, found, report, options.up, reporter)
 
 
 def _signature(source: Path, options: Options) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _finished(out: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
     return report
 
 
-def _begin(source: Path, out: Path, made_from: dict[str, Any], told: Told) -> Path:
+def _begin(source: Path, out: Path, made_from: dict[str, Any], reporter: Reporter) -> Path:
     """The folder of what is under way. That of the same work is gone on with, that of other work begins
     anew.
     """
@@ -97,7 +97,7 @@ def _begin(source: Path, out: Path, made_from: dict[str, Any], told: Told) -> Pa
         raise UserError(f"{out} lies in {source}, where the photos are; give a folder elsewhere")
     stored = read_json(work / "made_from.json")
     if work.is_dir() and stored != made_from:
-        told.message(f"{out} holds the beginning of other work, which is dropped")
+        reporter.message(f"{out} holds the beginning of other work, which is dropped")
         _remove(out)
     size = BYTES_OF_A_VIDEO
     if source.is_dir():

@@ -93,10 +93,10 @@ def upright(
 
 def measured_up(R: np.ndarray, downs: Sequence[tuple[float, float, float] | None]) -> np.ndarray | None:
     """The direction against gravity, where three or more views measured it and most of them agree."""
-    known = [i for i, down in enumerate(downs) if down is not None]
-    if len(known) < 3:
+    with_gravity = [i for i, down in enumerate(downs) if down is not None]
+    if len(with_gravity) < 3:
         return None
-    world = np.stack([R[i].T @ np.array(downs[i]) for i in known])
+    world = np.stack([R[i].T @ np.array(downs[i]) for i in with_gravity])
     world /= np.linalg.norm(world, axis=1, keepdims=True)
     mean = np.median(world, axis=0)
     size = np.linalg.norm(mean)

@@ -24,7 +24,7 @@ from . import dense
 from . import photos as photos_module
 from .photos import NoScene, Photo, find_photos, gather
 from .process import run_job
-from .told import Told, duration
+from .reporter import Reporter, duration
 from .video import extract, is_video
 
 ENOUGH, FEW = 0.5, 0.8  # of the photos registered: below the first it fails, below the second it warns
@@ -55,26 +55,26 @@ def read_json(path: Path) -> Any:
 
 
 def make_pictures(
-    source: Path, out: Path, work: Path, options: Options, told: Told
+    source: Path, out: Path, work: Path, options: Options, reporter: Reporter
 ) -> tuple[list[Photo], dict[str, Any]]:
     """Step 1: out/images, and what is known of each; from an earlier run where that is complete."""
     stored = read_json(work / "photos.json")
     if stored is not None:
-        told.message(f"pictures: {len(stored['photos'])} from the run before")
+        reporter.message(f"pictures: {len(stored['photos'])} from the run before")
         return [Photo(**photo) for photo in stored["photos"]], stored["report"]
     images = out / "images"
     shutil.rmtree(images, ignore_errors=True)
     if source.is_file():
-        found, report = _from_video(source, images, options, told)
+        found, report = _from_video(source, images, options, reporter)
     else:
-        found, report = _from_photos(source, images, told)
+        found, report = _from_photos(source, images, reporter)
     text = json.dumps({"photos": [asdict(photo) for photo in found], "report": report})
     with atomic_write(work / "photos.json") as file:
         file.write(text.encode())
     return found, report
 
 
-def _from_photos(source: Path, images: Path, told: Told) -> tuple[list[Photo], dict[str, Any]]:
+def _from_photos(source: Path, images: Path, reporter: Reporter) -> tuple[list[Photo], dict[str, Any]]:
     root, names, others = find_photos(source)
     if not names:
         heic = sum(name.lower().endswith((".heic", ".heif")) for name in others)
@@ -82,20 +82,20 @@ def _from_photos(source: Path, images: Path, told: Told) -> tuple[list[Photo], d
         videos = [name for name in others if is_video(Path(name))]
         advice = f"; for a video give its name: {source / videos[0]}" if videos and not heic else advice
         raise NoScene(f"{source} holds no photos ({', '.join(sorted(PICTURE_SUFFIXES))}){advice}")
-    with told.stage("photos", len(names)) as stage:
+    with reporter.stage("photos", len(names)) as stage:
         found, left_out = gather(root, names, images, stage.at)
     left_out |= {name: "no photo" for name in others if Path(name).suffix.lower() not in CHOSEN}
-    told.message(f"photos: {len(found)} of {len(names)} are used")
+    reporter.message(f"photos: {len(found)} of {len(names)} are used")
     if left_out:
-        told.warning(f"left out: {photos_module.summary(left_out)}")
+        reporter.warning(f"left out: {photos_module.summary(left_out)}")
     report = {"kind": "photos", "found": len(names), "used": len(found), "left_out": left_out}
     return found, report
 
 
 def _from_video(
-    source: Path, images: Path, options: Options, told: Told
+    source: Path, images: Path, options: Options, reporter: Reporter
 ) -> tuple[list[Photo], dict[str, Any]]:
-    with told.stage("frames", 1, unit="frames") as stage:
+    with reporter.stage("frames", 1, unit="frames") as stage:
 
         def begin(total: int) -> Callable[[int], None]:
             stage.begin(total)
@@ -103,8 +103,8 @@ def _from_video(
 
         result = extract(source, images, options.frames, options.fps, begin)
     for line in result.warnings:
-        told.warning(line)
-    told.message(
+        reporter.warning(line)
+    reporter.message(
         f"video: {result.decoded:,} frames in {result.seconds:.1f} s, {len(result.photos)} taken, the "
         f"sharpest of each window; {result.blurred} blurred and {result.repeated} that show the same as "
         "before left out"
@@ -128,15 +128,17 @@ def _cameras(photos: list[Photo], how: str) -> list[str]:
     if how == "per-size":
         return [f"{photo.camera} {photo.width}x{photo.height}" for photo in photos]
     if len(sizes) > 1:
-        told = ", ".join(f"{w}x{h}" for w, h in sizes[:3])
+        reporter = ", ".join(f"{w}x{h}" for w, h in sizes[:3])
         raise NoScene(
-            f"--camera shared takes photos of one size, these have {len(sizes)} ({told}); take --camera "
+            f"--camera shared takes photos of one size, these have {len(sizes)} ({reporter}); take --camera "
             "per-size"
         )
     return ["shared"] * len(photos)
 
 
-def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, told: Told) -> dict[str, Any]:
+def reconstruct(
+    photos: list[Photo], out: Path, work: Path, options: Options, reporter: Reporter
+) -> dict[str, Any]:
     """Steps 2 to 4: features, matches, model; UserError where too few photos find their place."""
     cameras = _cameras(photos, options.camera)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -154,57 +156,57 @@ def reconstruct(photos: list[Photo], out: Path, work: Path, options: Options, to
     }
     log = work / "colmap.log"
     n = len(photos)
-    features = _stage(job | {"do": "features"}, log, told, "features", n)
+    features = _stage(job | {"do": "features"}, log, reporter, "features", n)
     mean = job["mean"] = features["features"] / n
     if mean < FEWEST_FEATURES:
         raise NoScene(
             f"the photos show next to nothing to go by ({mean:.0f} features each); give sharper or better "
             "lit photos of things with texture"
         )
-    told.message(f"features: {mean:,.0f} a photo")
-    matches = _stage(job | {"do": "matches"}, log, told, "matches", 1, "pairs")
-    told.message(f"matches: {matches['verified']:,} of {matches['pairs']:,} pairs overlap")
+    reporter.message(f"features: {mean:,.0f} a photo")
+    matches = _stage(job | {"do": "matches"}, log, reporter, "matches", 1, "pairs")
+    reporter.message(f"matches: {matches['verified']:,} of {matches['pairs']:,} pairs overlap")
     if matches.pop("turned_only"):
         raise NoScene(
             f"the camera turned on the spot: none of the {matches['verified']} pairs of photos that overlap "
             "shows depth, which comes from moving; walk around the scene between photos"
         )
-    model = _model(job, work, log, told)
-    _judge(photos, model, matches, told)
+    model = _model(job, work, log, reporter)
+    _judge(photos, model, matches, reporter)
     finer = {"do": "refined", "model": job["out"], "out": str((work / "refined").resolve())}
-    model |= _stage(job | finer, log, told, "finer cameras", 1, "pairs")
+    model |= _stage(job | finer, log, reporter, "finer cameras", 1, "pairs")
     job["out"] = finer["out"]
     if options.dense:
-        model["dense_points"] = _thicken(job, work, log, told)
+        model["dense_points"] = _thicken(job, work, log, reporter)
     return {"features": features["features"], **matches, **model, "n_cameras": len(set(cameras))}
 
 
-def _model(job: dict[str, Any], work: Path, log: Path, told: Told) -> dict[str, Any]:
+def _model(job: dict[str, Any], work: Path, log: Path, reporter: Reporter) -> dict[str, Any]:
     """What became of the mapper; in work/model is the model. From an earlier run where that was as far."""
     stored = read_json(work / "model.json")
     if stored is not None and stored["asked"] == job["mapper"]:
-        told.message("cameras: from the run before")
+        reporter.message("cameras: from the run before")
         made: dict[str, Any] = stored["model"]
         return made
     shutil.rmtree(work / "model", ignore_errors=True)
-    made = _stage(job | {"do": "model"}, log, told, "cameras", len(job["photos"]))
+    made = _stage(job | {"do": "model"}, log, reporter, "cameras", len(job["photos"]))
     with atomic_write(work / "model.json") as file:
         file.write(json.dumps({"asked": job["mapper"], "model": made}).encode())
     return made
 
 
-def _thicken(job: dict[str, Any], work: Path, log: Path, told: Told) -> int:
+def _thicken(job: dict[str, Any], work: Path, log: Path, reporter: Reporter) -> int:
     """Adds points where several photos agree on a depth to the model; how many."""
     options = LoadOptions(images=job["images"], max_size=2 * dense.SIDE, cache=False, trust=True)
     scene = colmap.load(Path(job["out"]), options)
-    with told.stage("points", len(scene.views)) as stage:
+    with reporter.stage("points", len(scene.views)) as stage:
 
         def begin(total: int) -> Callable[[int], None]:
             stage.begin(total)
             return stage.at
 
         points, colors = dense.more_points(scene.views, scene.points, job["threads"], begin)
-    told.message(f"points: {len(points):,} more where photos agree on a depth")
+    reporter.message(f"points: {len(points):,} more where photos agree on a depth")
     with atomic_write(work / "points.npz") as file:
         np.savez(file, points=points, colors=colors)
     more = {"do": "thickened", "out": str(work / "thick"), "points": str((work / "points.npz").resolve())}
@@ -213,9 +215,9 @@ def _thicken(job: dict[str, Any], work: Path, log: Path, told: Told) -> int:
 
 
 def _stage(
-    job: dict[str, Any], log: Path, told: Told, title: str, total: int, unit: str = "photos"
+    job: dict[str, Any], log: Path, reporter: Reporter, title: str, total: int, unit: str = "photos"
 ) -> dict[str, Any]:
-    with told.stage(title, total, unit=unit) as stage:
+    with reporter.stage(title, total, unit=unit) as stage:
 
         def event(what: dict[str, Any]) -> None:
             if "total" in what:
@@ -226,12 +228,12 @@ def _stage(
                 left = stage.total - stage.done
                 if unit == "pairs" and left and not begun:
                     about = duration(stage.seconds_left(time.monotonic()))
-                    told.message(f"{title}: {left:,} pairs more take about {about}")
+                    reporter.message(f"{title}: {left:,} pairs more take about {about}")
 
         return run_job(job, log, event)
 
 
-def _judge(photos: list[Photo], model: dict[str, Any], matches: dict[str, Any], told: Told) -> None:
+def _judge(photos: list[Photo], model: dict[str, Any], matches: dict[str, Any], reporter: Reporter) -> None:
     n, placed = len(photos), len(model["registered"])
     advice = (
         "take more photos with more overlap (each thing in three or more), without blur, with the exposure "
@@ -253,8 +255,10 @@ def _judge(photos: list[Photo], model: dict[str, Any], matches: dict[str, Any], 
         line = f"{placed} of {n} photos were placed; not: {shorten(missing)}"
         others = f"; another {len(sizes) - 1} models of them were dropped" if len(sizes) > 1 else ""
         if placed < FEW * n:
-            told.warning(f"{placed} of {n} photos were placed{others}; not: {', '.join(missing)}; {advice}")
+            reporter.warning(
+                f"{placed} of {n} photos were placed{others}; not: {', '.join(missing)}; {advice}"
+            )
         else:
-            told.message(line + others)
+            reporter.message(line + others)
     else:
-        told.message(f"cameras: all {n} photos were placed, {model['points']:,} points")
+        reporter.message(f"cameras: all {n} photos were placed, {model['points']:,} points")

@@ -111,9 +111,9 @@ def _register(pycolmap: Any, database: Any, photos: list[dict[str, Any]], lens: 
         photo = next(p for p in photos if p["name"] == image.name)
         rig = database.read_rig_with_sensor(database.read_camera(image.camera_id).sensor_id)
         cameras[photo["camera"]] = image.camera_id, rig.rig_id
-    known = {image.name for image in database.read_all_images()}
+    stored = {image.name for image in database.read_all_images()}
     for photo in photos:
-        if photo["name"] in known:
+        if photo["name"] in stored:
             continue
         if photo["camera"] not in cameras:
             focal = photo["focal"] or DEFAULT_FOCAL * max(photo["width"], photo["height"])

@@ -75,8 +75,8 @@ def beyond_sense(gaussians: Gaussians, config: Config) -> tuple[str, str]:
     blamed = next((name for rate, *_ in odd for name in reached if RATES[name] == rate), worst)
     if odd and (not blamed or RATES[blamed] != odd[0][0]):
         setting, value, usual = odd[0]
-        told = f"{worst} reach {reached[worst]:.3g}, " if worst else ""
-        return f"{told}{setting}={value:g} is far from {usual:g}", f"try --set {setting}={usual:g}"
+        cause = f"{worst} reach {reached[worst]:.3g}, " if worst else ""
+        return f"{cause}{setting}={value:g} is far from {usual:g}", f"try --set {setting}={usual:g}"
     if not blamed:
         return "", f"try --set lr_means={config.lr_means / 4:g}"
     rate = RATES[blamed]

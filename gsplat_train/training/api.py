@@ -65,10 +65,10 @@ def train(
             callback.progress(what, done, total)
 
     def of_steps(steps: int) -> Config:  # what nobody gave follows the steps of a time budget too
-        given = single | {"steps": steps}
+        settings_now = single | {"steps": steps}
         if config is not None:
-            return changed(config, given)
-        return fitted(load([], given), given) if name is None else configure(name, given)
+            return changed(config, settings_now)
+        return fitted(load([], settings_now), settings_now) if name is None else configure(name, settings_now)
 
     name = None if isinstance(scene, Scene) else os.fspath(scene)
     if not isinstance(scene, Scene):

@@ -37,7 +37,7 @@ class Brightness(NamedTuple):
     """What was measured. gains: [V, 3], log, of zero mean over the photos that show enough points; 0 for others."""
 
     gains: np.ndarray
-    known: np.ndarray  # [V] bool: these
+    measurable: np.ndarray  # [V] bool: these
     spread: float  # the largest of the channels' standard deviations over the known photos
     better: (
         float  # how many times as much the gains explain as their absence: noise is not explained by gains
@@ -52,16 +52,16 @@ def measure(views: Sequence[View], points: np.ndarray, seed: int = 0, most: int 
     if len(points) > most:
         points = points[np.sort(np.random.default_rng(seed).choice(len(points), most, replace=False))]
     seen = np.stack([_log_colours(view, points) for view in views])  # [V, P, 3], NaN where not seen
-    known = np.isfinite(seen[..., 0]).sum(axis=1) >= FEWEST
-    if known.sum() < 2:
+    measurable = np.isfinite(seen[..., 0]).sum(axis=1) >= FEWEST
+    if measurable.sum() < 2:
         return none
-    seen = seen[known]
+    seen = seen[measurable]
     seen = seen[:, np.isfinite(seen[..., 0]).sum(axis=0) >= 2]
     gains, explained = _fit(seen.astype(np.float32), True)
     rows = np.zeros((len(views), 3))
-    rows[known] = gains
+    rows[measurable] = gains
     better = explained / max(_fit(seen.astype(np.float32), False)[1], 1e-6)
-    return Brightness(rows, known, float(gains.std(axis=0).max()), better)
+    return Brightness(rows, measurable, float(gains.std(axis=0).max()), better)
 
 
 def _fit(seen: np.ndarray, with_gains: bool) -> tuple[np.ndarray, float]:

@@ -39,7 +39,7 @@ LEAST_STEPS = 100  # a run of fewer is none; the budget is then broken, and that
 MOST_STEPS = 100_000_000
 DOUBLE = 1.0  # growth of the trial, a refinement
 WRITTEN = 32 << 20  # bytes, to time the disk
-TOLD = 0.1  # of the budget: a run that misses it by more says so
+MISSED = 0.1  # of the budget: a run that misses it by more says so
 
 
 @dataclass(frozen=True)

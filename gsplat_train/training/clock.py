@@ -66,6 +66,6 @@ class Clock:
             self.enter(left)
 
 
-def told(stages: Mapping[str, float]) -> str:
+def stage_summary(stages: Mapping[str, float]) -> str:
     """Seconds by stage in words, without those that took none."""
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05)

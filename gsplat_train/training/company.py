@@ -122,11 +122,11 @@ class Company(Crew):
                 work()
             finally:
                 self._others_wait = False
-            self._told(0.0)
+            self._report_line(0.0)
             return
         others()
         allowed, self._allowed = self._allowed, max(self._allowed, LONG_LIMIT)
-        while self._told(0.0):  # it goes on
+        while self._report_line(0.0):  # it goes on
             pass
         self._allowed = allowed
 
@@ -134,9 +134,9 @@ class Company(Crew):
         """A sign of life of the first process, while the others wait for what it does."""
         if self._others_wait and time.monotonic() - self._beaten > BEAT:
             self._beaten = time.monotonic()
-            self._told(1.0)
+            self._report_line(1.0)
 
-    def _told(self, value: float) -> float:
+    def _report_line(self, value: float) -> float:
         """What the first process says."""
         return float(self.gather(np.array([[value]], np.float32))[0, 0])
 

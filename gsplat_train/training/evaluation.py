@@ -94,16 +94,16 @@ class Evaluation:
             antialiased=config.antialiased, fully=fully, each=each or (lambda view, picture: None),
         )  # fmt: skip
 
-    def _worst(self, gaussians: Gaussians, known: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    def _worst(self, gaussians: Gaussians, measured: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """Which training photos the model shows worst, beside the median: of all, or of very many an even choice.
         Where exposure is learnt it is fitted first. known: scores that have been measured.
         """
         views, by = self.trainer.train_views, "psnr"
         if "exposure" in self.trainer.objective.groups:
-            known, by = {}, "psnr_corrected"
+            measured, by = {}, "psnr_corrected"
         chosen = evenly(views, MOST_COMPARED)
-        rest = [self.trainer.as_learnt(view) for view in chosen if view.name not in known]
-        scores = {**known, **self._measured(gaussians, rest, fully=by != "psnr")["views"]}
+        rest = [self.trainer.as_learnt(view) for view in chosen if view.name not in measured]
+        scores = {**measured, **self._measured(gaussians, rest, fully=by != "psnr")["views"]}
         if len(scores) < 2:
             return {}
         psnr = {name: scores[name][by] for name in sorted(scores, key=lambda name: scores[name][by])}
@@ -245,18 +245,18 @@ class Evaluation:
         if not psnr < flat:
             return
         start = self._measured(trainer.start_again(), some)["psnr"]
-        told = f"({psnr:.2f} dB on training views, {flat:.2f} dB the colour, {start:.2f} dB the start)"
+        numbers = f"({psnr:.2f} dB on training views, {flat:.2f} dB the colour, {start:.2f} dB the start)"
         if psnr < start + (LEARNT_DB if trainer.step >= FLAT_STEPS else -LEARNT_DB / 2):
             self.flat = (
                 f"at step {trainer.step} the model is no better than one colour a photo, or than it was at the start "
-                f"{told}: {suspect(trainer.stepper.look().gaussians, trainer.config)}"
+                f"{numbers}: {suspect(trainer.stepper.look().gaussians, trainer.config)}"
             )
             if not counts.get("warned_flat"):
                 counts["warned_flat"] = True
                 trainer.message(f"warning: {self.flat}")
         elif trainer.ended:
             trainer.message(
-                f"warning: the model is no better than one colour a photo {told}; train for more steps"
+                f"warning: the model is no better than one colour a photo {numbers}; train for more steps"
             )
 
     def end_if_flat(self) -> None:
@@ -280,7 +280,7 @@ class Evaluation:
             )
 
 
-def scores_told(metrics: Mapping[str, Any]) -> list[str]:
+def score_lines(metrics: Mapping[str, Any]) -> list[str]:
     """What the scores of the last step say, a line each."""
     lines = []
     if test := metrics["test"]:

@@ -89,7 +89,7 @@ def begin(material: Material) -> np.ndarray:
     """[views, 6] float32: the rows to start from."""
     rehearsed = material.rehearse()
     measured = brightness.measure(material.views, material.points)
-    agree = measured.known[:, None] & (np.abs(measured.gains - rehearsed) <= AGREE)
+    agree = measured.measurable[:, None] & (np.abs(measured.gains - rehearsed) <= AGREE)
     gains = np.where(agree, measured.gains, rehearsed)
     return np.concatenate([gains - gains.mean(axis=0), np.zeros_like(gains)], axis=1).astype(np.float32)
 

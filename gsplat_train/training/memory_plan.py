@@ -61,7 +61,7 @@ class MemoryPlan:
     kept: int = 0  # bytes of photos in the stepper's own form
     most: int = 0  # splats that there may be
     lowered: bool = False  # because of the budget
-    told: bool = False  # that growth has ended
+    growth_ended: bool = False  # that growth has ended
 
     def need(self, n: int) -> Need:
         """With `n` splats."""
@@ -178,9 +178,9 @@ def watched(plan: MemoryPlan, n: int, most: int) -> tuple[MemoryPlan, list[str]]
                 f"is lowered from {most:,} to {fits:,}"
             )
         plan = replace(plan, most=fits, lowered=True)
-    if plan.lowered and n >= plan.most and not plan.told:
+    if plan.lowered and n >= plan.most and not plan.growth_ended:
         lines.append(f"memory: growth ends at {n:,} splats, as many as the memory holds ({plan.budget.why})")
-        plan = replace(plan, told=True)
+        plan = replace(plan, growth_ended=True)
     return plan, lines
 
 

@@ -32,7 +32,7 @@ from ..model.opening import upright
 from ..scene import Camera, Scene, View
 from ..storage import atomic_write, parsed
 from .callbacks import Callback
-from .clock import told
+from .clock import stage_summary
 from .run_folder import to_json
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def machine(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         ("machine", processor()),
         ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("Python", f"{platform.python_version()}, MLX {version('mlx')}, NumPy {np.__version__}"),
-        ("time to the last evaluation", told(metrics.get("stage_seconds") or {})),
+        ("time to the last evaluation", stage_summary(metrics.get("stage_seconds") or {})),
     ]
 
 

@@ -107,8 +107,8 @@ class HostPopulation:
 
     def apply(self, edit: Edit) -> None:
         """See Population.apply."""
-        fresh = self.state.sums and edit.source is not None
-        sums = zero_sums(len(edit.source)) if fresh else self.state.sums  # before anything is moved
+        new_sums = self.state.sums and edit.source is not None
+        sums = zero_sums(len(edit.source)) if new_sums else self.state.sums  # before anything is moved
         edit_rows(self.state, edit, self.room)
         self.state.sums = sums
 

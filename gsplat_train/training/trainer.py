@@ -553,12 +553,12 @@ class Trainer:
         with self.clock.during("evaluation"):
             if is_seen(self.stepper.look().gaussians, self.views, self.backend):
                 return
-        told, advice = beyond_sense(self.stepper.look().gaussians, self.config)
+        cause, advice = beyond_sense(self.stepper.look().gaussians, self.config)
         raise TrainingDiverged(
             f"training diverged: at step {self.step} no view shows any of the {self.n_splats:,} splats"
             + (
-                f" ({told}); {advice}"
-                if told
+                f" ({cause}); {advice}"
+                if cause
                 else "; a weight is beyond sense, or the points lie behind the cameras"
             )
         )
@@ -568,11 +568,12 @@ class Trainer:
         self._settle_saving()
         good = committed(self.run.checkpoints) if self.run is not None else []
         where = f"the last good state is {good[0]}" if good else "no good state was saved before"
-        told, advice = beyond_sense(self.stepper.look().gaussians, self.config)
+        cause, advice = beyond_sense(self.stepper.look().gaussians, self.config)
         place = f"after step {self.step}" if found else f"at step {self.step + 1}"
         view = self.sampler.at(self.step - 1 if found else self.step).name
         return TrainingDiverged(
-            f"training diverged: {what} not finite {place} (view {view}{', ' if told else ''}{told}); {where}; {advice}"
+            f"training diverged: {what} not finite {place} (view {view}"
+            f"{', ' if cause else ''}{cause}); {where}; {advice}"
         )
 
     def _looked_at(self, before: int, number: int) -> bool:

@@ -140,7 +140,7 @@ def page_scene(views: Sequence[View], points: np.ndarray, held_out: set[str]) ->
     cameras = [view.camera for view in views]
     target, up = subject(cameras, points), upright(cameras)
     first = typical(cameras)
-    facing = [_facing(camera, target) for camera in cameras]
+    alignment = [_alignment(camera, target) for camera in cameras]
     return {
         "cameras": [
             {
@@ -155,7 +155,7 @@ def page_scene(views: Sequence[View], points: np.ndarray, held_out: set[str]) ->
         ],
         "up": list(up),
         "target": target.tolist(),
-        "first": int(np.argmax(facing)),
+        "first": int(np.argmax(alignment)),
         "fov": _fov(first),
         "width": first.width,
         "height": first.height,
@@ -185,7 +185,7 @@ def without_cameras(gaussians: Gaussians) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _facing(camera: Camera, target: np.ndarray) -> float:
+def _alignment(camera: Camera, target: np.ndarray) -> float:
     arm = target - camera.position
     return float(arm @ camera.viewmat[2, :3] / max(float(np.linalg.norm(arm)), 1e-12))
 

@@ -192,8 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return True
             self._refuse(HTTPStatus.FORBIDDEN, "ask by 127.0.0.1 or localhost")
             return False
-        given = query.get("token") or self._cookie()
-        if hmac.compare_digest(given.encode(), owner.token.encode()):
+        presented = query.get("token") or self._cookie()
+        if hmac.compare_digest(presented.encode(), owner.token.encode()):
             return True
         self._refuse(HTTPStatus.FORBIDDEN, "the address needs the token that the program has printed")
         return False

@@ -92,9 +92,9 @@ class Launcher:
         init_value: float | None,
     ) -> list[mx.array]:
         text = generate(kernel, inputs, output_dtypes, template)
-        given = [np.asarray(x if x.size else mx.zeros(x.shape, x.dtype)) for x in map(mx.contiguous, inputs)]
+        args = [np.asarray(x if x.size else mx.zeros(x.shape, x.dtype)) for x in map(mx.contiguous, inputs)]
         outputs = [_empty(s, d, init_value) for s, d in zip(output_shapes, output_dtypes, strict=True)]
-        keep = [_value(argument, given, outputs) for argument in compiler.buffers_of(text)]
+        keep = [_value(argument, args, outputs) for argument in compiler.buffers_of(text)]
         buffers = (_Buffer * len(keep))()
         for slot, argument, array in zip(buffers, compiler.buffers_of(text), keep, strict=True):
             writable = argument.source == "output" or _written_in_place(kernel, argument)

@@ -71,10 +71,10 @@ class Budget:
     @property
     def total(self) -> int:
         """Bytes for all."""
-        given, device = self.bounds.gpu_memory, device_memory()
-        if not given:
+        bound, device = self.bounds.gpu_memory, device_memory()
+        if not bound:
             return device
-        return int(given * device) if given <= 1 else int(given)
+        return int(bound * device) if bound <= 1 else int(bound)
 
     def window(self, sizes: Sizes) -> int:
         """Steps between two looks at the status: what twice as many leave is held at once. 0: there is room for one

@@ -93,14 +93,14 @@ class GpuPopulation:
         for name, width in WIDTHS.items():
             starts[name], start = start * n, start + width
         for i, names in enumerate((WIDTHS, ("shN",))):
-            given = [name for name in names if name in columns and columns[name].size]
-            if not given:
+            filled = [name for name in names if name in columns and columns[name].size]
+            if not filled:
                 continue
             places = []
-            for name in given:
+            for name in filled:
                 width = columns[name].size // new.shape[0]
                 places.append((starts.get(name, 0) + width * new[:, None] + mx.arange(width)).reshape(-1))
-            values = mx.concatenate([columns[name].reshape(-1) for name in given])
+            values = mx.concatenate([columns[name].reshape(-1) for name in filled])
             trees[i] = _laid_over(trees[i], mx.concatenate(places), values)
         return trees[0], trees[1]
 

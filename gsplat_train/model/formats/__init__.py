@@ -24,6 +24,6 @@ def format_of(path: Path) -> Any:
     """The module that reads and writes files named as `path`; UserError that lists the formats."""
     ending = ending_of(path)
     if ending is None:
-        known = ", ".join(registry.FORMATS)
-        raise UserError(f"{path} is in no splat format known by its end; allowed are {known}")
+        allowed = ", ".join(registry.FORMATS)
+        raise UserError(f"{path} is in no splat format known by its end; allowed are {allowed}")
     return registry.module(registry.FORMATS[ending])

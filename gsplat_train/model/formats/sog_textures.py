@@ -53,9 +53,9 @@ def decode(meta: dict[str, Any], files: dict[str, bytes]) -> dict[str, np.ndarra
     logs = low + (high - low) * (steps / 65535)
     rotation = pixels("quats")
     others = (rotation[:, :3] / np.float32(255) - np.float32(0.5)) * (2 * ROOT_HALF)
-    known = rotation[:, 3] >= 252
-    quats = from_smallest_three(np.where(known, rotation[:, 3], 252) - 252, others)
-    quats[~known] = 1, 0, 0, 0
+    coded = rotation[:, 3] >= 252
+    quats = from_smallest_three(np.where(coded, rotation[:, 3], 252) - 252, others)
+    quats[~coded] = 1, 0, 0, 0
     colours = pixels("sh0")
     if first:
         values = _between(meta["sh0"], colours, 4)
@@ -102,8 +102,8 @@ def _open(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGBA"))
 
 
-def _numbers(given: Any, count: int) -> np.ndarray:
-    values = np.array(given, np.float64)
+def _numbers(listed: Any, count: int) -> np.ndarray:
+    values = np.array(listed, np.float64)
     if values.shape != (count,):
         raise ValueError(f"{values.shape} numbers where {count} are needed")
     return values

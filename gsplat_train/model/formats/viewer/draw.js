@@ -11,7 +11,7 @@ precision highp usampler2D;
 uniform sampler2D means, shapes;
 uniform usampler2D colours;
 uniform mat3 turn;      // world -> camera: x right, y down, z forward
-uniform vec3 shift, eye;
+uniform vec3 shift, viewpoint;
 uniform vec2 focal, size;
 uniform int degree;
 uniform bool antialiased;
@@ -70,7 +70,7 @@ void main() {
   vec2 pixels = along * sqrt(long_) * place.x + vec2(-along.y, along.x) * sqrt(short_) * place.y;
   vec2 centre = focal * p.xy / p.z;
   if (any(greaterThan(abs(centre) - reach * sqrt(long_), 0.5 * size))) return;
-  tint = vec4(colour(normalize(mean - eye)), opacity);
+  tint = vec4(colour(normalize(mean - viewpoint)), opacity);
   gl_Position = vec4((centre + pixels) / (0.5 * size) * vec2(1.0, -1.0), 0.0, 1.0);
 }`;
 
@@ -183,7 +183,7 @@ function makeRenderer(canvas, splats) {
       gl.useProgram(splatting.made);
       gl.uniformMatrix3fv(splatting.where("turn"), true, r);
       gl.uniform3f(splatting.where("shift"), ...[0, 3, 6].map((i) => -(r[i] * p[0] + r[i + 1] * p[1] + r[i + 2] * p[2])));
-      gl.uniform3f(splatting.where("eye"), ...p);
+      gl.uniform3f(splatting.where("viewpoint"), ...p);
       gl.uniform2f(splatting.where("focal"), focal * width / canvas.width, focal * height / canvas.height);
       gl.uniform2f(splatting.where("size"), width, height);
       gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);

@@ -14,7 +14,7 @@ MODES = ("bar", "plain", "jsonl")
 PLAIN_SECONDS = 10.0  # at most so often a plain line
 
 
-class Told:
+class Reporter:
     """mode: bar, plain (a line now and then), jsonl (one object a line on standard output); None: bar on a
     terminal. `warnings` and `seconds` of the stages are kept for the report.
     """
@@ -59,15 +59,15 @@ class Told:
 class Stage:
     """How far a part of the work is."""
 
-    def __init__(self, told: Told, title: str, total: int, unit: str) -> None:
-        self.told, self.title, self.total, self.unit = told, title, total, unit
+    def __init__(self, reporter: Reporter, title: str, total: int, unit: str) -> None:
+        self.reporter, self.title, self.total, self.unit = reporter, title, total, unit
         self.done = self.first = 0
         self.started = self.spoken = time.monotonic()
         self.bar: Any = None
-        if told.mode == "bar" and not told.quiet:
+        if reporter.mode == "bar" and not reporter.quiet:
             from tqdm import tqdm
 
-            self.bar = told.bar = tqdm(desc=title, total=total, unit=f" {unit}", dynamic_ncols=True)
+            self.bar = reporter.bar = tqdm(desc=title, total=total, unit=f" {unit}", dynamic_ncols=True)
 
     def begin(self, total: int, done: int = 0) -> None:
         """Now it is known how much there is, and what an earlier run has done of it."""
@@ -87,14 +87,14 @@ class Stage:
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(step)
-        elif self.told.mode == "jsonl":
+        elif self.reporter.mode == "jsonl":
             left = self.seconds_left(now)
             record = {"stage": self.title, "done": self.done, "total": self.total, "seconds_left": left}
             print(json.dumps(record), flush=True)
         elif now - self.spoken > PLAIN_SECONDS:
             self.spoken = now
-            told = f"{self.title}: {self.done:,} of {self.total:,} {self.unit}"
-            self.told.message(f"{told}, {duration(self.seconds_left(now))} left")
+            reporter = f"{self.title}: {self.done:,} of {self.total:,} {self.unit}"
+            self.reporter.message(f"{reporter}, {duration(self.seconds_left(now))} left")
 
     def seconds_left(self, now: float) -> float:
         """At the speed so far."""
@@ -104,7 +104,7 @@ class Stage:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-            self.told.bar = None
+            self.reporter.bar = None
 
 
 def duration(seconds: float) -> str:
