@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import Torn
@@ -47,7 +48,7 @@ class Refinement:
         xp = self._population.xp
         return [name for name in SILENT if not bool(xp.isfinite(self._population.column(name)).all())]
 
-    def pixel_sums(self, step: int, count: int, maps: Maps) -> list[Any]:
+    def pixel_sums(self, step: int, count: int, maps: Maps) -> Iterator[Any]:
         """See scores.ScoredPopulation."""
         return self._scores.sums(self._population, step, count, maps)
 

@@ -6,7 +6,7 @@ The sums are renderer.pixel_sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -28,7 +28,7 @@ Maps = Callable[[View, mx.array, mx.array], mx.array]
 class ScoredPopulation(Population, Protocol):
     """A Population whose Gaussians can be held against the training photos."""
 
-    def pixel_sums(self, step: int, count: int, maps: Maps) -> list[Any]:
+    def pixel_sums(self, step: int, count: int, maps: Maps) -> Iterator[Any]:
         """See Scores.sums."""
         ...
 
@@ -53,10 +53,11 @@ class Scores:
         index = random.permutation(len(self.views))[:count]
         return [self.views[i] for i in sorted(index)]
 
-    def sums(self, population: Population, step: int, count: int, maps: Maps) -> list[Any]:
-        """For each of `count` views [N, 3] float32, arrays of the population's kind: sum_p w_i(p) maps(p)."""
+    def sums(self, population: Population, step: int, count: int, maps: Maps) -> Iterator[Any]:
+        """For each of `count` views, of all where there are fewer, [N, 3] float32, an array of the population's kind:
+        sum_p w_i(p) maps(p). One after the other, so that no two are held.
+        """
         gaussians, degree = population.gaussians(), sh_degree_at(self.config, step)
-        found = []
         for view in self.chosen(step, count):
             photo = view.pixels
 
@@ -65,8 +66,7 @@ class Scores:
                 return weights if photo.mask is None else weights * (mx.array(photo.mask) > 0)[:, :, None]
 
             sums = pixel_sums(gaussians, view.camera, self.backend, weighed, degree, self.config.antialiased)
-            found.append(sums if population.xp is mx else np.array(sums))
-        return found
+            yield sums if population.xp is mx else np.array(sums)
 
     def screen_sizes(self, population: Population, step: int, count: int) -> list[Any]:
         """For each of `count` views [N] float32: how wide a Gaussian is drawn, of the photo's longer side; 0: not."""
@@ -99,6 +99,11 @@ def errors(view: View, photo: mx.array, image: mx.array) -> mx.array:
     """Maps: |render - photo|, mean over the channels; 1; 0."""
     error = mx.abs(mx.clip(image, 0, 1) - photo.astype(mx.float32) / 255).mean(axis=2)
     return mx.stack([error, mx.ones_like(error), mx.zeros_like(error)], axis=2)
+
+
+def ones(view: View, photo: mx.array, image: mx.array) -> mx.array:
+    """Maps: 1; 1; 1. The render is not looked at, so it is not made."""
+    return mx.ones(photo.shape)
 
 
 def edges(view: View, photo: mx.array, image: mx.array) -> mx.array:

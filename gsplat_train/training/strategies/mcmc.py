@@ -59,6 +59,7 @@ class Settings:
     # training photos, counts as dead [RadSplat, LightGaussian]; 0: none
     least_share: float = number(0.0, 0.0, 0.5)
     weigh_every: float = number(0.1, 0.005, 1.0)
+    weigh_views: int = number(100, 1)  # in which it is measured: of more photos so many, others each time
     # Gaussians wider than this share of a photo's longer side become two; 1: none do [Brush: 0.5]
     screen_split: float = number(1.0, 0.05, 1.0)
     # Of max_splats at the end: what carries least goes, in equal parts, between refine_stop and select_stop of the
@@ -110,11 +111,13 @@ class Strategy:
         if selection := self._selects(step):
             last = own.final_share * self.config.max_splats
             left = self.config.max_splats + (last - self.config.max_splats) * selection / SELECTIONS
-            return {"pruned": contribution.keep_most(population, step, math.ceil(left))}
+            return {"pruned": contribution.keep_most(population, step, math.ceil(left), own.weigh_views)}
         left = 1 - min(step / self.config.horizon, 1.0)
         parts: dict[str, Callable[[], Any]] = {}
         if self._weighs(step):
-            parts["weighed"] = lambda: contribution.lay_down(population, step, own.least_share)
+            parts["weighed"] = lambda: contribution.lay_down(
+                population, step, own.least_share, own.weigh_views
+            )
         if own.opacity_decay or own.scale_decay:
             parts["decayed"] = lambda: decay(population, left * own.opacity_decay, left * own.scale_decay)
         if own.error_views:  # one part, because relocation changes what the shares are summed over
