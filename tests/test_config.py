@@ -67,7 +67,7 @@ def test_bad_settings_are_one_line(settings: dict, message: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"steps = ", b"\xff\xfe", b"[table]\nsteps = 1\n", b"steps = [1]\n"])
+@pytest.mark.parametrize("content", [b"steps = ", b"\xff\xff", b"[table]\nsteps = 1\n", b"steps = [1]\n"])
 def test_bad_files_are_one_line_that_names_them(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
