@@ -305,6 +305,24 @@ def test_a_far_too_wide_field_makes_no_huge_picture(tmp_path):
     assert 0.001 < (view.mask > 0).mean() < 0.01
 
 
+@pytest.mark.parametrize("fov", [0, 120])
+def test_masks_go_through_the_lens_with_their_photo(tmp_path, fov):
+    K, lens = lens_of("OPENCV_FISHEYE", focal=80.0, width=WIDTH, height=HEIGHT)
+    camera = Camera(np.eye(4), K, WIDTH, HEIGHT)
+    mask = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    mask[:, : WIDTH // 3] = 0
+    photo = np.dstack([mask] * 3)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    given = PhotoFile("a.png", tmp_path / "a.png", camera, lens, tmp_path / "m.png")
+    (view,), _ = load_photos([given], LoadOptions(cache=False, fov=fov))
+    assert view.mask.shape == view.image.shape[:2] != (HEIGHT, WIDTH)
+    counted = view.mask > 0
+    assert 0.3 < counted.mean() < 0.75
+    assert (view.image[counted] > 100).all()  # the photo is white where it counts
+    assert counted[view.image[:, :, 0] > 150].all() or fov
+
+
 def test_a_panorama_becomes_six_views_of_one_group(tmp_path):
     width = 400
     camera = demo.orbit_camera(0.1, width, width // 2)

@@ -27,6 +27,7 @@ ZOOM_STEP = 1.002  # of that upwards: insideness need not be monotone in zoom wh
 BLOCK_PIXELS = 1 << 13  # resampled at a time: temporaries stay in the processor's cache (measured)
 MAX_GROWTH = 2.0  # of a picture beside its photo, as COLMAP's undistorter has it: beyond it little is new
 GROWTH_STEP = 0.05  # so that cameras which differ a little have pictures of one size
+EDGE = 0.1  # pixels: so far beyond the photo may the outer centres of a picture lie that is larger
 NEAR_AXIS = 1e-4  # in focal lengths: there each lens is a pinhole to eight digits
 SPARSE = 16  # of so many border pixels one is asked whether the lens folds over sideways
 
@@ -218,7 +219,7 @@ def covered(
         v = np.arange(top, min(top + rows, height))[:, None] + 0.5
         x, y = warp.positions(u, v)
         with np.errstate(invalid="ignore"):
-            shown = (x >= 0) & (x <= sides[0]) & (y >= 0) & (y <= sides[1])
+            shown = (x >= -EDGE) & (x <= sides[0] + EDGE) & (y >= -EDGE) & (y <= sides[1] + EDGE)
         if mask is not None:
             column = np.clip(_finite(x), 0, sides[0] - 1).astype(np.int64)
             row = np.clip(_finite(y), 0, sides[1] - 1).astype(np.int64)
