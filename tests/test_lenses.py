@@ -314,8 +314,8 @@ def test_masks_go_through_the_lens_with_their_photo(tmp_path, fov):
     photo = np.dstack([mask] * 3)
     Image.fromarray(photo).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "m.png")
-    given = PhotoFile("a.png", tmp_path / "a.png", camera, lens, tmp_path / "m.png")
-    (view,), _ = load_photos([given], LoadOptions(cache=False, fov=fov))
+    photo_file = PhotoFile("a.png", tmp_path / "a.png", camera, lens, tmp_path / "m.png")
+    (view,), _ = load_photos([photo_file], LoadOptions(cache=False, fov=fov))
     assert view.mask.shape == view.image.shape[:2] != (HEIGHT, WIDTH)
     counted = view.mask > 0
     assert 0.3 < counted.mean() < 0.75
