@@ -23,17 +23,17 @@ from . import adc
 FAINTEST, NEARLY_OPAQUE = 1e-6, 1.0 - 1e-6  # opacities of 0 and 1 have no logit
 
 
-def draw(xp: Any, weights: Any, n: int, key: Key, split: float) -> Any:
-    """The rows to copy, in rising order, drawn by `weights`. Where copies are set apart none comes twice: what was
-    drawn again is drawn once more among the others, and a few less than `n` may come of it.
+def draw(xp: Any, weights: Any, n: int, key: Key, split: float, alive: int) -> Any:
+    """The rows to copy, in rising order, drawn by `weights`, of which `alive` are above 0. Where copies are set apart
+    none comes twice: what was drawn again is drawn once more among the others, and a few less than `n` may come of it.
     """
     drawn = draws.multinomial(xp, weights, n, key)
     if not split:
         return drawn
     drawn = distinct(xp, drawn)
-    left = weights + 0
-    left[drawn] = 0
-    if len(drawn) < n and bool((left > 0).any()):
+    if len(drawn) < min(n, alive):
+        left = weights + 0
+        left[drawn] = 0
         more = draws.multinomial(xp, left, n - len(drawn), key._replace(purpose=draws.AGAIN + key.purpose))
         drawn = xp.sort(xp.concatenate([drawn, distinct(xp, more)]))
     return drawn
@@ -52,7 +52,9 @@ def shared(
     the copies of one and itself, and the moments of all become zero.
     """
     xp = population.xp
-    n = draws.mentions(xp, drawn) + 1
+    n = (
+        xp.array([2]) if split else draws.mentions(xp, drawn) + 1
+    )  # copies that are set apart are of one row each
     logits, shrink = divide(xp, population.column("logit_opacities")[drawn], n, min_opacity)
     twice = {"logit_opacities": xp.concatenate([logits, logits])}
     if split:

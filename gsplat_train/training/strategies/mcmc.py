@@ -183,7 +183,7 @@ def relocate(
     n = int((weights == 0).sum())
     if n in (0, population.n):
         return 0
-    drawn = draw(xp, weights, n, key, split)
+    drawn = draw(xp, weights, n, key, split, population.n - n)
     dead = draws.positions(xp, weights == 0, n)[: len(drawn)]
     source = xp.arange(population.n).astype(xp.int32)
     source[dead] = drawn
@@ -210,9 +210,10 @@ def grow(
     weights = draws.weights(xp, population.column("logit_opacities"), min_opacity)
     if shares is not None:
         weights = weights * shares
-    if not bool((weights > 0).any()):  # nothing to draw from
+    alive = int((weights > 0).sum())
+    if not alive:  # nothing to draw from
         return 0
-    drawn = draw(xp, weights, n, key, split)
+    drawn = draw(xp, weights, n, key, split, alive)
     n = len(drawn)
     rows = xp.arange(old + n).astype(xp.int32)
     source = xp.concatenate([rows[:old], drawn])
