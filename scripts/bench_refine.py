@@ -86,9 +86,9 @@ def compare(own: TrainState, hosts: TrainState) -> str:
 def run_case(case: str, name: str, backend: Backend, n: int, repeats: int) -> bool:
     """Prints the case's line; whether its rows are the host's."""
     strategy_name, roomy, step = CASES[case]
-    args = {"strategy": strategy_name, "max_splats": 2 * n if roomy else n, "steps": 30_000}
-    strategy = strategies.load(config.load([], args))
-    bounds = Bounds(most_splats=given["max_splats"])
+    settings = {"strategy": strategy_name, "max_splats": 2 * n if roomy else n, "steps": 30_000}
+    strategy = strategies.load(config.load([], settings))
+    bounds = Bounds(most_splats=settings["max_splats"])
     times: list[list[float]] = []
     for repeat in range(repeats):
         stepper = make_stepper(backend, random_state(n, repeat), Objective(), bounds)
