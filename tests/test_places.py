@@ -173,6 +173,20 @@ def test_photos_without_a_pose_are_counted(good, extra, loud):
     assert lines[1].startswith("warning:") == loud
 
 
+def test_many_more_photos_in_another_folder_are_told(good):
+    """input/ holds the capture, images/ what one of several models was undistorted from."""
+    copy_photos(good, "input", names=[*NAMES[:2], *(f"c{i}.png" for i in range(4))])
+    lines = []
+    check_good(load_scene(good, log=lines.append))
+    assert any(
+        line.startswith("warning: 4 more photos in") and "input have no pose" in line for line in lines
+    )
+    shutil.rmtree(good / "input")
+    copy_photos(good, "input", names=[f"c{i}.png" for i in range(4)])  # of something else
+    check_good(load_scene(good, log=lines.append))
+    assert sum("more photos" in line for line in lines) == 1
+
+
 # ---- where models and photos lie ----
 
 

@@ -2,6 +2,7 @@
 """transforms.json in the dialects of its writers, from the built-in scene."""
 
 import json
+from dataclasses import replace
 
 import foreign_scenes as foreign
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from foreign_scenes import frames, lens, small_demo, write_json, write_photos, write_transforms
 from PIL import Image
 
-from gsplat_train.datasets import load_scene, transforms_file
+from gsplat_train.datasets import demo, load_scene, transforms_file
 from gsplat_train.errors import UserError
+from gsplat_train.scene import Photo, View
 
 
 def load(root, **options):
@@ -116,7 +118,7 @@ def test_photos_that_are_not_there_are_left_out_with_a_warning(tmp_path):
 
 def test_none_of_the_photos(tmp_path):
     root = write_json(tmp_path / "transforms.json", demo_lens(), frames(small_demo().views))
-    with pytest.raises(UserError, match="no folder 'images' of photos"):
+    with pytest.raises(UserError, match=r"none of the 12 photos .* is in a folder of"):
         load(root)
 
 
@@ -197,6 +199,39 @@ def test_axes_of_opencv_are_recognised_by_the_photos(tmp_path):
     scene, said = load(write_json(tmp_path / "transforms.json", demo_lens(), wrong))
     foreign.same_cameras(scene, views)
     assert "warning: the matrices are read in OpenCV's axes" in said
+
+
+def test_axes_of_opencv_among_cameras_that_look_elsewhere(tmp_path):
+    """A third of the cameras look outward, so that in neither axes all look at one place: photos tell."""
+    views = []
+    for i in range(14):
+        camera = demo.orbit_camera(i / 28, 96, 72)
+        if i >= 9:
+            camera = replace(camera, viewmat=np.diag([-1.0, 1.0, -1.0, 1.0]) @ camera.viewmat)
+        views.append(View(f"{i:02}.png", camera, Photo(demo.photograph(camera))))
+    write_photos(tmp_path / "images", views)
+    top = foreign.lens(views[0].camera)
+    sound = frames(views)
+    scene, said = load(write_json(tmp_path / "transforms.json", top, sound))
+    foreign.same_cameras(scene, views)
+    assert "64% look at one place, in OpenGL's axes" in said and "warning" not in said
+    wrong = frames(views, matrix=lambda camera: camera.camtoworld)
+    scene, said = load(write_json(tmp_path / "transforms.json", top, wrong))
+    foreign.same_cameras(scene, views)
+    assert "warning: the matrices are read in OpenCV's axes" in said
+
+
+def test_axes_of_opencv_where_photos_tell_nothing(tmp_path):
+    """Six photos that have nothing in common, and cameras that all look away from one place, side by side."""
+    noise = np.random.default_rng(0).integers(0, 255, (6, 36, 48, 3), np.uint8)
+    cameras = [demo.orbit_camera(i / 24, 48, 36) for i in range(6)]
+    views = [View(f"{i}.png", c, Photo(n)) for i, (c, n) in enumerate(zip(cameras, noise, strict=True))]
+    write_photos(tmp_path / "images", views)
+    wrong = frames(views, matrix=lambda camera: camera.camtoworld)
+    root = write_json(tmp_path / "transforms.json", foreign.lens(cameras[0]), wrong)
+    scene, said = load(root, trust=True)
+    foreign.same_cameras(scene, views)
+    assert "so 100% look at one place, in OpenGL's 0%" in said
 
 
 def test_what_is_not_used_is_said(tmp_path):

@@ -90,7 +90,7 @@ def find_photos(
     for file, claimants in matches.shared.items():
         raise UserError(f"picture {file!r} in {folder} fits several images, such as {claimants[0]!r}")
     found = matches.found or _guessed(names, folder, log)
-    _tell(names, found, folder, log)
+    _tell(names, found, folder, root, log)
     if images is None:
         tell_outside(root, [folder / hit.file for hit in found.values()], log)
     return {name: folder / hit.file for name, hit in found.items()}
@@ -128,7 +128,13 @@ def _search(names: list[str], root: Path, likely: Sequence[Path]) -> tuple[Path,
         elif score == best[0] and folder != root:
             equal.append(folder)
     if best is None or not best[2].found:
-        folder = find_image_folder(root, None)
+        try:
+            folder = find_image_folder(root, None)
+        except UserError as error:
+            raise UserError(
+                f"none of the {len(names)} photos ({shorten(names)}) is in a folder of {root}: {error}, or name "
+                "their folder with --images"
+            ) from None
         return folder, match(names, _files(folder, names))
     _, folder, matches = best
     rivals = [other for other in equal if other.parent == folder.parent and not SIZES.fullmatch(other.name)]
@@ -178,7 +184,9 @@ def _guessed(names: list[str], folder: Path, log: Callable[[str], None]) -> dict
     return found
 
 
-def _tell(names: list[str], found: dict[str, Match], folder: Path, log: Callable[[str], None]) -> None:
+def _tell(
+    names: list[str], found: dict[str, Match], folder: Path, root: Path, log: Callable[[str], None]
+) -> None:
     """Say how photos were found, which views have none, and which photos no view has."""
     ways = Counter(hit.way for hit in found.values())
     (way, _), *_ = ways.most_common()
@@ -204,6 +212,22 @@ def _tell(names: list[str], found: dict[str, Match], folder: Path, log: Callable
         )
     elif extra:
         log(f"photos: {len(extra)} of {len(extra) + len(used)} have no pose and are not used")
+    else:
+        _tell_elsewhere(names, root, folder, log)
+
+
+def _tell_elsewhere(names: Sequence[str], root: Path, used: Path, log: Callable[[str], None]) -> None:
+    """Warns where a folder beside the photos' has many more: undistorters take one of several models along."""
+    known = {Path(name).stem.casefold() for name in names}
+    for folder in (root / "input", root / "images", root):
+        pictures = [path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES]
+        more = sum(path.stem.casefold() not in known for path in pictures)
+        if folder != used and len(pictures) > more > len(names):
+            log(
+                f"warning: {more} more photos in {folder} have no pose: the reconstruction covers little of the "
+                "capture"
+            )
+            break
 
 
 def shorten(names: Sequence[str]) -> str:

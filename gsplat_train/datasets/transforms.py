@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..scene import Camera, Scene, View
 from ..storage import is_file
 from . import transforms_file
-from .agreement import small_views_of
+from .agreement import SmallView, small_views_of
 from .colmap_records import intrinsics
 from .files import find_photos, shorten, tell_outside
 from .images import PhotoFile, load_photos, with_masks
@@ -37,9 +37,12 @@ TRAIN, VAL, TEST = (f"transforms_{part}.json" for part in ("train", "val", "test
 ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # of paths that are written without
 NERFSTUDIO_POINTS = "sparse_pc.ply"
 AWAY = 0.1  # share of cameras that look at the scene, below which the axes are doubted ...
+TOWARDS = 0.9  # share from which nothing is doubted
 FEWEST = 5  # ... where there are this many
 TRIED = 48  # cameras to settle it with
 CLEARLY = 0.12  # better agreement: wrong axes give up to 0.25, right ones 0.33 to 0.86
+AGREED = 0.35  # agreement that wrong axes were not seen to reach
+UNKNOWN = 0.25  # below it photos tell nothing: they are few, and far apart
 SWEPT = 1000  # points drawn to see what cameras have in common
 ALONE = 1.2  # cameras that see a drawn point, of which one drew it
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -84,24 +87,41 @@ def load(root: Path, options: LoadOptions) -> Scene:
 
 
 def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
-    """The views with OpenGL's axes, as the format says, or OpenCV's where the photos prove a writer forgot it."""
+    """The views with OpenGL's axes, as the format says, or OpenCV's where the photos prove a writer forgot it.
+
+    Cameras that all look away from one place most likely look at it in OpenCV's axes: what they see in OpenGL's,
+    standing back to back, nobody else sees. Where some look at one place and some do not, photos alone decide.
+    """
     _, ahead = looked_at(views)
-    if ahead >= AWAY or len(views) < FEWEST:
+    if ahead >= TOWARDS or len(views) < FEWEST:
         log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes")
         return views
     small_views = small_views_of(views, TRIED)
     turned_views = [small_view.moved(FLIP @ small_view.viewmat) for small_view in small_views]
     own, other = (np.nan_to_num(sweep_agreement(tried)) for tried in (small_views, turned_views))
     numbers = f"photos agree {other:.2f} so, {own:.2f} in OpenGL's"
-    alone, together = (company(tried, draw(tried, SWEPT)[0]) for tried in (small_views, turned_views))
-    if other < own + CLEARLY and not (alone < ALONE <= together):
+    prove = other >= own + CLEARLY and (ahead < AWAY or other >= max(AGREED, own + 2 * CLEARLY))
+    if not prove and ahead < AWAY:
+        alone, together = (company(tried, draw(tried, SWEPT)[0]) for tried in (small_views, turned_views))
+        if prove := alone < ALONE <= together:
+            numbers = (
+                f"so the cameras see the same things, {together:.1f} of them each, in OpenGL's none does"
+            )
+        elif max(own, other) < UNKNOWN and not _are_inverted(small_views):
+            prove = True
+            numbers = f"so {1 - ahead:.0%} look at one place, in OpenGL's {ahead:.0%}; photos tell nothing"
+    if not prove:
         log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes; in OpenCV's {numbers}")
         return views
-    if other < own + CLEARLY:
-        numbers = f"so the cameras see the same things, {together:.1f} of them each, in OpenGL's none does"
     log(f"warning: the matrices are read in OpenCV's axes, which the format does not allow: {numbers}")
     turned = [replace(view.camera, viewmat=FLIP @ view.camera.viewmat) for view in views]
     return [replace(view, camera=camera) for view, camera in zip(views, turned, strict=True)]
+
+
+def _are_inverted(small_views: list[SmallView]) -> bool:
+    """Whether the photos agree where the file's matrices are taken from world to camera."""
+    inverted = [view.moved(FLIP @ np.linalg.inv(view.viewmat) @ FLIP) for view in small_views]
+    return bool(sweep_agreement(inverted) > UNKNOWN)
 
 
 def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
