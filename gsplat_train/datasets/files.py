@@ -218,10 +218,10 @@ def _tell(
 
 def _tell_elsewhere(names: Sequence[str], root: Path, used: Path, log: Callable[[str], None]) -> None:
     """Warns where a folder beside the photos' has many more: undistorters take one of several models along."""
-    known = {Path(name).stem.casefold() for name in names}
+    stems = {Path(name).stem.casefold() for name in names}
     for folder in (root / "input", root / "images", root):
         pictures = [path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES]
-        more = sum(path.stem.casefold() not in known for path in pictures)
+        more = sum(path.stem.casefold() not in stems for path in pictures)
         if folder != used and len(pictures) > more > len(names):
             log(
                 f"warning: {more} more photos in {folder} have no pose: the reconstruction covers little of the "
