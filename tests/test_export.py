@@ -18,7 +18,7 @@ from gsplat_train.evaluate.exported import contributions, loss_of
 from gsplat_train.model import filters, frame
 from gsplat_train.model.formats import format_of, ply
 from gsplat_train.model.io import from_splats
-from gsplat_train.model.placing import Placing
+from gsplat_train.model.placing import HERE, Placing, held_finely
 from gsplat_train.model.splats import Splats
 from gsplat_train.model.usable import too_coarse
 from gsplat_train.renderer import render
@@ -130,8 +130,9 @@ def test_positions_that_float32_cannot_hold_are_told() -> None:
     means = splats.arrays["means"].copy()
     means[7] = 9e3  # one splat far out: the others are as fine as before
     assert too_coarse(changed(splats, means=means)) is None
+    assert not held_finely(changed(splats, means=means), HERE).moves
     far = changed(splats, means=splats.arrays["means"] + np.float32(5e6))
-    assert "--centre auto" in (too_coarse(far) or "")
+    assert "--centre auto" in (too_coarse(far) or "") and held_finely(far, HERE).moves
 
 
 # ---- the command ----
