@@ -63,6 +63,7 @@ TERMS: dict[str, Entry] = {
 
 # Parameters beyond the Gaussians. What a module has: see training.groups.
 GROUPS: dict[str, Entry] = {
+    "sky": "training.sky",  # before what happens to the whole picture
     "exposure": "training.exposure",
     "poses": "training.poses",
 }

@@ -19,6 +19,7 @@ from . import backends
 from .backends import Backend, Projected
 from .errors import UserError
 from .model.gaussians import Gaussians, as_gaussians
+from .model.sky import Sky
 from .scene import Camera
 
 
@@ -35,13 +36,13 @@ def render(
     camera: Camera,
     backend: str | Backend = "auto",
     sh_degree: int | None = None,
-    background: mx.array | Sequence[float] | None = None,
+    background: mx.array | Sequence[float] | Sky | None = None,
     antialiased: bool = False,
     *,
     means2d_probe: mx.array | None = None,
     absgrad_probe: mx.array | None = None,
 ) -> RenderOutput:
-    """Render `gaussians` (N = 0 is legal) as `camera` sees them, over `background` [3] (black without one).
+    """Render `gaussians` (N = 0 is legal) as `camera` sees them, over `background` [3] (black without one) or a sky.
 
     backend: a name of `registry.BACKENDS`, "auto", or a backend itself. sh_degree: the colour bands to use, all
     without one. antialiased: a splat smaller than a pixel fades instead of growing (Yu et al. 2024,
@@ -55,7 +56,8 @@ def render(
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     if not 0 <= degree <= gaussians.sh_degree:
         raise UserError(f"sh_degree must be 0 to {gaussians.sh_degree} (what shN holds), got {sh_degree}")
-    if background is None:
+    sky = background if isinstance(background, Sky) else None
+    if background is None or isinstance(background, Sky):
         background = mx.zeros(3)
     elif not isinstance(background, mx.array):
         background = mx.array([float(value) for value in background])
@@ -70,6 +72,8 @@ def render(
         projected = projected._replace(means2d=projected.means2d + means2d_probe)
     tiles = stages.isect_tiles(projected, width, height)
     image, alpha = stages.rasterize(projected, tiles, background, width, height, absgrad_probe=absgrad_probe)
+    if sky is not None:
+        image = image + (1 - alpha) * sky.behind(camera)
     return RenderOutput(image, alpha, projected)
 
 

@@ -31,7 +31,7 @@ ORDER = """
     model.formats.compressed_ply model.formats.ply model.formats.splat
     model.formats.spz_blocks model.formats.spz model.formats.codebook model.formats.sog_textures
     model.formats.sog model.formats.gltf_nodes model.formats.glb model.formats.html
-    model.tensors model.io
+    model.sky model.tensors model.io
     losses evaluate evaluate.metrics evaluate.perceptual evaluate.corrected
     training training.draws training.background training.plan training.rows training.crew training.protocol
     backends backends.costs backends.kept backends.python_rasterize backends.python backends.cpp_planes
@@ -42,7 +42,7 @@ ORDER = """
     renderer
     evaluate.pictures evaluate.floaters evaluate.measure evaluate.exported evaluate.frames evaluate.depth
     evaluate.video evaluate.paths evaluate.path_files
-    training.groups training.brightness training.exposure training.poses training.objective training.alpha
+    training.groups training.brightness training.sky training.exposure training.poses training.objective training.alpha
     training.stepper
     training.scores training.refinement training.strategies training.strategies.none training.strategies.adc
     training.strategies.copies training.strategies.contribution training.strategies.mcmc

@@ -46,6 +46,9 @@ def export(
     floaters: Annotated[
         bool, typer.Option("--floaters", help="Leave out splats that float far from others.")
     ] = False,
+    bake_sky: Annotated[
+        bool, typer.Option("--bake-sky", help="The sky (background=sh) as far splats; files have no other.")
+    ] = False,
     max_splats: Annotated[
         int | None,
         typer.Option(min=1, help="Keep those that count most in the training views, or are largest."),
@@ -102,7 +105,7 @@ def export(
 
     from ..evaluate.exported import contributions, loss_of
     from ..evaluate.floaters import sightings
-    from ..model import filters, frame, opening
+    from ..model import filters, frame, opening, sky
     from ..model.io import from_splats, open_model
     from ..model.placing import held_finely, write_placing
     from ..model.usable import too_coarse
@@ -116,7 +119,11 @@ def export(
     if trained.normalized:
         found = found.at(held_finely(found.splats, found.frame))
     splats = found.splats
-    cameras_help = up == "auto" or max_splats is not None or out.suffix.lower() in (".html", ".splat")
+    if bake_sky and found.sky is None:
+        raise UserError(f"--bake-sky: {model} has no sky; train with --background sh, or leave it out")
+    cameras_help = (
+        bake_sky or up == "auto" or max_splats is not None or out.suffix.lower() in (".html", ".splat")
+    )
     asked = measure or scene is not None or cameras_help
     settings, data = _scene(found.run, scene, data_root, report if asked else None)
     train, test = _views(settings, data)
@@ -165,6 +172,11 @@ def export(
         splats = filters.most_important(splats, max_splats, importance)
         how = f"by contribution to {len(some)} views" if importance is not None else "by opacity x area"
         say(f"--max-splats: {counts[-1] - splats.n:,} of {counts[-1]:,} splats left out, {how}")
+    if bake_sky and found.sky is not None:
+        splats = sky.baked(splats, found.sky, cameras)
+        say(f"--bake-sky: {sky.COUNT:,} far splats more")
+    elif found.sky is not None:
+        say("warning: the sky behind the splats is no part of the file; --bake-sky makes far splats of it")
     degree = 0 if out.name.lower().endswith(".splat") else sh_degree
     if degree == 0 and splats.sh_degree:
         splats = filters.of_one_colour(splats, some)

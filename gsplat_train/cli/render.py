@@ -77,6 +77,7 @@ def render(
     from ..evaluate.frames import Look, background_of
     from ..evaluate.video import check_video
     from ..model.io import open_model
+    from ..model.sky import Ground
     from .progress import Progress
     from .render_path import PathOptions, render_path
     from .render_views import render_views
@@ -99,7 +100,9 @@ def render(
     chosen = backends.choose("auto" if backend is None else backend, report.message)
     stages = backends.load(chosen)
     report.message(f"backend: {chosen}")
-    ground = background_of(background or (settings.background if settings else "black"))
+    ground: Ground = background_of(background or (settings.background if settings else "black"))
+    if found.sky is not None and background is None:
+        ground = found.sky
     look = Look((0.0, 0.0, 0.0) if alpha else ground, found.antialiased, supersample, depth or sheet)
     folder = home_expanded(out) if out else (found.run or home_expanded(model).parent) / "renders"
     if path is None:

@@ -17,6 +17,7 @@ from ..evaluate.frames import Look, depth_range, shoot
 from ..evaluate.measure import FULLY, means_of, more_scores
 from ..evaluate.pictures import Row, Writers, error_of, reduced, with_alpha, write_png, write_sheets
 from ..model.io import Model, committed
+from ..model.sky import colour_of
 from ..registry import MADE
 from ..scene import Camera, Scene, View
 from ..storage import atomic_write, file_name, parsed
@@ -58,7 +59,9 @@ def render_views(
         for done, view in enumerate(views, 1):
             frame = shoot(model.gaussians, model.camera(view.camera), stages, look, model.frame.scale)
             photo = None if view.photo is None else view.photo.decode()
-            pixels, mask = (None, None) if photo is None else (photo.shown(look.background), photo.mask)
+            pixels, mask = (
+                (None, None) if photo is None else (photo.shown(colour_of(look.background)), photo.mask)
+            )
             score = stages.score(frame.image, pixels, mask)
             path = folder / names[view.name]
             if not np.isnan(score.psnr):

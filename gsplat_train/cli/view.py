@@ -51,7 +51,7 @@ def view(
         settings = run_settings(scene, found.run, {}, [], photos=scene is not None)
     stages = backends.load(backends.choose(backend or "auto", report.message))
     ground = background_of(background or (settings.background if settings else "black"))
-    look = Look(ground, found.antialiased)
+    look = Look(ground if background or found.sky is None else found.sky, found.antialiased)
     views, held = views_of(found, settings, scene is not None, report)
     found = found.to_render([view.camera for view in views])
     views = [replace(view, camera=found.camera(view.camera)) for view in views]

@@ -53,7 +53,7 @@ def loss_of(
             model.gaussians,
             views,
             backend,
-            background=background,
+            background=model.sky or background,
             antialiased=model.antialiased,
             place=model.camera,
             each=lambda view, picture: progress(next(done), 2 * len(views)),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..model.gaussians import Gaussians
+from ..model.sky import Ground
 from ..renderer import render
 from ..scene import Camera
 from .measure import BACKGROUNDS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Look:
     """How frames are rendered."""
 
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    background: Ground = (0.0, 0.0, 0.0)
     antialiased: bool = False  # the mode that the model was trained for
     supersample: int = 1  # renders so many times larger, then averages
     depth: bool = False  # also the expected depth

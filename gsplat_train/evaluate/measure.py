@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model.gaussians import Gaussians
+from ..model.sky import Ground, colour_of
 from ..renderer import render
 from ..scene import Camera, View
 from .corrected import corrected, half_fitted
@@ -31,6 +32,7 @@ BACKGROUNDS = {
     "black": BLACK,
     "white": WHITE,
     "random": BLACK,
+    "sh": BLACK,  # of photos: renders have the sky of the model
 }  # of the settings: to measure on
 
 
@@ -39,7 +41,7 @@ def measure(
     views: Iterable[View],
     backend: Backend,
     *,
-    background: str = "black",
+    background: str | Ground = "black",
     antialiased: bool = False,
     fully: bool = False,
     place: Callable[[Camera], Camera] = lambda camera: camera,
@@ -50,12 +52,13 @@ def measure(
     fully: also what `more_scores` says. `each` gets every view with its render [H, W, 3] uint8. place: from the
     views' frame to that of the Gaussians.
     """
-    scores, more, ground = {}, {}, BACKGROUNDS[background]
+    scores, more = {}, {}
+    ground = BACKGROUNDS[background] if isinstance(background, str) else background
     with Writers() as beside:
         for view in views:
             out = render(gaussians, place(view.camera), backend, background=ground, antialiased=antialiased)
             photo = None if view.photo is None else view.photo.decode()
-            pixels, mask = (None, None) if photo is None else (photo.shown(ground), photo.mask)
+            pixels, mask = (None, None) if photo is None else (photo.shown(colour_of(ground)), photo.mask)
             score = backend.score(out.image, pixels, mask)
             if not np.isnan(score.psnr):
                 scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}

@@ -21,6 +21,7 @@ from . import formats
 from .frame import moved
 from .gaussians import Gaussians
 from .placing import HERE, Placing, read_placing
+from .sky import Sky, read_sky, sky_of
 from .splats import Splats
 from .tensors import read_tensors
 
@@ -36,6 +37,7 @@ class Model(NamedTuple):
     up: tuple[float, float, float] | None = None  # which way is up, where the file says it
     frame: Placing = HERE  # from its frame to the scene's
     normalized: bool = False  # whether its frame is training's
+    sky: Sky | None = None  # behind its splats, in its axes
 
     @property
     def splats(self) -> Splats:
@@ -48,7 +50,7 @@ class Model(NamedTuple):
         if not step.moves:
             return self
         other = from_splats(moved(self.splats, *step), self.run)
-        return other._replace(frame=frame)
+        return other._replace(frame=frame, sky=self.sky and self.sky.turned(step.rotation))
 
     def camera(self, camera: Camera) -> Camera:
         """A camera of the scene in the model's frame."""
@@ -92,7 +94,9 @@ def open_model(path: Path, log: Callable[[str], None] = lambda line: None) -> Mo
         splats = formats.format_of(path).read(path)
         for note in splats.notes:
             log(f"warning: {note}")
-        return from_splats(splats, _run_of(path.parent))._replace(frame=read_placing(path))
+        return from_splats(splats, _run_of(path.parent))._replace(
+            frame=read_placing(path), sky=read_sky(path)
+        )
     if path.suffix in (".safetensors", ".json"):
         return _of_checkpoint(path, _run_of(path.parent.parent))
     allowed = ", ".join(registry.FORMATS)
@@ -199,10 +203,11 @@ def _of_checkpoint(path: Path, run: Path | None) -> Model:
     meta, tensors = read_checkpoint(path)
     try:
         gaussians, similarity = tree_of(tensors), similarity_of(meta)
+        sky = sky_of(tensors["groups.sky.values"]) if "groups.sky.values" in tensors else None
         antialiased = bool(meta["antialiased"])
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
-    return Model(gaussians, antialiased, run, frame=Placing.of(similarity), normalized=True)
+    return Model(gaussians, antialiased, run, frame=Placing.of(similarity), normalized=True, sky=sky)
 
 
 def _run_of(folder: Path) -> Path | None:

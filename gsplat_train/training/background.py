@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import UserError
 from ..scene import Photo, View, evenly
 from . import draws
 
@@ -35,11 +36,18 @@ def ground_at(background: str, seed: int, number: int) -> Colour:
 def decided(background: str, views: Sequence[View]) -> str:
     """The setting for these views, where it is auto: random, but black where photos are see-through (their alpha then
     says what is empty) or where they end in black, as before a black cloth or at night, which nobody wants built
-    of splats.
+    of splats. UserError where sh and see-through photos meet.
     """
-    if background != "auto":
+    if background not in ("auto", "sh"):
         return background
     photos = [view.pixels for view in evenly(views, SAMPLES)]
+    if background == "sh":
+        if any(photo.matte is not None for photo in photos):
+            raise UserError(
+                "background=sh learns what is behind, and these photos are see-through there; take black, white or "
+                "random, or --alpha-mode ignore"
+            )
+        return background
     if any(photo.alpha is not None for photo in photos):
         return "black"
     dark = np.concatenate([_border(photo).max(axis=1) <= DARK for photo in photos])

@@ -18,6 +18,7 @@ from ..evaluate.measure import BACKGROUNDS, measure
 from ..evaluate.pictures import write_preview
 from ..machine import processor
 from ..model.gaussians import Gaussians
+from ..model.sky import colour_of
 from ..renderer import render
 from ..scene import View, evenly
 from ..storage import file_name
@@ -33,8 +34,7 @@ KEPT_FROM = 0.25  # of the run: best.ply is not written before
 SAME_DB = 0.01  # a last model that is worse by less is the best
 PATIENCE, GAIN_DB = 3, 0.05  # a run has converged when so many evaluations bring less than that
 LEARNT_DB = 0.5  # on training views, that FLAT_STEPS steps bring at the least: they bring 3 and more
-WORST = 5  # photos that are named at the end ...
-MOST_COMPARED = 200  # ... of at most so many
+WORST, MOST_COMPARED = 5, 200  # photos that are named at the end, of at most so many
 MOST_POSED = 16  # held-out photos whose poses are fitted
 OVERFIT_DB = 0.2  # warn when the held-out PSNR is this far below its best; the spread of seeds is about 0.1
 
@@ -90,7 +90,7 @@ class Evaluation:
         """Scores of views in the scene's frame, of Gaussians in training's, where all scenes are of one size."""
         config, place = self.trainer.config, self.trainer.similarity.camera_to_train
         return measure(
-            gaussians, views, self.trainer.backend, background=config.background, place=place,
+            gaussians, views, self.trainer.backend, background=self.trainer.ground, place=place,
             antialiased=config.antialiased, fully=fully, each=each or (lambda view, picture: None),
         )  # fmt: skip
 
@@ -120,7 +120,7 @@ class Evaluation:
         the cameras, those that were held out are as wrong as the others were.
         """
         trainer, config, found = self.trainer, self.trainer.config, []
-        gaussians, ground = trainer.stepper.look().gaussians, BACKGROUNDS[config.background]
+        gaussians, ground = trainer.stepper.look().gaussians, trainer.ground
         for view in trainer.test_views[:MOST_POSED]:
             placed = replace(view, camera=trainer.similarity.camera_to_train(view.camera))
             camera = fitted(gaussians, placed, trainer.backend, config.antialiased, ground)
@@ -130,7 +130,7 @@ class Evaluation:
             photo, right = view.pixels, np.ones((camera.height, camera.width), np.uint8)
             right[:, : camera.width // 2] = 0
             mask = right if photo.mask is None else right * (np.asarray(photo.mask) > 0)
-            found.append(trainer.backend.score(shown.image, photo.shown(ground), mask).psnr)
+            found.append(trainer.backend.score(shown.image, photo.shown(colour_of(ground)), mask).psnr)
         return float(np.nanmean(found))
 
     def _pictured(self, view: View, picture: np.ndarray) -> None:

@@ -17,6 +17,9 @@ and where it has them
     camera(row, camera) -> camera                   the camera as a row moves it, and with it
     gradient(gaussians, moves, camera, degree) -> [WIDTH]       of a row, from the gradients of the splats
     settling(views) -> settle                       in the place of `settle`, where that depends on the views
+    SHARED                                          True: one row for all views
+    behind(row, camera) -> [H, W, 3]                what is behind the splats, differentiable
+    is_on(config) -> bool                           in the place of `mode`, where another setting asks for it
 
 Rows are known by the view's name, so that they survive a resume and another order of views.
 """
@@ -79,6 +82,13 @@ class Group:
         rows[self.row[view.name]] = self.module.gradient(gaussians, moves, camera, degree)
         return mx.array(rows)
 
+    def behind(self, values: mx.array, view: View, camera: Camera) -> mx.array | None:
+        """What is behind the splats, where the group says that."""
+        if not hasattr(self.module, "behind"):
+            return None
+        seen: mx.array = self.module.behind(values[self.row[view.name]], camera)
+        return seen
+
     def image(self, values: mx.array, view: View, image: mx.array) -> mx.array:
         """The render of `view` after this group, as a function of all its rows."""
         shown: mx.array = self.module.image(values[self.row[view.name]], image, self.mode)
@@ -106,9 +116,12 @@ class Group:
 
     def restore(self, tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
         """Takes the rows of a checkpoint, `names` saying whose each is; UserError where one is missing."""
-        if missing := [name for name in self.row if name not in names]:
+        if getattr(self.module, "SHARED", False):
+            names, order = [""], np.zeros(1, int)
+        elif missing := [name for name in self.row if name not in names]:
             raise UserError(f"the checkpoint has no {self.name} of view {missing[0]}; start a new run")
-        order = np.array([names.index(name) for name in self.row])
+        else:
+            order = np.array([names.index(name) for name in self.row])
         for key in ("values", "m", "v"):
             array = tensors[f"groups.{self.name}.{key}"]
             setattr(self, key, np.array(array.reshape(len(names), -1)[order], np.float32))
@@ -136,8 +149,10 @@ def open_groups(
         if material is not None and hasattr(module, "begin"):
             values = np.array(module.begin(material), np.float32)
         else:
-            values = np.tile(np.array(module.START, np.float32), (len(views), 1))
-        rows, mode = {view.name: i for i, view in enumerate(views)}, config.sections[name].mode
+            shared = getattr(module, "SHARED", False)
+            values = np.tile(np.array(module.START, np.float32), (1 if shared else len(views), 1))
+        rows = {view.name: i if len(values) > 1 else 0 for i, view in enumerate(views)}
+        mode = getattr(config.sections[name], "mode", "")
         settle = module.settling(views) if hasattr(module, "settling") else partial(module.settle, mode=mode)
         m, v = np.zeros((2, *values.shape), np.float32)
         found[name] = Group(name, module, mode, rows, values, m, v, settle)

@@ -100,8 +100,14 @@ def active_terms(config: Config) -> list[str]:
 
 def active_groups(config: Config) -> list[str]:
     """The groups of registry.GROUPS that the settings turn on; `auto` is off until `groups.decided`."""
-    groups = [(name, section) for name, section in config.sections.items() if name in registry.GROUPS]
-    return [name for name, section in groups if section.mode not in ("off", "auto", "fixed")]
+    return [name for name in config.sections if name in registry.GROUPS and _is_on(name, config)]
+
+
+def _is_on(name: str, config: Config) -> bool:
+    module = registry.module(registry.GROUPS[name])
+    if hasattr(module, "is_on"):
+        return bool(module.is_on(config))
+    return config.sections[name].mode not in ("off", "auto", "fixed")
 
 
 def decayed(first: float, last: float, progress: float) -> float:

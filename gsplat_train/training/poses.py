@@ -25,6 +25,7 @@ from ..backends import Backend
 from ..errors import UserError
 from ..model import sh
 from ..model.gaussians import Gaussians
+from ..model.sky import Ground, colour_of
 from ..renderer import render
 from ..scene import Camera, View
 from ..settings import choice, number
@@ -91,7 +92,7 @@ def fitted(
     view: View,
     backend: Backend,
     antialiased: bool,
-    background: tuple[float, float, float],
+    background: Ground,
 ) -> Camera:
     """The camera of a view that training has not seen, moved so that the left half of its photo fits; all in
     training's frame. The splats stay.
@@ -100,7 +101,10 @@ def fitted(
     width = photo.image.shape[1]
     counts: np.ndarray = np.ones((len(photo.image), width)) if photo.mask is None else np.array(photo.mask)
     counts[:, width // 2 :] = 0
-    target, mask = mx.array(photo.shown(background)), mx.array(counts)
+    target, mask = (
+        mx.array(photo.shown(colour_of(background))),
+        mx.array(counts),
+    )
     m, v = np.zeros((2, WIDTH))
     for k in range(1, FIT_STEPS + 1):
         at = camera(row, view.camera)

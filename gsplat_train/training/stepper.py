@@ -137,6 +137,8 @@ class GenericStepper:
                 means2d_probe=probes[0], absgrad_probe=absgrad,
             )  # fmt: skip
             for name, group in groups.items():
+                if (behind := group.behind(values[name], view, camera)) is not None:
+                    out = out._replace(image=out.image + (1 - out.alpha) * behind)
                 shown = group.image(values[name], view, out.image)
                 if (
                     photo.matte is not None

@@ -35,6 +35,7 @@ from ..errors import (
     is_lost_device,
     is_out_of_memory,
 )
+from ..evaluate.measure import BACKGROUNDS
 from ..evaluate.pictures import Writers
 from ..machine import memory
 from ..model.frame import moved
@@ -43,6 +44,7 @@ from ..model.initialize import gaussians_from_points
 from ..model.io import committed, to_splats
 from ..model.opening import upright
 from ..model.placing import Placing, beside_of, held_finely
+from ..model.sky import Ground, write_sky
 from ..scene import Scene, View
 from . import background, identity, rehearsal, strategies
 from . import checkpoint as checkpoints
@@ -63,6 +65,7 @@ from .refinement import Refinement
 from .rows import Population, TrainState, rows, start
 from .run_folder import RunFolder, peak_memory_mb, to_json, write_splats
 from .scores import Scores
+from .sky import learnt
 from .stepper import make_stepper
 
 COPY_SHARE = (
@@ -225,6 +228,11 @@ class Trainer:
         scenes finely there: what measures renders in training's.
         """
         return scene_frame(self.stepper.look().gaussians, self.similarity)
+
+    @property
+    def ground(self) -> Ground:
+        """What renders of the model have behind the splats: the sky, or the colour that is measured over."""
+        return learnt(self.objective.groups) or BACKGROUNDS[self.config.background]
 
     def message(self, line: str) -> None:
         """Tells the callbacks; warnings are kept for metrics.json."""
@@ -477,6 +485,7 @@ class Trainer:
                 if beside := beside and self._fits_again(state):
                     splats = splats.take(np.arange(splats.n))  # steps may write into the arrays
                 write = partial(write_splats, path or self.run.ply, splats, frame)
+                write_sky(path or self.run.ply, learnt(self.objective.groups))
                 if beside:
                     self.beside.add(write)
                 else:

@@ -114,7 +114,7 @@ class Live(Callback):
 
     def _render(self, trainer: Trainer) -> None:
         gaussians = trainer.stepper.look().gaussians
-        look = Look(BACKGROUNDS[trainer.config.background], trainer.config.antialiased)
+        look = Look(trainer.ground, trainer.config.antialiased)
 
         def render(wish: Wish) -> np.ndarray:
             return picture_of(gaussians, wish.camera, wish, trainer.backend, look)
