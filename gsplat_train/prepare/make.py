@@ -49,6 +49,11 @@ def prepare(source: Path, out: Path, options: Options, reporter: Reporter) -> di
     made_from = _signature(source, options)
     finished = _finished(out, made_from)
     if finished is not None:
+        if options.mapper not in ("auto", finished.get("mapper")):
+            raise UserError(
+                f"{out} was made by the mapper {finished.get('mapper')}; for one by {options.mapper} give another "
+                "folder"
+            )
         return orient_model(out, finished, options.up, reporter)
     work = _begin(source, out, made_from, reporter)
     started = time.monotonic()

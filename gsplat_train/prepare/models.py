@@ -23,6 +23,9 @@ EPIPOLAR_SHARE = (
 # 2,000; at 640 a bound of 1.3 halves the cameras' errors
 ERROR_SHARE = 400  # the same for the distance of a point from where it was seen
 LOSS_SHARE = 1280  # and for the scale of the Cauchy loss: what is farther off counts little
+# Of the cost in a round of an adjustment: then it ends. On 97 photos of 800x600 that is a fifth of the time of COLMAP's
+# 100 rounds, and cameras differ by 0.001 degrees.
+SETTLED = 1e-5
 FEWEST = 0.5  # of the points before; with fewer the model is left as it was
 
 
@@ -45,18 +48,17 @@ def described(model: Any) -> dict[str, Any]:
     }
 
 
-def refined(job: dict[str, Any], events: Any) -> dict[str, Any]:
-    """The model in job["model"] with finer cameras into job["out"]: pairs that share points are matched again, along
-    their epipolar lines and more strictly, their points triangulated anew, and all adjusted with a robust loss.
+def rematched(job: dict[str, Any], events: Any) -> dict[str, Any]:
+    """Pairs that share points of the model in job["model"], matched again along their epipolar lines and more strictly,
+    into a database beside job["database"]; how many.
 
     Before cameras are known this is no good: on a floor of alike tiles it finds a camera a quarter turn off.
     """
     import pycolmap
 
     model = pycolmap.Reconstruction(job["model"])
-    before = model.num_points3D()
     pairs = _that_share_points(model, job["database"])
-    database = Path(job["database"]).with_name("refined.db")
+    database = _finer_database(job)
     if not database.exists():
         _without_matches(pycolmap, Path(job["database"]), database)
     stored = pycolmap.Database.open(database)
@@ -65,35 +67,56 @@ def refined(job: dict[str, Any], events: Any) -> dict[str, Any]:
         waiting = [(a, b) for a, b in pairs if not stored.exists_two_view_geometry(ids[a], ids[b])]
     finally:
         stored.close()
-    done, longest = len(pairs) - len(waiting), longest_side(job)
+    done = len(pairs) - len(waiting)
     events.send(total=len(pairs), done=done)
-    strict = max(1.0, longest / EPIPOLAR_SHARE)
+    strict = max(1.0, longest_side(job) / EPIPOLAR_SHARE)
     how = Matching(str(database), job["threads"], MOST_TRIALS, strict, guided=True)
     match_pairs(how, waiting, lambda k: events.send(done=done + k))
+    return {"finer_pairs": len(pairs)}
+
+
+def refined(job: dict[str, Any], events: Any) -> dict[str, Any]:
+    """The model in job["model"] with finer cameras into job["out"]: points triangulated anew from what `rematched` has
+    found, and all adjusted with a robust loss.
+    """
+    import pycolmap
+
+    before = pycolmap.Reconstruction(job["model"])
+    longest = longest_side(job)
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads = job["threads"]
     options.random_seed = 0
     options.triangulation.ignore_two_view_tracks = False
+    options.ba_global_function_tolerance = SETTLED
     error = max(1.5, longest / ERROR_SHARE)
     options.mapper.filter_max_reproj_error = error
     options.triangulation.complete_max_reproj_error = error
     options.triangulation.merge_max_reproj_error = error
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
-    model = pycolmap.triangulate_points(model, database, job["images"], out, True, options)
-    for limit in (error, 0.7 * error):
+    model = pycolmap.Reconstruction(job["model"])
+    events.send(total=3, done=0)
+    model = pycolmap.triangulate_points(model, _finer_database(job), job["images"], out, True, options)
+    for done, limit in enumerate((error, 0.7 * error), 1):
+        events.send(done=done)
         pycolmap.ObservationManager(model).filter_all_points3D(limit, 1.5)
         adjustment = pycolmap.BundleAdjustmentOptions()
         adjustment.print_summary = False
         adjustment.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
         adjustment.ceres.loss_function_scale = max(0.5, longest / LOSS_SHARE)
         adjustment.ceres.solver_options.num_threads = job["threads"]
+        adjustment.ceres.solver_options.function_tolerance = SETTLED
         pycolmap.bundle_adjustment(model, adjustment)
     pycolmap.ObservationManager(model).filter_all_points3D(0.7 * error, 1.5)
-    if model.num_points3D() < FEWEST * before:
-        model = pycolmap.Reconstruction(job["model"])
+    if model.num_points3D() < FEWEST * before.num_points3D():
+        model = before
     model.write(out)
+    events.send(done=3)
     return described(model)
+
+
+def _finer_database(job: dict[str, Any]) -> Path:
+    return Path(job["database"]).with_name("refined.db")
 
 
 def _that_share_points(model: Any, database: str) -> list[tuple[str, str]]:

@@ -173,9 +173,7 @@ def reconstruct(
         )
     model = _model(job, work, log, reporter)
     _judge(photos, model, matches, reporter)
-    finer = {"do": "refined", "model": job["out"], "out": str((work / "refined").resolve())}
-    model |= _stage(job | finer, log, reporter, "finer cameras", 1, "pairs")
-    job["out"] = finer["out"]
+    model |= _finer(job, work, log, reporter)
     if options.dense:
         model["dense_points"] = _thicken(job, work, log, reporter)
     return {"features": features["features"], **matches, **model, "n_cameras": len(set(cameras))}
@@ -189,9 +187,26 @@ def _model(job: dict[str, Any], work: Path, log: Path, reporter: Reporter) -> di
         made: dict[str, Any] = stored["model"]
         return made
     shutil.rmtree(work / "model", ignore_errors=True)
+    (work / "refined.json").unlink(missing_ok=True)
     made = _stage(job | {"do": "model"}, log, reporter, "cameras", len(job["photos"]))
     with atomic_write(work / "model.json") as file:
         file.write(json.dumps({"asked": job["mapper"], "model": made}).encode())
+    return made
+
+
+def _finer(job: dict[str, Any], work: Path, log: Path, reporter: Reporter) -> dict[str, Any]:
+    """The model with finer cameras in work/refined, which is job["out"] from now on; of an earlier run where it is."""
+    model = job["out"]
+    job["out"] = str((work / "refined").resolve())
+    stored = read_json(work / "refined.json")
+    if stored is not None:
+        reporter.message("finer cameras: from the run before")
+        known: dict[str, Any] = stored
+        return known
+    made = _stage(job | {"do": "rematched", "model": model}, log, reporter, "finer matches", 1, "pairs")
+    made |= _stage(job | {"do": "refined", "model": model}, log, reporter, "finer cameras", 3, "steps")
+    with atomic_write(work / "refined.json") as file:
+        file.write(json.dumps(made).encode())
     return made
 
 

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 zlib.compress(b"first, see above")
 
 from .matching import FEATURE_SIZE, Matching, longest_side, match_pairs  # noqa: E402
-from .models import described, refined, thickened, turned  # noqa: E402
+from .models import SETTLED, described, refined, rematched, thickened, turned  # noqa: E402
 from .motion import turned_only  # noqa: E402
 from .pairs import choose_pairs  # noqa: E402
 
@@ -214,6 +214,8 @@ def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> lis
     options.max_num_models = MOST_MODELS
     options.random_seed = 0
     options.num_threads = job["threads"]
+    options.ba_global_function_tolerance = SETTLED  # finer cameras come later
+    options.ba_local_function_tolerance = 10 * SETTLED
     options.triangulation.ignore_two_view_tracks = job["mean"] > FEW_FEATURES
     # COLMAP's 4 pixels are meant for photos of 1600 and more; smaller ones are also seen more exactly.
     options.mapper.filter_max_reproj_error = max(1.5, longest_side(job) / 400)
@@ -239,6 +241,7 @@ JOBS = {
     "features": features,
     "matches": matches,
     "model": model,
+    "rematched": rematched,
     "refined": refined,
     "thickened": thickened,
     "turned": turned,
