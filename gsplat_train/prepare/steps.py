@@ -201,8 +201,8 @@ def _finer(job: dict[str, Any], work: Path, log: Path, reporter: Reporter) -> di
     stored = read_json(work / "refined.json")
     if stored is not None:
         reporter.message("finer cameras: from the run before")
-        known: dict[str, Any] = stored
-        return known
+        before: dict[str, Any] = stored
+        return before
     made = _stage(job | {"do": "rematched", "model": model}, log, reporter, "finer matches", 1, "pairs")
     made |= _stage(job | {"do": "refined", "model": model}, log, reporter, "finer cameras", 3, "steps")
     with atomic_write(work / "refined.json") as file:
