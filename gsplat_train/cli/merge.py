@@ -50,6 +50,8 @@ def merge(
         plans.append(plan)
         found = open_model(folder, lambda line: print(line, file=sys.stderr))
         models.append(found)
+    if any(model.sky is not None for model in models):
+        print("warning: the parts' skies are no part of the model; each has its own", file=sys.stderr)
     frame = held_finely(models[0].splats, models[0].frame)
     plan = plans[0]._replace(cameras=[frame.back().camera(camera) for camera in plans[0].cameras])
     parts_of_it = [(of.part, model.at(frame).splats) for of, model in zip(plans, models, strict=True)]
