@@ -152,3 +152,17 @@ def test_it_never_writes_among_the_photos(trained: Any, folder: Path) -> None:  
 )
 def test_what_does_not_go_together_is_told(trained: Any, arguments: list[str], says: str) -> None:  # noqa: F811
     assert says in call("render", trained[0], *arguments, code=2).stderr
+
+
+def test_a_scene_that_is_named_keeps_the_runs_settings(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Background, held-out views and size are the run's, wherever its scene lies now."""
+    settings = ["--set", "background=white", "--set", "test_every=4", "--max-size", "40"]
+    call("train", folder, "--out", tmp_path / "run", *SHORT, *settings)
+    said = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    assert len(said["views"]) == 3
+    shutil.copytree(folder, tmp_path / "moved")
+    for scene in ([], ["--scene", tmp_path / "moved"]):
+        call("render", tmp_path / "run", *scene, "--out", tmp_path / "out")
+        found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert found["views"].keys() == said["views"].keys()
+        assert abs(found["psnr"] - said["psnr"]) < 1e-4

@@ -18,6 +18,7 @@ from PIL import Image
 import gsplat_train
 from gsplat_train.datasets.colmap_binary import write_pinholes
 from gsplat_train.datasets.colmap_records import Points
+from gsplat_train.evaluate.depth import read_depth
 from gsplat_train.model import formats
 from gsplat_train.model.frame import euler
 from gsplat_train.model.io import open_model
@@ -133,6 +134,9 @@ def test_what_is_rendered_of_a_run_scores_what_training_said(run: Path, tmp_path
         )
         found = json.loads(done.stdout.splitlines()[-1])["psnr"]
         assert found == pytest.approx(said, abs=0.02), model
+        depth = read_depth(next((tmp_path / model.name).glob("*_depth.png")))
+        in_metres = np.median(depth[depth > 0]) / PLACES[run.parent.name[:-1].replace("_", " ")].scale
+        assert 3 < in_metres < 12
 
 
 @pytest.mark.parametrize("ending", formats.registry.FORMATS)
@@ -180,3 +184,18 @@ def test_placings_join_turn_back_and_are_read_as_written(tmp_path: Path) -> None
         read_placing(tmp_path / "a.ply").points(points), one.points(points), atol=1e-12
     )
     assert write_placing(tmp_path / "a.ply", HERE) is None and not read_placing(tmp_path / "a.ply").moves
+
+
+def test_parts_of_a_scene_far_away_are_cut_trained_and_merged_like_it(tmp_path: Path) -> None:
+    psnr = {}
+    for name, place in {"here": Similarity(np.zeros(3), 1.0), "UTM": PLACES["UTM"]}.items():
+        root = tmp_path / name
+        scene = write_folder(root / "scene", moved(tiny.scene(), place))
+        call("partition", scene, root / "parts", "--quiet")
+        for part in ("part_1", "part_2"):
+            call("train", root / "parts" / part, *RUN, "--out", root / part)
+        call("merge", root / "part_1", root / "part_2", root / "all.ply")
+        assert (root / "all.ply.frame.json").is_file() == (name == "UTM")
+        done = call("render", root / "all.ply", "--scene", scene, "--split", "all", "--quiet")
+        psnr[name] = json.loads(done.stdout.splitlines()[-1])["psnr"]
+    assert psnr["UTM"] == pytest.approx(psnr["here"], abs=2 * SAME_DB) and psnr["here"] > 10
