@@ -159,8 +159,11 @@ def test_a_damaged_plan_is_one_line(tmp_path: Path, text: str, message: str) -> 
 
 def test_the_commands_cut_train_and_merge(tmp_path: Path) -> None:
     assert call("train", "demo", "--write", tmp_path / "demo")
-    done = call("partition", tmp_path / "demo", tmp_path / "parts", "--parts", "2")
+    done = call("partition", tmp_path / "demo", tmp_path / "parts", "--parts", "2", "--progress", "jsonl")
     assert done.returncode == 0 and "gs-merge" in done.stderr
+    assert [Path(part["folder"]).name for part in json.loads(done.stdout)["parts"]] == ["part_1", "part_2"]
+    actions = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert any(a["action"] == "writing" and a["done"] == a["total"] for a in actions)
     for k in (1, 2):
         run = call(
             "train", tmp_path / "parts" / f"part_{k}", "--steps", "20", "--max-splats", "2000", "--backend", BACKEND,
@@ -169,8 +172,9 @@ def test_the_commands_cut_train_and_merge(tmp_path: Path) -> None:
         assert run.returncode == 0, run.stderr
         metrics = json.loads((tmp_path / f"run_{k}" / "metrics.json").read_text())
         assert set(metrics["test"]["views"]) <= {f"view_{i:02}.png" for i in (0, 8, 16, 24)}
-    done = call("merge", tmp_path / "run_1", tmp_path / "run_2", tmp_path / "out.ply")
+    done = call("merge", tmp_path / "run_1", tmp_path / "run_2", tmp_path / "out.ply", "--progress", "jsonl")
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["splats"] == ply.read(tmp_path / "out.ply").n
     models = [ply.read(tmp_path / f"run_{k}" / "point_cloud.ply") for k in (1, 2)]
     assert 0 < ply.read(tmp_path / "out.ply").n < sum(model.n for model in models)
     refused = call("merge", tmp_path / "run_1", tmp_path / "run_1", tmp_path / "out2.ply", code=2)

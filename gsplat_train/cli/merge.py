@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -22,6 +21,11 @@ def merge(
         Path | None,
         typer.Option(help="Folder of the parts, where they are not where they were trained."),
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
+    progress: Annotated[
+        Literal["bar", "plain", "jsonl"] | None,
+        typer.Option(help="bar, plain lines, or JSON lines, with the result as one on standard output."),
+    ] = None,
 ) -> None:
     """Put the models of a scene's parts together: of each, what lies in its own part."""
     from .. import config as config_module
@@ -29,14 +33,17 @@ def merge(
     from ..model.io import Model, open_model
     from ..model.placing import held_finely, write_placing
     from ..partition.merge import Plan, merged, read_plan
+    from ..training.run_folder import to_json
+    from .progress import Progress, write_result
 
+    report = Progress(progress, quiet)
     if len(runs) < 3:
         raise UserError("give at least two runs and the file to write: gs-merge RUN RUN OUT.ply")
     *sources, out = runs
     writer = formats.format_of(home_expanded(out))
     models: list[Model] = []
     plans: list[Plan] = []
-    for source in sources:
+    for done, source in enumerate(sources, 1):
         folder = home_expanded(source)
         settings = folder / "config.toml"
         if not settings.is_file():
@@ -48,10 +55,11 @@ def merge(
         if plans and plan._replace(part=0, cameras=[]) != plans[0]._replace(part=0, cameras=[]):
             raise UserError(f"{source} is a run of another partition than {sources[0]}; give runs of one")
         plans.append(plan)
-        found = open_model(folder, lambda line: print(line, file=sys.stderr))
+        found = open_model(folder, report.message)
         models.append(found)
+        report.at("reading", done, len(sources))
     if any(model.sky is not None for model in models):
-        print("warning: the parts' skies are no part of the model; each has its own", file=sys.stderr)
+        report.tell("warning: the parts' skies are no part of the model; each has its own")
     frame = held_finely(models[0].splats, models[0].frame)
     plan = plans[0]._replace(cameras=[frame.back().camera(camera) for camera in plans[0].cameras])
     parts_of_it = [(of.part, model.at(frame).splats) for of, model in zip(plans, models, strict=True)]
@@ -59,9 +67,11 @@ def merge(
     beside = write_placing(home_expanded(out), frame)
     writer.write(home_expanded(out), splats)
     total = sum(part.n for _, part in parts_of_it)
-    print(f"{splats.n:,} of {total:,} splats in {out}", file=sys.stderr)
+    report.tell(f"{splats.n:,} of {total:,} splats in {out}")
     if beside is not None:
-        print(f"the scene is far from its origin: where they lie in it stands in {beside}", file=sys.stderr)
+        report.tell(f"the scene is far from its origin: where they lie in it stands in {beside}")
+    if report.mode == "jsonl":
+        write_result(to_json({"file": str(out), "splats": splats.n, "of": total}))
 
 
 def main() -> NoReturn:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -22,28 +21,38 @@ def partition(
     ] = 0.1,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
+    progress: Annotated[
+        Literal["bar", "plain", "jsonl"] | None,
+        typer.Option(help="bar, plain lines, or JSON lines, with the result as one on standard output."),
+    ] = None,
 ) -> None:
     """Cut a scene into parts that can be trained one by one, on one machine or on several."""
     from .. import config as config_module
     from ..datasets import read_scene
     from ..partition.write import write_parts
     from ..storage import home_expanded
+    from ..training.run_folder import to_json
+    from .progress import Progress, write_result
 
-    def say(line: str) -> None:
-        if not quiet or line.startswith("warning"):
-            print(line, file=sys.stderr)
-
+    report = Progress(progress, quiet)
     config = config_module.configure(scene, config_module.check(parse_settings(settings or []), "--set"))
     target = home_expanded(out)
     written = write_parts(
-        read_scene(config, say), target, parts, ring=ring, test_every=config.test_every if config.eval else 0
+        read_scene(config, report.message, report.at),
+        target,
+        parts,
+        ring=ring,
+        test_every=config.test_every if config.eval else 0,
+        progress=report.at,
     )
     for part in written:
-        say(
+        report.tell(
             f"{part.folder}: {part.own} views and {part.ring} around them, {part.points:,} points, "
             f"{part.masked:.0%} of the pixels are another part's"
         )
-    say(f"train each as a scene (gs-train {target}/part_1 ...), then: gs-merge RUN... OUT.ply")
+    report.tell(f"train each as a scene (gs-train {target}/part_1 ...), then: gs-merge RUN... OUT.ply")
+    if report.mode == "jsonl":
+        write_result(to_json({"parts": [part._asdict() | {"folder": str(part.folder)} for part in written]}))
 
 
 def main() -> NoReturn:
