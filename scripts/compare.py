@@ -4,7 +4,7 @@
     python scripts/compare.py scripts/variants.toml --scenes fern,plush --seeds 0,1,2 --jobs 6 --out runs/compare
 
 A variant is a table of the TOML file: settings by name, where "x2" means twice what the scene has and "10%" that much
-of its steps; `why` is for the reader, `scenes` the only ones that it is for. The variant `gsplat` is that program's own
+of its steps; `why` is for the reader, `scenes` the only ones that it is for, `from` another whose settings it has too. The variant `gsplat` is that program's own
 MCMC (scripts/train_gsplat.py) on the same photos, cap and steps.
 
 One job trains in this process, where photos are read and kernels are compiled once; several in processes of their own,
@@ -149,7 +149,7 @@ class Comparison:
             )
             metrics: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
             return metrics
-        settings |= resolved(self.variants[run.variant], configure(scene, own))
+        settings |= self._settings(run.variant, configure(scene, own))
         settings["backend"] = args.backend
         if args.jobs > 1:
             return in_a_process(scene, settings, run.folder(args.out))
@@ -157,6 +157,12 @@ class Comparison:
         return train_here(
             read(json.dumps([getattr(config, key) for key in OF_LOADING]), config), config
         ).metrics
+
+    def _settings(self, name: str, config: Config) -> dict[str, Any]:
+        """Those of a variant, on top of the one that it is made from."""
+        variant = self.variants[name]
+        under = self._settings(variant["from"], config) if "from" in variant else {}
+        return under | resolved(variant, config)
 
 
 @cache
@@ -198,7 +204,7 @@ def resolved(settings: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The settings of a variant, those like "x2" multiplied out."""
     result = {}
     for key, value in settings.items():
-        if key in ("why", "scenes"):
+        if key in ("why", "scenes", "from"):
             continue
         if isinstance(value, dict):  # what an owner owns
             result |= resolved({f"{key}.{name}": inner for name, inner in value.items()}, config)

@@ -91,7 +91,7 @@ def test_a_run_ends_with_the_share_that_is_to_stay() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"least_share": 0.1},
+        {"least_share": 0.2},
         {"screen_split": 0.8},
         {"final_share": 0.5, "refine_stop": 0.5},
         {"late_batch": 3, "late_from": 0.4},

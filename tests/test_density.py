@@ -192,7 +192,7 @@ def test_mlx_draws_the_same_rows_as_numpy() -> None:
 
 
 def test_strategies_act_only_when_due() -> None:
-    config = settings(steps=100, refine_start=20, refine_every=10, refine_stop=0.8)
+    config = settings(steps=100, least_share=0.0, refine_start=20, refine_every=10, refine_stop=0.8)
     strategy, state = strategies.load(config), random_state(50)
     assert [step for step in range(101) if strategy.due(step)] == [30, 40, 50, 60, 70]
     assert strategy.refine(HostPopulation(state), 30) == {"relocated": 0, "added": 5}

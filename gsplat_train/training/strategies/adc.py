@@ -29,6 +29,7 @@ PARTS = 2  # a split Gaussian becomes this many
 BRINGS: Mapping[str, Any] = {
     "init_opacity": 0.1,  # 3DGS: splats start faint, and grow where the gradient asks for it
     "lr_means_end": 1.6e-6,  # 3DGS
+    "lr_rest_end": 1.0,  # 3DGS
     "init_scale": 1.0,  # 3DGS: splats start as large as the gaps between the points
 }
 

@@ -27,6 +27,7 @@ from . import adc, in_parts, in_window, keep_rows
 BRINGS: Mapping[str, Any] = {
     "init_opacity": 0.1,
     "init_scale": 1.0,
+    "lr_rest_end": 1.0,
 }
 # A split along the longest axis at `reach` = 0.45 of three standard deviations to either side.
 REACH = 0.45

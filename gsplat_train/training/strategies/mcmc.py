@@ -57,7 +57,7 @@ class Settings:
 
     # Each weigh_every of the horizon, within refinement: of the Gaussians this share, which carries least of the
     # training photos, counts as dead [RadSplat, LightGaussian]; 0: none
-    least_share: float = number(0.0, 0.0, 0.5)
+    least_share: float = number(0.1, 0.0, 0.5)
     weigh_every: float = number(0.1, 0.005, 1.0)
     weigh_views: int = number(100, 1)  # in which it is measured: of more photos so many, others each time
     # Gaussians wider than this share of a photo's longer side become two; 1: none do [Brush: 0.5]
