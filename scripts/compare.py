@@ -4,8 +4,8 @@
     python scripts/compare.py scripts/variants.toml --scenes fern,plush --seeds 0,1,2 --jobs 6 --out runs/compare
 
 A variant is a table of the TOML file: settings by name, where "x2" means twice what the scene has and "10%" that much
-of its steps; `why` is for the reader, `scenes` the only ones that it is for, `from` another whose settings it has too. The variant `gsplat` is that program's own
-MCMC (scripts/train_gsplat.py) on the same photos, cap and steps.
+of its steps; `why` is for the reader, `scenes` the only ones that it is for, `from` another whose settings it has too.
+The variant `gsplat` is that program's own MCMC (scripts/train_gsplat.py) on the same photos, cap and steps.
 
 One job trains in this process, where photos are read and kernels are compiled once; several in processes of their own,
 and then the seconds of a run are longer than alone: compare them within a table only. The table is written after each

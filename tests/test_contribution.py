@@ -35,21 +35,29 @@ class Sized(HostPopulation):
 def test_what_carries_least_is_laid_down_and_moves_onto_others() -> None:
     state = random_state(40)
     population = Scored(state, [1.0] * 36 + [0.0, 0.1, 0.0, 0.2])
-    assert contribution.lay_down(population, 5, 0.1, 3) == 4
+    assert contribution.lay_down(population, 5, 0.1) == 4
     logits = np.asarray(state.gaussians.logit_opacities)
     assert (logits[36:] < -10).all() and (logits[:36] > -10).all()
     assert mcmc.relocate(population, 0.005, Key(0, 5, 2)) == 4
     assert (opacity(np.asarray(state.gaussians.logit_opacities)) > 0.005).all() and state.n_splats == 40
-    assert contribution.lay_down(population, 5, 0.01, 3) == 0  # not even one
+    assert contribution.lay_down(population, 5, 0.01) == 0  # not even one
+
+
+@pytest.mark.parametrize(("views", "found"), [(10, [10, 20, 30]), (200, [20]), (500, [])])
+def test_many_photos_are_looked_at_less_often(views: int, found: list[int]) -> None:
+    config = settings(steps=40, weigh_every=0.25, weigh_cost=10.0, refine_every=5)
+    strategy: Any = strategies.load(config)
+    assert [step for step in range(0, 40, 5) if strategy._weighs(step, views)] == found
+    assert not strategies.load(settings(least_share=0.0))._weighs(20, 1)  # type: ignore[attr-defined]
 
 
 def test_what_carries_most_stays_to_an_exact_count() -> None:
     state = random_state(40)
     kept = np.asarray(state.gaussians.means)[1::2].copy()
-    assert contribution.keep_most(Scored(state, [0.0, 2.0] * 20), 5, 20, 3) == 20
+    assert contribution.keep_most(Scored(state, [0.0, 2.0] * 20), 5, 20) == 20
     np.testing.assert_array_equal(np.sort(np.asarray(state.gaussians.means), axis=0), np.sort(kept, axis=0))
-    assert contribution.keep_most(Scored(state, [1.0] * 20), 5, 30, 3) == 0
-    assert contribution.keep_most(Scored(state, [0.0] * 20), 5, 7, 3) == 13 and state.n_splats == 7
+    assert contribution.keep_most(Scored(state, [1.0] * 20), 5, 30) == 0
+    assert contribution.keep_most(Scored(state, [0.0] * 20), 5, 7) == 13 and state.n_splats == 7
 
 
 @pytest.mark.parametrize(("cap", "added"), [(100, 3), (41, 1), (40, 0)])
@@ -91,7 +99,7 @@ def test_a_run_ends_with_the_share_that_is_to_stay() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"least_share": 0.2},
+        {"least_share": 0.2, "weigh_cost": 2.0},
         {"screen_split": 0.8},
         {"final_share": 0.5, "refine_stop": 0.5},
         {"late_batch": 3, "late_from": 0.4},

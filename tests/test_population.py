@@ -33,6 +33,8 @@ def unpacked(population: GpuPopulation) -> list[Gaussians]:
 class Carrying:
     """A population whose rows carry what their numbers say, in every view."""
 
+    view_count = 1
+
     def __init__(self, population: Any) -> None:
         self.population = population
 

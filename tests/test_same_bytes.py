@@ -21,7 +21,7 @@ from conftest import load_backend
 import gsplat_train
 
 RUNS = {  # everything happens: refinement, noise, all bands, both sums
-    "mcmc": {"strategy": "mcmc", "background": "white"},
+    "mcmc": {"strategy": "mcmc", "background": "white", "weigh_cost": 2.0},
     "adc": {"strategy": "adc", "grow_gradient": 1e-5, "antialiased": True, "background": "black"},
     "absgrad": {"strategy": "adc", "grow_absgradient": 1e-5, "absgrad": True, "background": "black"},
 }

@@ -27,6 +27,8 @@ class Scored(HostPopulation):
         super().__init__(state)
         self.carried = np.asarray(carried, np.float32)
 
+    view_count = 3
+
     def pixel_sums(self, step, count, maps):
         return [np.repeat(self.carried[:, None], 3, 1)] * min(count, 3)
 

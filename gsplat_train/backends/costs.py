@@ -31,6 +31,7 @@ COSTS = {
 GENERIC = {"cpp": Costs(130_000_000, 1_400, 210, 500, 100)}  # where no backend fuses the objective
 
 
+LOOK = 300  # more of splat_rest where a refinement looks at photos (training/scores.py)
 BATCH = 240, 60  # a splat's gradients where a step is over several views: the sum's, and each view's
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..backends.costs import Costs, costs
+from ..backends.costs import LOOK, Costs, costs
 from ..config import Config
 from ..datasets.images import EAGER_SHARE
 from ..errors import UserError
@@ -29,6 +29,11 @@ SPARE = 1.07  # of the splats' own bytes: the arrays behind them
 DIGITS = 2  # of max_splats where it is lowered
 IN_USE = 4  # photos that are in use while others are read ahead
 LEAST_SIDE, LEAST_SPLATS = 100, 1000  # of what is proposed
+LOOKING = (
+    "least_share",
+    "error_views",
+    "edge_views",
+)  # settings of strategies whose refinements look at photos
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ def planned(
     """
     found = budget(config.memory_budget)
     takes = costs(config.backend, fused, max(config.batch, config.late_batch))
+    if any(getattr(config.own, name, 0) for name in LOOKING):
+        takes = takes._replace(splat_rest=takes.splat_rest + LOOK)
     photos = [view.photo for view in views if isinstance(view.photo, Photo)]
     planes = [plane for p in photos for plane in (p.image, p.mask, p.alpha) if plane is not None]
     in_memory = sum(plane.nbytes for plane in planes)

@@ -48,6 +48,11 @@ class Refinement:
         xp = self._population.xp
         return [name for name in SILENT if not bool(xp.isfinite(self._population.column(name)).all())]
 
+    @property
+    def view_count(self) -> int:
+        """See scores.ScoredPopulation."""
+        return len(self._scores.views)
+
     def pixel_sums(self, step: int, count: int, maps: Maps) -> Iterator[Any]:
         """See scores.ScoredPopulation."""
         return self._scores.sums(self._population, step, count, maps)

@@ -28,6 +28,11 @@ Maps = Callable[[View, mx.array, mx.array], mx.array]
 class ScoredPopulation(Population, Protocol):
     """A Population whose Gaussians can be held against the training photos."""
 
+    @property
+    def view_count(self) -> int:
+        """How many training photos there are."""
+        ...
+
     def pixel_sums(self, step: int, count: int, maps: Maps) -> Iterator[Any]:
         """See Scores.sums."""
         ...

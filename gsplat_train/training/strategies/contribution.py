@@ -22,35 +22,35 @@ MOST_AT_ONCE = 0.1
 WIDE_SPLIT = 0.8  # `split` of what is too wide: its halves are 0.6 as long
 
 
-def carried(population: ScoredPopulation, step: int, views: int) -> Any:
-    """[N] pixels that each Gaussian fills in so many training views together."""
+def carried(population: ScoredPopulation, step: int) -> Any:
+    """[N] pixels that each Gaussian fills in all training views together."""
     total: Any = 0
-    for sums in population.pixel_sums(step, views, ones):
+    for sums in population.pixel_sums(step, population.view_count, ones):
         total = total + sums[:, 0]
     return total
 
 
-def least(population: ScoredPopulation, step: int, count: int, views: int) -> Any:
+def least(population: ScoredPopulation, step: int, count: int) -> Any:
     """[N] bool, `count` times true: those that carry least."""
     xp = population.xp
-    return draws.strongest(xp, 1 / (carried(population, step, views) + LEAST), count)
+    return draws.strongest(xp, 1 / (carried(population, step) + LEAST), count)
 
 
-def lay_down(population: ScoredPopulation, step: int, share: float, views: int) -> int:
+def lay_down(population: ScoredPopulation, step: int, share: float) -> int:
     """Makes that share of the Gaussians, those that carry least, as faint as the dead; how many."""
     xp, count = population.xp, int(share * population.n)
     if count:
         logits = population.column("logit_opacities")
-        logits = xp.where(least(population, step, count, views), xp.minimum(logits, DEAD), logits)
+        logits = xp.where(least(population, step, count), xp.minimum(logits, DEAD), logits)
         population.apply(Edit(columns={"logit_opacities": logits}))
     return count
 
 
-def keep_most(population: ScoredPopulation, step: int, count: int, views: int) -> int:
+def keep_most(population: ScoredPopulation, step: int, count: int) -> int:
     """Leaves the `count` Gaussians that carry most; how many went."""
     gone = population.n - count
     if gone > 0:
-        keep_rows(population, ~least(population, step, gone, views))
+        keep_rows(population, ~least(population, step, gone))
     return max(gone, 0)
 
 

@@ -56,10 +56,11 @@ class Settings:
     split: float = number(0.5, 0.0, 0.99)
 
     # Each weigh_every of the horizon, within refinement: of the Gaussians this share, which carries least of the
-    # training photos, counts as dead [RadSplat, LightGaussian]; 0: none
+    # training photos, counts as dead [RadSplat, LightGaussian]; 0: none. All photos are looked at, so where they are
+    # many for so few steps it is done less often: weigh_cost photos a step
     least_share: float = number(0.1, 0.0, 0.5)
     weigh_every: float = number(0.1, 0.005, 1.0)
-    weigh_views: int = number(100, 1)  # in which it is measured: of more photos so many, others each time
+    weigh_cost: float = number(0.15, 0.001, 10.0)
     # Gaussians wider than this share of a photo's longer side become two; 1: none do [Brush: 0.5]
     screen_split: float = number(1.0, 0.05, 1.0)
     # Of max_splats at the end: what carries least goes, in equal parts, between refine_stop and select_stop of the
@@ -91,10 +92,11 @@ class Strategy:
     def due(self, step: int) -> bool:
         return in_window(self.own, self.config, step) or self._selects(step) > 0
 
-    def _weighs(self, step: int) -> bool:
-        """Whether what carries least is looked for after `step`: the first refinement of each period."""
-        period = max(self.own.weigh_every * self.config.horizon, self.own.refine_every)
-        return self.own.least_share > 0 and step % period < self.own.refine_every
+    def _weighs(self, step: int, views: int) -> bool:
+        """Whether what carries least of so many photos is looked for after `step`: the first refinement of a period."""
+        own = self.own
+        period = max(own.weigh_every * self.config.horizon, views / own.weigh_cost, own.refine_every)
+        return bool(own.least_share > 0 and step >= period and step % period < own.refine_every)
 
     def _selects(self, step: int) -> int:
         """The number of the selection after `step`, from 1; 0: none."""
@@ -111,13 +113,11 @@ class Strategy:
         if selection := self._selects(step):
             last = own.final_share * self.config.max_splats
             left = self.config.max_splats + (last - self.config.max_splats) * selection / SELECTIONS
-            return {"pruned": contribution.keep_most(population, step, math.ceil(left), own.weigh_views)}
+            return {"pruned": contribution.keep_most(population, step, math.ceil(left))}
         left = 1 - min(step / self.config.horizon, 1.0)
         parts: dict[str, Callable[[], Any]] = {}
-        if self._weighs(step):
-            parts["weighed"] = lambda: contribution.lay_down(
-                population, step, own.least_share, own.weigh_views
-            )
+        if own.least_share and self._weighs(step, population.view_count):
+            parts["weighed"] = lambda: contribution.lay_down(population, step, own.least_share)
         if own.opacity_decay or own.scale_decay:
             parts["decayed"] = lambda: decay(population, left * own.opacity_decay, left * own.scale_decay)
         if own.error_views:  # one part, because relocation changes what the shares are summed over
