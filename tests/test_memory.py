@@ -15,6 +15,7 @@ import tiny
 import gsplat_train
 from gsplat_train import config, machine, train
 from gsplat_train.backends.costs import COSTS, costs
+from gsplat_train.datasets.demo import make_demo, write_demo
 from gsplat_train.datasets.images import EAGER_SHARE
 from gsplat_train.errors import UserError
 from gsplat_train.machine import budget, bytes_of
@@ -292,3 +293,26 @@ def test_a_run_stays_within_its_budget(name, tmp_path):
     cap = config.load([tmp_path / "r" / "config.toml"]).max_splats
     assert json.loads((tmp_path / "r" / "metrics.json").read_text())["n_splats"] > 0.97 * cap
     assert cap < 900_000 and "growth ends" in said and "more than foreseen" not in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory of a child is measured on Linux")
+@pytest.mark.skipif(tiny.BACKEND != "cpp", reason="takes cpp's costs")
+def test_the_budget_that_is_named_is_enough_for_measuring_large_photos(tmp_path):
+    write_demo(tmp_path / "s", make_demo(n_views=8, width=1000, height=750, n_points=300))
+    command = [
+        sys.executable, "-P", "-m", "gsplat_train.cli.train", str(tmp_path / "s"), "--out", str(tmp_path / "r"),
+        "--steps", "3", "--backend", "cpp", "--trust", "--memory-budget",
+    ]  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(gsplat_train.__file__).parents[1]),
+        "GS_CACHE": str(tmp_path / "cache"),
+    }
+
+    def measured(size: str):
+        words = [sys.executable, "-c", MEASURED, *command, size]
+        return subprocess.run(words, env=environment, capture_output=True, text=True)
+
+    enough = measured("150M").stderr.split("--memory-budget ")[-1].split()[0]
+    done = measured(enough)
+    assert done.returncode == 0, done.stderr
+    assert 1024 * int(done.stdout.splitlines()[-1]) <= 1.05 * bytes_of(enough), done.stderr

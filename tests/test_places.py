@@ -389,3 +389,9 @@ def test_a_file_that_is_no_folder(tmp_path):
 def test_git_lfs_pointers_are_recognised(good, name):
     (good / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     assert "is a Git LFS pointer" in answer(good) and "git lfs pull" in answer(good)
+
+
+def test_a_name_that_no_file_can_have_matches_nothing() -> None:
+    """JSON can hold half of a pair of surrogates."""
+    found = match(["\ud800.png", "b.png"], ["a.png", "b.png"])
+    assert list(found.found) == ["b.png"]

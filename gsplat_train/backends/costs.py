@@ -16,19 +16,19 @@ class Costs(NamedTuple):
     splat_work: int  # the workspace of a step, for each splat: with 2 tiles that it touches
     pixel_work: int  # ... and for each pixel of the largest photo
     splat_rest: int  # beside it while evaluating, refining, saving or writing, for each splat
-    pixel_rest: int  # ... and for each pixel
+    pixel_rest: int  # ... and for each pixel: a render beside its photo, two at once with more scores
     keeps_photos: bool = False  # the stepper has photos in a form of its own
 
 
 COSTS = {
-    "cpp": Costs(130_000_000, 300, 70, 500, 100, True),
-    "python": Costs(220_000_000, 5_400, 1_350, 500, 100),
+    "cpp": Costs(130_000_000, 300, 70, 500, 230, True),
+    "python": Costs(220_000_000, 5_400, 1_350, 500, 230),
     # Not measured, counted: unpacked rows while a checkpoint is written, a render beside its photo.
-    "cuda": Costs(150_000_000, 0, 30, 300, 100),
+    "cuda": Costs(150_000_000, 0, 30, 300, 200),
     # The device's memory is the host's: design texts of others and our kernels' arrays say 1.7 kB a splat.
-    "metal": Costs(150_000_000, 1_000, 900, 300, 100),
+    "metal": Costs(150_000_000, 1_000, 900, 300, 200),
 }
-GENERIC = {"cpp": Costs(130_000_000, 1_400, 210, 500, 100)}  # where no backend fuses the objective
+GENERIC = {"cpp": Costs(130_000_000, 1_400, 210, 500, 230)}  # where no backend fuses the objective
 
 
 LOOK = 300  # more of splat_rest where a refinement looks at photos (training/scores.py)

@@ -132,7 +132,10 @@ def _stem(name: str) -> str:
 
 def _readings(name: str) -> set[str]:
     """The base names, without extension, that the bytes of a name spell in other code pages."""
-    raw = os.fsencode(name)
+    try:
+        raw = os.fsencode(name)
+    except UnicodeError:  # half of a pair of surrogates, as JSON can hold it: no file has such a name
+        return {PurePosixPath(_stem(name)).name}
     try:
         raw.decode("utf-8")
         foreign = []  # UTF-8 that was read in another code page, perhaps

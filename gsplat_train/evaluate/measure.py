@@ -19,7 +19,7 @@ from ..renderer import render
 from ..scene import Camera, View
 from .corrected import corrected, half_fitted
 from .perceptual import ms_ssim
-from .pictures import Writers
+from .pictures import THREADS, Writers
 
 if TYPE_CHECKING:
     from ..backends import Backend
@@ -45,16 +45,17 @@ def measure(
     antialiased: bool = False,
     fully: bool = False,
     place: Callable[[Camera], Camera] = lambda camera: camera,
+    threads: int = THREADS,
     each: Callable[[View, np.ndarray], None] = lambda view, picture: None,
 ) -> dict[str, Any]:
     """Renders the views: {"psnr", "ssim", "views": {name: {"psnr", "ssim"}}} over those with a photo.
 
     fully: also what `more_scores` says. `each` gets every view with its render [H, W, 3] uint8. place: from the
-    views' frame to that of the Gaussians.
+    views' frame to that of the Gaussians. threads: that work on more scores at once.
     """
     scores, more = {}, {}
     ground = BACKGROUNDS[background] if isinstance(background, str) else background
-    with Writers() as beside:
+    with Writers(threads) as beside:
         for view in views:
             out = render(gaussians, place(view.camera), backend, background=ground, antialiased=antialiased)
             photo = None if view.photo is None else view.photo.decode()

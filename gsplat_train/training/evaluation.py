@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import TrainingDiverged
 from ..evaluate.floaters import near_error
 from ..evaluate.measure import BACKGROUNDS, measure
-from ..evaluate.pictures import write_preview
+from ..evaluate.pictures import THREADS, write_preview
 from ..machine import processor
 from ..model.gaussians import Gaussians
 from ..model.sky import colour_of
@@ -92,6 +92,7 @@ class Evaluation:
         return measure(
             gaussians, views, self.trainer.backend, background=self.trainer.ground, place=place,
             antialiased=config.antialiased, fully=fully, each=each or (lambda view, picture: None),
+            threads=THREADS if config.memory_budget == "auto" else 2,  # costs.COSTS
         )  # fmt: skip
 
     def _worst(self, gaussians: Gaussians, measured: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -235,10 +236,9 @@ class Evaluation:
         warns, once, from a tenth of the run on. At the end a model that is no better than a colour is said to be that.
         """
         trainer, counts = self.trainer, self.trainer.counts
-        self.flat = ""
+        self.flat, some = "", self._some_training_views()
         if trainer.step < trainer.config.steps / 10:
             return
-        some = self._some_training_views()
         if self.one_colour is None:
             self.one_colour = psnr_of_one_colour(some, BACKGROUNDS[trainer.config.background])
         flat = self.one_colour
