@@ -108,7 +108,7 @@ def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 RUN = ["--backend", tiny.BACKEND, "--steps", 60, "--max-splats", 400, "--set", "eval_every=30", "--quiet"]
 
 
-@pytest.fixture(scope="module", params=PLACES)
+@pytest.fixture(scope="module", params=["UTM", "tiny and off", "huge"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that the command made of a moved scene's folder, which lies beside it."""
     root = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
