@@ -83,8 +83,8 @@ def add_reference(name: str, make: Callable[[Path], object], **more: object) -> 
 
 def train(odd: OddSet, folder: Path, run: Path, seed: int = 0) -> tuple[int, str]:
     """Exit code and messages of the command on the set in `folder`."""
-    place = Path(os.path.normpath(folder / odd.give)) if not odd.inside else Path(odd.give)
-    command = [sys.executable, "-P", "-m", "gsplat_train.cli.train", str(place), "--out", str(run)]
+    place = odd.give if odd.inside else os.path.normpath(folder / odd.give)
+    command = [sys.executable, "-P", "-m", "gsplat_train.cli.train", place, "--out", str(run)]
     command += [*SETTINGS, "--steps", str(STEPS), "--seed", str(seed)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "GS_DATA": "", "COLUMNS": "100"}
     environment["GS_CACHE"] = str(run.parent / "cache")

@@ -280,7 +280,7 @@ add(
     "fl_y 27 times fl_x",
     changed_json(lambda data: data | {"fl_y": 27 * data["fl_x"]}),
     code=2,
-    says="focal length|do not fit",
+    says="fx and fy are far apart, and fy is the wrong one",
 )
 add(
     "transforms.json",
@@ -289,7 +289,7 @@ add(
         path=lambda view: f"images/{view.name}x.exr", photo=lambda name: None if name > "view_01" else "q.png"
     ),
     code=2,
-    says="none of",
+    says=r"none of the 21 photos .* is in a folder of",
 )
 add(
     "transforms.json",

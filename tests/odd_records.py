@@ -387,8 +387,8 @@ add(
     says="images.txt",
 )
 add("points", "three", few_points(3), like="drawn", says="warning: points: 20,000 drawn .* has 3 only")
-add("points", "a hundred and twenty", few_points(120), loses=3)
-add("points", "of the floor only", only_points(sound().points[:, 2] < 0.03), loses=1.5)
+add("points", "a hundred and twenty", few_points(120), like="drawn", says="has 120 only")
+add("points", "of the floor only", only_points(sound().points[:, 2] < 0.03), loses=7)
 
 
 # ---- units and places ----

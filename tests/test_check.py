@@ -67,6 +67,10 @@ def lens_changed(scene, scale=1.0, shift=0.0):
     )
 
 
+def stretched(factor):
+    return with_cameras(sound(), lambda c: replace(c, K=c.K * [[1, 1, 1], [1, factor, 1], [1, 1, 1]]))
+
+
 def squared(scene):
     """Square photos, so that a quarter turn leaves the shape."""
     cut = (160 - 120) // 2
@@ -100,6 +104,7 @@ WRONG = {
     ),
     "quarter": (lambda: quarter(sound()), "turned by a quarter"),
     "focal": (lambda: lens_changed(sound(), scale=1 / 3), "wrong by a factor of about 3"),
+    "fy alone": (lambda: stretched(27), "fx and fy are far apart, and fy is the wrong one"),
     "principal point": (lambda: lens_changed(sound(), shift=5000.0), "the principal point is wrong"),
     "focal 1e12": (lambda: lens_changed(sound(), scale=1e10), "see nothing in common|focal length"),
     "photos mixed up": (

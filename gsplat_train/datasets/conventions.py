@@ -57,6 +57,17 @@ def tries(small_views: Sequence[SmallView], points: np.ndarray) -> Iterator[Try]
         what = f"the focal length is wrong by a factor of about {max(factor, 1 / factor):.1f}"
         mend = "it must be in pixels of the width and height that the file gives; is a camera given twice?"
         yield Try(what, mend, scaled, points)
+    for axis, what in ((1, "fy"), (0, "fx")):
+        square = [view.moved(K=_with_square_pixels(view.K, view.aspect, axis)) for view in small_views]
+        what = f"fx and fy are far apart, and {what} is the wrong one"
+        yield Try(what, "pixels are square in nearly all cameras: give both the same value", square, points)
+
+
+def _with_square_pixels(K: np.ndarray, aspect: float, axis: int) -> np.ndarray:
+    """Intrinsics of a 1 x 1 picture with the focal length of `axis` made that of the other."""
+    meant = K.copy()
+    meant[axis, axis] = K[0, 0] * aspect if axis == 1 else K[1, 1] / aspect
+    return meant
 
 
 def _inverted(viewmat: np.ndarray) -> np.ndarray:
