@@ -32,6 +32,7 @@ def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = 
     engine = Engine(make)
     engine.first_capacity = FIRST_CAPACITY
     return SimpleNamespace(
+        FUSED_GROUPS=frozenset(),
         launcher=launcher,
         engine=engine,
         project=engine.project,
