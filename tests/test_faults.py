@@ -185,7 +185,7 @@ def test_a_photo_that_cannot_be_read_any_more_ends_in_one_line_with_the_state_sa
 
     plain = tiny.scene()
     views = tuple(
-        replace(view, photo=Vanishing(view.photo, 2 if view.index == 1 else 10**6))  # type: ignore[arg-type]
+        replace(view, photo=Vanishing(view.photo, 3 if view.index == 1 else 10**6))  # type: ignore[arg-type]
         for view in plain.views
     )
     broken = Scene(plain.name, views, plain.points, plain.colors)
