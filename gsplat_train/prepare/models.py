@@ -14,6 +14,7 @@ import numpy as np
 
 from .matching import Matching, longest_side, match_pairs
 
+TIED = 15  # points from which a photo belongs to others: sound models have 60 and more, photos gone astray 0 to 5
 SHARED = 5  # points from which two photos are matched again
 MOST_PARTNERS = 10  # of a photo, those with most such points; each photo gets so many where it has them
 MOST_TRIALS = 2000  # of RANSAC
@@ -46,6 +47,35 @@ def described(model: Any) -> dict[str, Any]:
             for c in model.cameras.values()
         ],
     }
+
+
+def keep_largest_group(model: Any) -> None:
+    """Takes out of the model the photos that too few points tie to the largest group of them.
+
+    The global mapper places those too, anywhere: of a film with two gaps it turned one half against the other.
+    """
+    points: dict[int, set[int]] = {i: set() for i, image in model.images.items() if image.has_pose}
+    for point_id, point in model.points3D.items():
+        for element in point.track.elements:
+            points[element.image_id].add(point_id)
+    largest = max(tied_groups(points), key=len, default=set())
+    for image_id in set(points) - largest:
+        model.deregister_frame(model.images[image_id].frame_id)
+
+
+def tied_groups(points: dict[int, set[int]]) -> list[set[int]]:
+    """Groups of photos, each grown from the one with most points by those that share at least `TIED` with the group."""
+    left, groups = set(points), []
+    while left:
+        group = {max(sorted(left), key=lambda i: len(points[i]))}
+        seen = set().union(*(points[i] for i in group))
+        left -= group
+        while joining := {i for i in left if len(points[i] & seen) >= TIED}:
+            group |= joining
+            left -= joining
+            seen.update(*(points[i] for i in joining))
+        groups.append(group)
+    return groups
 
 
 def rematched(job: dict[str, Any], events: Any) -> dict[str, Any]:

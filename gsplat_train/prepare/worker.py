@@ -23,7 +23,7 @@ from typing import Any, TextIO
 zlib.compress(b"first, see above")
 
 from .matching import FEATURE_SIZE, Matching, longest_side, match_pairs  # noqa: E402
-from .models import SETTLED, described, refined, rematched, thickened, turned  # noqa: E402
+from .models import SETTLED, described, keep_largest_group, refined, rematched, thickened, turned  # noqa: E402
 from .motion import turned_only  # noqa: E402
 from .pairs import choose_pairs  # noqa: E402
 
@@ -186,6 +186,8 @@ def model(job: dict[str, Any], events: Events) -> dict[str, Any]:
     best, found = None, {}
     for mapper in order:
         models = _map(pycolmap, mapper, job, events)
+        for each in models:
+            keep_largest_group(each)
         largest = max(models, key=lambda m: (m.num_reg_images(), m.num_points3D()), default=None)
         found[mapper] = sorted((m.num_reg_images() for m in models), reverse=True)
         if largest is not None and (best is None or largest.num_reg_images() > best[1].num_reg_images()):
