@@ -73,6 +73,19 @@ def write_turning(folder: Path) -> Path:
     return folder
 
 
+# View of the demo scene and whether it is blurred, of each frame of the film; 10 frames a second.
+FILM = [frame for i in range(32) for frame in ([(i, False), (i, True)] if i != 9 else [(i, False)] * 10)]
+
+
+def true_poses_of_film(sources: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Those of frames by their names, from what prepare.json says of their times."""
+    views = {
+        name: world().views[FILM[round(10 * float(source.split()[-2]))][0]]
+        for name, source in sources.items()
+    }
+    return {name: (view.camera.viewmat[:3, :3], view.camera.position) for name, view in views.items()}
+
+
 def write_video(path: Path) -> Path:
     """The demo scene as a film: a still or blurred frame beside each sharp one, and a halt of four frames."""
     av: Any = pytest.importorskip("av", reason="the extra [video] is not installed")
@@ -80,12 +93,11 @@ def write_video(path: Path) -> Path:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         stream.options = {"crf": "14"}
-        for i, view in enumerate(world().views):
-            picture = Image.fromarray(view.pixels.image)
-            shaken = picture.filter(ImageFilter.BoxBlur(3))
-            for frame in [picture, shaken] if i != 9 else [picture] * 10:
-                for packet in stream.encode(av.VideoFrame.from_image(frame)):
-                    container.mux(packet)
+        for i, shaken in FILM:
+            picture = Image.fromarray(world().views[i].pixels.image)
+            frame = picture.filter(ImageFilter.BoxBlur(3)) if shaken else picture
+            for packet in stream.encode(av.VideoFrame.from_image(frame)):
+                container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
     return path
