@@ -304,7 +304,8 @@ def test_training_on_a_video(tmp_path):
     output = captures.report(run / "scene")
     assert output["kind"] == "video" and output["repeated"] >= 2 and output["found"] > 60
     assert len(output["registered"]) >= 0.8 * output["used"] >= 20
-    # One half was turned against the other before, by up to 107 degrees. A run gave 0.22 and at most 0.38 degrees, 0.5 %.
+    # One half was turned against the other before, by up to 107 degrees.
+    # A run gave 0.22 and at most 0.38 degrees, 0.5 %.
     degrees, distances = captures.errors(
         captures.poses(run / "scene"), captures.true_poses_of_film(output["sources"])
     )
