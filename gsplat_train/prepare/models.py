@@ -138,7 +138,9 @@ def refined(job: dict[str, Any], events: Any) -> dict[str, Any]:
         adjustment.ceres.solver_options.function_tolerance = SETTLED
         pycolmap.bundle_adjustment(model, adjustment)
     pycolmap.ObservationManager(model).filter_all_points3D(0.7 * error, 1.5)
-    if model.num_points3D() < FEWEST * before.num_points3D():
+    keep_largest_group(model)
+    lost = model.num_reg_images() < before.num_reg_images()
+    if lost or model.num_points3D() < FEWEST * before.num_points3D():
         model = before
     model.write(out)
     events.send(done=3)

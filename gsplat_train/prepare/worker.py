@@ -39,7 +39,7 @@ FLAT = 0.9  # of those pairs: the photos show no depth
 # Features a photo, in the mean: below, points that two photos see are kept too, twice as many, and a photo is placed by
 # fewer of them than COLMAP's 30. A film of 31 frames of 320x240 fell into five parts before.
 FEW_FEATURES = 2000
-FEWEST_INLIERS = 15
+FEWEST_INLIERS = 20
 
 
 class Events:
