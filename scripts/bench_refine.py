@@ -86,7 +86,12 @@ def compare(own: TrainState, hosts: TrainState) -> str:
 def run_case(case: str, name: str, backend: Backend, n: int, repeats: int) -> bool:
     """Prints the case's line; whether its rows are the host's."""
     strategy_name, roomy, step = CASES[case]
-    settings = {"strategy": strategy_name, "max_splats": 2 * n if roomy else n, "steps": 30_000}
+    settings = {
+        "strategy": strategy_name,
+        "max_splats": 2 * n if roomy else n,
+        "steps": 30_000,
+        "mcmc.least_share": 0.0,
+    }
     strategy = strategies.load(config.load([], settings))
     bounds = Bounds(most_splats=settings["max_splats"])
     times: list[list[float]] = []

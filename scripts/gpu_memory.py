@@ -65,7 +65,7 @@ def measure(supplied: float, args: argparse.Namespace) -> dict[str, Any]:
     steps(WARM)
     milliseconds = min(steps(STEPS) for _ in range(3))
     peak = mx.get_peak_memory()
-    strategy = strategies.load(config.load([], {"max_splats": args.splats, "steps": 30_000}))
+    strategy = strategies.load(config.load([], {"max_splats": args.splats, "mcmc.least_share": 0.0}))
     began = time.perf_counter()
     stepper.refine(lambda population: strategy.refine(population, 700))
     mx.synchronize()

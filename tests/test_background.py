@@ -90,15 +90,15 @@ def test_auto_asks_the_photos():
     grey = np.full((12, 16, 3), GREY, np.uint8)
     stage = np.zeros_like(grey)
     stage[3:-3, 3:-3] = GREY
-    assert ended(grey) == "random"
+    assert ended(grey) == "random-first"
     assert ended(grey, alpha=np.full((12, 16), 255, np.uint8)) == "black", "its alpha says what is empty"
     assert ended(stage) == "black", "nobody wants a black cloth built of splats"
-    assert ended(255 - stage) == "random"
-    assert ended(stage, mask=(stage[..., 0] > 0).astype(np.uint8)) == "random", (
+    assert ended(255 - stage) == "random-first"
+    assert ended(stage, mask=(stage[..., 0] > 0).astype(np.uint8)) == "random-first", (
         "what does not count is no border"
     )
 
 
 def test_a_run_keeps_what_was_decided(tmp_path):
     train(tiny.scene(), tiny.settings(steps=3), out=tmp_path / "run")
-    assert config.read(tmp_path / "run" / "config.toml")["background"] == "random"
+    assert config.read(tmp_path / "run" / "config.toml")["background"] == "random-first"

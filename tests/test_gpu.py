@@ -258,7 +258,7 @@ def test_a_changed_text_changes_the_name_that_mlx_keeps():
     assert len(names) == len(_kernels.KERNELS)
 
 
-@pytest.mark.parametrize("changes", [{}, {"strategy": "adc", "reset_every": 10}])
+@pytest.mark.parametrize("changes", [{"least_share": 0.0}, {"strategy": "adc", "reset_every": 10}])
 def test_a_refinement_between_steps_is_the_hosts(gpu, changes):
     """Without unpacking; what follows trains the rows that were made."""
     config = settings(max_splats=400, refine_start=0, refine_every=5, **changes)

@@ -57,6 +57,9 @@ def test_a_random_background_is_a_function_of_seed_and_step() -> None:
     schedule = Schedule(config, strategies.load(config))
     assert schedule.at(3).background == schedule.at(3).background != schedule.at(4).background
     other = settings(background="random", seed=1)
+    first = settings(background="random-first", steps=10)
+    colours = [Schedule(first, strategies.load(first)).at(number).background for number in range(1, 11)]
+    assert len(set(colours[:5])) == 5 and set(colours[5:]) == {(0.0, 0.0, 0.0)}
     assert Schedule(other, strategies.load(other)).at(3).background != schedule.at(3).background
 
 

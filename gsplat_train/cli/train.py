@@ -77,7 +77,8 @@ def train(
         typer.Option(help="What photos' alpha is: see-through, a mask, nothing."),
     ] = None,
     background: Annotated[
-        Literal["auto", "black", "white", "random", "sh"] | None, typer.Option(help="Behind the splats.")
+        Literal["auto", "black", "white", "random", "random-first", "sh"] | None,
+        typer.Option(help="Behind the splats."),
     ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust", help="Train on what the check of the scene refuses.")

@@ -32,6 +32,7 @@ BACKGROUNDS = {
     "black": BLACK,
     "white": WHITE,
     "random": BLACK,
+    "random-first": BLACK,
     "sh": BLACK,  # of photos: renders have the sky of the model
 }  # of the settings: to measure on
 

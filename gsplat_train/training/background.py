@@ -3,7 +3,8 @@
 
 Over a background that is always black a dark thing may as well be a hole: nothing tells the two apart until a viewer
 shows another colour there. Over one that changes with each step what lets it through costs |background - photo|, 0.25
-of full scale at the least in the mean, wherever the photo is opaque.
+of full scale at the least in the mean, wherever the photo is opaque. What has become solid stays so over black, where
+the end of a run is spent best: that is `random-first`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from . import draws
 
 Colour = tuple[float, float, float]
 BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+FIRST, FIRST_SHARE = "random-first", 0.5  # the setting; of the schedule, over random colours. Then black
 SAMPLES = 8  # photos looked at
 DARK, MOST = (
     3,
@@ -25,17 +27,18 @@ DARK, MOST = (
 )  # of 255: black; the share of such pixels at the photos' borders that means a black background
 
 
-def ground_at(background: str, seed: int, number: int) -> Colour:
-    """The colour in step `number`."""
-    if background != "random":
+def ground_at(background: str, seed: int, number: int, horizon: int) -> Colour:
+    """The colour in step `number` of a schedule of `horizon` steps."""
+    drawn = background == "random" or (background == FIRST and number <= FIRST_SHARE * horizon)
+    if not drawn:
         return WHITE if background == "white" else BLACK
     red, green, blue = draws.uniforms(3, draws.Key(seed, number, draws.BACKGROUND))
     return red, green, blue
 
 
 def decided(background: str, views: Sequence[View]) -> str:
-    """The setting for these views, where it is auto: random, but black where photos are see-through (their alpha then
-    says what is empty) or where they end in black, as before a black cloth or at night, which nobody wants built
+    """The setting for these views, where it is auto: random-first, but black where photos are see-through (their alpha
+    then says what is empty) or where they end in black, as before a black cloth or at night, which nobody wants built
     of splats. UserError where sh and see-through photos meet.
     """
     if background not in ("auto", "sh"):
@@ -51,7 +54,7 @@ def decided(background: str, views: Sequence[View]) -> str:
     if any(photo.alpha is not None for photo in photos):
         return "black"
     dark = np.concatenate([_border(photo).max(axis=1) <= DARK for photo in photos])
-    return "black" if dark.sum() > MOST * len(dark) else "random"
+    return "black" if dark.sum() > MOST * len(dark) else FIRST
 
 
 def _border(photo: Photo) -> np.ndarray:

@@ -82,7 +82,7 @@ class Schedule:
                 name: faster * config.sections[name].rate_at(before + 1, config.horizon)
                 for name in self.groups
             },
-            background=ground_at(config.background, config.seed, number),
+            background=ground_at(config.background, config.seed, number, config.horizon),
             antialiased=config.antialiased,
             noise=strategy.noise(number, rates["means"]),
             seed=config.seed,
