@@ -24,7 +24,7 @@ WIDE = np.tan(
 )  # to which the corners of fisheyes' pictures reach: beyond it they are stretched
 WIDER_STEP = 1.01  # of the search from 1 downwards
 ZOOM_STEP = 1.002  # of that upwards: insideness need not be monotone in zoom where the model folds over
-BLOCK_PIXELS = 1 << 13  # resampled at a time: temporaries stay in the processor's cache (measured)
+BLOCK_PIXELS = 1 << 15  # resampled at a time: more leave the cache, fewer let threads wait for each other
 MAX_GROWTH = 2.0  # of a picture beside its photo, as COLMAP's undistorter has it: beyond it little is new
 GROWTH_STEP = 0.05  # so that cameras which differ a little have pictures of one size
 EDGE = 0.1  # pixels: so far beyond the photo may the outer centres of a picture lie that is larger
