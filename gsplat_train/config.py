@@ -331,7 +331,7 @@ def configure(scene: str, explicit: Mapping[str, Any], more_files: Sequence[Path
 def fitted(config: Config, explicit: Collection[str], brought: Mapping[str, Any] | None = None) -> Config:
     """`config` with what depends on the length made to suit a run that is shorter than its settings are for.
 
-    given: settings that stay. brought: by a configuration of the program; they suit its steps, and in runs of
+    explicit: settings that stay. brought: by a configuration of the program; they suit its steps, and in runs of
     these and more nothing changes. All others are the defaults', which suit the default steps.
     """
     brought = brought or {}

@@ -25,6 +25,7 @@ from gsplat.strategy import MCMCStrategy
 
 from gsplat_train.config import Config, check, configure
 from gsplat_train.datasets import read_scene
+from gsplat_train.evaluate.measure import BACKGROUNDS
 from gsplat_train.evaluate.metrics import score
 from gsplat_train.evaluate.perceptual import ms_ssim
 from gsplat_train.model.initialize import gaussians_from_points
@@ -40,7 +41,6 @@ RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 0.05, "sh0": 2.5e-3, "shN":
 MEANS, MEANS_FALL, EXTENT = 1.6e-4, 0.01, 1.1
 REGULARISER, SSIM = 0.01, 0.2
 STOP = 25_000 / 30_000
-GROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     np.random.seed(config.seed)
     scene = read_scene(config).normalized()[0]
     train, test = scene.split(config.test_every)
-    ground = torch.tensor(GROUNDS[config.background], device=DEVICE)
+    ground = torch.tensor(BACKGROUNDS[config.background], device=DEVICE)
     random = np.random.default_rng(config.seed)
     chosen = np.arange(len(scene.points))
     if len(chosen) > config.max_splats:
@@ -123,7 +123,7 @@ def shot(view: View, config: Config) -> tuple[Any, Any]:
     camera = view.camera
     view_matrix = torch.tensor(camera.viewmat, dtype=torch.float32, device=DEVICE)[None]
     inner = torch.tensor(camera.K, dtype=torch.float32, device=DEVICE)[None]
-    photo = view.pixels.over(GROUNDS[config.background])
+    photo = view.pixels.over(BACKGROUNDS[config.background])
     return (view_matrix, inner, camera.width, camera.height), torch.tensor(photo, device=DEVICE)
 
 
@@ -162,7 +162,7 @@ def scored(params: Any, view: View, config: Config, ground: Any) -> tuple[float,
     camera, _ = shot(view, config)
     with torch.no_grad():
         image = picture(params, camera, 3, ground)[0].cpu().numpy()
-    photo = view.pixels.shown(GROUNDS[config.background])
+    photo = view.pixels.shown(BACKGROUNDS[config.background])
     found = score(image, photo)
     return found.psnr, found.ssim, ms_ssim(found.picture, photo)
 

@@ -96,6 +96,15 @@ def test_a_run_ends_with_the_share_that_is_to_stay() -> None:
     assert run.n_splats == 200 and run.counts["refinements_due"] == []
 
 
+def test_selections_that_meet_in_one_step_are_made_there() -> None:
+    strategy: Any = strategies.load(
+        settings(steps=40, final_share=0.5, refine_stop=0.5, select_stop=0.2, max_splats=40)
+    )
+    assert [step for step in range(1, 40) if strategy._selects(step)] == [20]
+    state = random_state(40)
+    assert strategy.refine(Scored(state, [1.0] * 40), 20) == {"pruned": 20} and state.n_splats == 20
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -20,6 +20,7 @@ from gsplat_train.model import io, sky
 from gsplat_train.model.sky import Sky
 from gsplat_train.renderer import render
 from gsplat_train.scene import Photo, Scene, View
+from gsplat_train.training.run_folder import RunFolder, remove_splats
 from gsplat_train.training.trainer import Trainer
 
 FEW = {"steps": 400, "max_splats": 600, "exposure": "off", "backend": tiny.BACKEND}
@@ -118,6 +119,17 @@ def test_a_resumed_run_learns_the_same_sky(tmp_path):
     beside.write_text("{}")
     with pytest.raises(UserError, match="take it away"):
         io.open_model(tmp_path / "whole" / "point_cloud.ply")
+
+
+def test_no_sky_is_left_behind_where_its_splats_go(tmp_path):
+    run = RunFolder(tmp_path)
+    places = [sky.sky_beside(path) for path in (run.ply, run.best)]
+    for clear in (lambda: [remove_splats(run.ply), remove_splats(run.best)], run.clear):
+        for path in (run.ply, run.best):
+            sky.write_sky(path, Sky(np.zeros((9, 3), np.float32)))
+        assert all(place.is_file() for place in places)
+        clear()
+        assert not any(place.exists() for place in places)
 
 
 def test_see_through_photos_have_no_sky():

@@ -209,6 +209,7 @@ def export(
         if settings is not None and settings.background == "white":
             options["background"] = (1.0, 1.0, 1.0)
     beside = write_placing(out, placed)
+    sky.write_sky(out, None)  # of a file that was there
     writer.write(out, splats, **options)
     size = out.stat().st_size
     say(f"{splats.n:,} splats in {out}: {size / 1e6:,.2f} MB, {size / splats.n:.1f} bytes a splat")

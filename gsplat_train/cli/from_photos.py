@@ -59,8 +59,8 @@ def made_scene(source: Path, out: Path | None, runs: Path, log: Callable[[str], 
     """The run that `--resume` goes on with: `out`, or the newest whose scene was made of `source`."""
     choices = [home_expanded(out)] if out is not None else sorted(runs.glob("*"), reverse=True)
     for run in choices:
-        reporter = read_json(run / SCENE / "prepare.json")
-        if isinstance(reporter, dict) and reporter.get("made_from", {}).get("input") == str(source):
+        prepared = read_json(run / SCENE / "prepare.json")
+        if isinstance(prepared, dict) and prepared.get("made_from", {}).get("input") == str(source):
             log(f"the scene is {run / SCENE}")
             return run
     where = out if out is not None else runs

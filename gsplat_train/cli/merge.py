@@ -32,6 +32,7 @@ def merge(
     from ..model import formats
     from ..model.io import Model, open_model
     from ..model.placing import held_finely, write_placing
+    from ..model.sky import write_sky
     from ..partition.merge import Plan, merged, read_plan
     from ..training.run_folder import to_json
     from .progress import Progress, write_result
@@ -65,6 +66,7 @@ def merge(
     parts_of_it = [(of.part, model.at(frame).splats) for of, model in zip(plans, models, strict=True)]
     splats = merged(plan, parts_of_it)
     beside = write_placing(home_expanded(out), frame)
+    write_sky(home_expanded(out), None)  # of a file that was there
     writer.write(home_expanded(out), splats)
     total = sum(part.n for _, part in parts_of_it)
     report.tell(f"{splats.n:,} of {total:,} splats in {out}")

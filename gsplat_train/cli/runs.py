@@ -47,7 +47,7 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
 def resumed_run(
     config: Config, out: Path | None, explicit: Mapping[str, Any], log: Callable[[str], None], moved: bool
 ) -> tuple[RunFolder, Config]:
-    """The run in `out`, or the newest of the scene, and its settings; `given` may raise `steps` and change
+    """The run in `out`, or the newest of the scene, and its settings; `explicit` may raise `steps` and change
     what is shown. moved: the run's scene is not where it was, and `config.scene` is where it is now.
 
     UserError if there is none, if it is of another scene, or if `given` would change what is trained.

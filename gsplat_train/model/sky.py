@@ -100,9 +100,14 @@ def baked(splats: Splats, sky: Sky, cameras: Sequence[Camera] = ()) -> Splats:
     return splats._replace(arrays=arrays)
 
 
+def sky_beside(path: Path) -> Path:
+    """The file that holds the sky behind the splats of the file `path`."""
+    return path.with_name(path.name + BESIDE)
+
+
 def write_sky(path: Path, sky: Sky | None) -> None:
     """Writes beside the file of splats `path` what is behind them; takes an old such file away where nothing is."""
-    beside = path.with_name(path.name + BESIDE)
+    beside = sky_beside(path)
     if sky is None:
         remove(beside)
         return
@@ -113,7 +118,7 @@ def write_sky(path: Path, sky: Sky | None) -> None:
 
 def read_sky(path: Path) -> Sky | None:
     """The sky beside the file of splats `path`; None where there is none, UserError where it is damaged."""
-    beside = path.with_name(path.name + BESIDE)
+    beside = sky_beside(path)
     try:
         return sky_of(parsed(beside.read_bytes())["coefficients"])
     except FileNotFoundError:

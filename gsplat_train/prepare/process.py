@@ -154,10 +154,10 @@ def _cpu_seconds(pid: int) -> float | None:
     except (OSError, ValueError, IndexError):
         pass
     try:
-        reporter = subprocess.run(
+        time_used = subprocess.run(
             ["ps", "-o", "time=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=True
         ).stdout.strip()
-        days, _, clock = reporter.rpartition("-")
+        days, _, clock = time_used.rpartition("-")
         seconds = 0.0
         for part in clock.split(":"):
             seconds = 60 * seconds + float(part)
@@ -169,19 +169,19 @@ def _cpu_seconds(pid: int) -> float | None:
 def _failure(last: dict[str, Any], code: int, job: dict[str, Any], log: Path) -> UserError:
     what, again = job["do"], "give the same command again, it goes on with what is done"
     tail = log.read_bytes()[-TAIL:].decode("utf-8", "replace") if log.is_file() else ""
-    reporter = str(last.get("error", ""))
-    if shutil.disk_usage(log.parent).free < LITTLE_DISK or DISK_FULL.search(reporter or tail):
+    error = str(last.get("error", ""))
+    if shutil.disk_usage(log.parent).free < LITTLE_DISK or DISK_FULL.search(error or tail):
         return StorageError(f"the disk of {log.parent} is full; make room there, then {again}")
     if last.get("kind") == "import":
         return BackendUnavailable(
-            f"pycolmap does not run on this machine: {reporter}; see pip install 'gsplat-train[sfm]'"
+            f"pycolmap does not run on this machine: {error}; see pip install 'gsplat-train[sfm]'"
         )
-    if last.get("kind") == "memory" or code == -signal.SIGKILL or NO_MEMORY.search(reporter or tail):
+    if last.get("kind") == "memory" or code == -signal.SIGKILL or NO_MEMORY.search(error or tail):
         return OutOfMemory(
             f"COLMAP was stopped for want of memory (step: {what}); close other programs or give fewer "
             f"photos, then {again}"
         )
-    if reporter:
-        return UserError(f"COLMAP failed (step: {what}): {reporter}; its log is {log}")
+    if error:
+        return UserError(f"COLMAP failed (step: {what}): {error}; its log is {log}")
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return UserError(f"COLMAP crashed (step: {what}, {name}); {again}; its log is {log}")

@@ -93,8 +93,8 @@ class Stage:
             print(json.dumps(record), flush=True)
         elif now - self.spoken > PLAIN_SECONDS:
             self.spoken = now
-            reporter = f"{self.title}: {self.done:,} of {self.total:,} {self.unit}"
-            self.reporter.message(f"{reporter}, {duration(self.seconds_left(now))} left")
+            line = f"{self.title}: {self.done:,} of {self.total:,} {self.unit}"
+            self.reporter.message(f"{line}, {duration(self.seconds_left(now))} left")
 
     def seconds_left(self, now: float) -> float:
         """At the speed so far."""

@@ -128,9 +128,9 @@ def _cameras(photos: list[Photo], how: str) -> list[str]:
     if how == "per-size":
         return [f"{photo.camera} {photo.width}x{photo.height}" for photo in photos]
     if len(sizes) > 1:
-        reporter = ", ".join(f"{w}x{h}" for w, h in sizes[:3])
+        some = ", ".join(f"{w}x{h}" for w, h in sizes[:3])
         raise NoScene(
-            f"--camera shared takes photos of one size, these have {len(sizes)} ({reporter}); take --camera "
+            f"--camera shared takes photos of one size, these have {len(sizes)} ({some}); take --camera "
             "per-size"
         )
     return ["shared"] * len(photos)

@@ -38,7 +38,7 @@ class Brightness(NamedTuple):
 
     gains: np.ndarray
     measurable: np.ndarray  # [V] bool: these
-    spread: float  # the largest of the channels' standard deviations over the known photos
+    spread: float  # the largest of the channels' standard deviations over these photos
     better: (
         float  # how many times as much the gains explain as their absence: noise is not explained by gains
     )

@@ -97,7 +97,7 @@ class Evaluation:
 
     def _worst(self, gaussians: Gaussians, measured: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """Which training photos the model shows worst, beside the median: of all, or of very many an even choice.
-        Where exposure is learnt it is fitted first. known: scores that have been measured.
+        Where exposure is learnt it is fitted first. measured: scores that there are already.
         """
         views, by = self.trainer.train_views, "psnr"
         if "exposure" in self.trainer.objective.groups:

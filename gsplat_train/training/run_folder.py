@@ -27,6 +27,7 @@ from ..errors import StorageError, UserError
 from ..machine import peak_bytes
 from ..model.formats import ply
 from ..model.placing import Placing, beside_of, write_placing
+from ..model.sky import sky_beside
 from ..model.splats import Splats
 from ..storage import append_line, atomic_write, parsed, remove, remove_leftovers, storage
 
@@ -121,7 +122,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the files of a run, and no others."""
-        beside = [beside_of(path) for path in (self.ply, self.best)]
+        beside = [of(path) for path in (self.ply, self.best) for of in (beside_of, sky_beside)]
         for path in (self.config, self.metrics, self.log, self.ply, self.best, self.report, *beside):
             remove(path)
         renders = self.root / "renders"  # gs-render's, of the model that goes
@@ -182,6 +183,7 @@ def remove_splats(path: Path) -> None:
     """Takes a model away, and what stands beside it."""
     remove(path)
     remove(beside_of(path))
+    remove(sky_beside(path))
 
 
 def peak_memory_mb() -> float:

@@ -106,7 +106,8 @@ class Strategy:
         first = own.refine_stop * horizon
         each = max(own.select_stop * horizon - first, 0) / SELECTIONS
         due = [math.ceil(first + i * each) for i in range(SELECTIONS)]
-        return due.index(step) + 1 if step in due else 0
+        # Several may meet in one step: the last counts.
+        return max((i for i, end in enumerate(due, 1) if end == step), default=0)
 
     def refine(self, population: ScoredPopulation, step: int) -> dict[str, int]:
         own = self.own
