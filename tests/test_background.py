@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is behind the splats: dark things are solid, whatever colour they are later shown over."""
 
+import weakref
 from functools import cache
 
 import numpy as np
@@ -97,6 +98,21 @@ def test_auto_asks_the_photos():
     assert ended(stage, mask=(stage[..., 0] > 0).astype(np.uint8)) == "random-first", (
         "what does not count is no border"
     )
+
+
+def test_auto_holds_one_photo_at_a_time():
+    """Where photos stay in their files, all of them would not fit."""
+    alive = []
+
+    class Large:
+        def decode(self):
+            assert all(photo() is None for photo in alive[:-1])
+            photo = Photo(np.full((12, 16, 3), GREY, np.uint8))
+            alive.append(weakref.ref(photo))
+            return photo
+
+    views = [View(f"{i}", orbit_camera(0, 16, 12), Large()) for i in range(6)]
+    assert decided("auto", views) == "random-first" and len(alive) == 6
 
 
 def test_a_run_keeps_what_was_decided(tmp_path):

@@ -14,7 +14,7 @@ import tiny
 
 import gsplat_train
 from gsplat_train import config, machine, train
-from gsplat_train.backends.costs import COSTS, costs
+from gsplat_train.backends.costs import COSTS, LOOK, costs
 from gsplat_train.datasets.demo import make_demo, write_demo
 from gsplat_train.datasets.images import EAGER_SHARE
 from gsplat_train.errors import UserError
@@ -123,6 +123,14 @@ def test_the_cap_is_lowered_to_what_fits_and_depends_on_the_budget_alone(small_p
 def test_the_cap_is_not_lowered_where_the_run_cannot_reach_it(small_program):
     made, lines = plan("20M", max_splats=1_000_000, steps=12)
     assert not made.lowered and len(lines) == 1 and made.most == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "looks", [{"least_share": 0.1}, {"error_views": 4}, {"final_share": 0.5}, {"floaters_every": 10}]
+)
+def test_what_a_refinement_takes_that_looks_at_photos_is_planned(looks, small_program):
+    plain = {"least_share": 0.0}
+    assert plan("1G", **plain | looks)[0].costs.splat_rest == plan("1G", **plain)[0].costs.splat_rest + LOOK
 
 
 def test_photos_of_the_steppers_own_give_way_first(small_program, monkeypatch):

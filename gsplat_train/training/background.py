@@ -43,17 +43,20 @@ def decided(background: str, views: Sequence[View]) -> str:
     """
     if background not in ("auto", "sh"):
         return background
-    photos = [view.pixels for view in evenly(views, SAMPLES)]
-    if background == "sh":
-        if any(photo.matte is not None for photo in photos):
+    borders = []
+    for view in evenly(views, SAMPLES):
+        photo = view.pixels  # one at a time: they may stay in their files for want of memory
+        if background == "sh" and photo.matte is not None:
             raise UserError(
                 "background=sh learns what is behind, and these photos are see-through there; take black, white or "
                 "random, or --alpha-mode ignore"
             )
+        if background == "auto" and photo.alpha is not None:
+            return "black"
+        borders.append(_border(photo).max(axis=1) <= DARK)
+    if background == "sh":
         return background
-    if any(photo.alpha is not None for photo in photos):
-        return "black"
-    dark = np.concatenate([_border(photo).max(axis=1) <= DARK for photo in photos])
+    dark = np.concatenate(borders)
     return "black" if dark.sum() > MOST * len(dark) else FIRST
 
 

@@ -29,11 +29,8 @@ SPARE = 1.07  # of the splats' own bytes: the arrays behind them
 DIGITS = 2  # of max_splats where it is lowered
 IN_USE = 4  # photos that are in use while others are read ahead
 LEAST_SIDE, LEAST_SPLATS = 100, 1000  # of what is proposed
-LOOKING = (
-    "least_share",
-    "error_views",
-    "edge_views",
-)  # settings of strategies whose refinements look at photos
+# Settings of strategies whose refinements look at photos, and the value with which they do not.
+LOOKING = {"least_share": 0.0, "error_views": 0, "edge_views": 0, "final_share": 1.0, "screen_split": 1.0}
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,9 @@ def planned(
     """
     found = budget(config.memory_budget)
     takes = costs(config.backend, fused, max(config.batch, config.late_batch))
-    if any(getattr(config.own, name, 0) for name in LOOKING):
+    if config.floaters_every or any(
+        getattr(config.own, name, usual) != usual for name, usual in LOOKING.items()
+    ):
         takes = takes._replace(splat_rest=takes.splat_rest + LOOK)
     photos = [view.photo for view in views if isinstance(view.photo, Photo)]
     planes = [plane for p in photos for plane in (p.image, p.mask, p.alpha) if plane is not None]
