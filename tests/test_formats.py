@@ -162,6 +162,10 @@ def test_splats_far_out_do_not_make_others_coarse(degrees: tuple, tmp_path: Path
     coarse = (np.abs(read - expected).max(axis=1) > 1e-3) & (np.linalg.norm(expected, axis=1) < 2)
     assert coarse.sum() <= compressed_ply.CHUNK
     assert sorted(packing.tight_order(expected)) == list(range(10_060))
+    far = 1e20 * np.random.default_rng(0).normal(size=(50, 3)).astype(
+        np.float32
+    )  # whose squares leave float32
+    assert sorted(packing.tight_order(far)) == list(range(50))
 
 
 def test_the_ending_chooses_the_format_and_an_unknown_one_lists_them() -> None:

@@ -65,6 +65,7 @@ def tight_order(means: np.ndarray) -> np.ndarray:
     """
     if not len(means):
         return np.arange(0)
+    means = means.astype(np.float64)  # squares of places far out leave float32
     away = np.linalg.norm(means - np.median(means, axis=0), axis=1)
     usual = max(float(np.percentile(away, WITHIN)), 1e-30)
     shell = np.maximum(np.floor(np.log2(np.maximum(away / usual, 1))), 0)
@@ -79,7 +80,7 @@ def _hilbert(means: np.ndarray) -> np.ndarray:
     """[N] places of points along a Hilbert curve through their box (Skilling 2004, "Programming the Hilbert curve")."""
     low = means.min(axis=0)
     size = np.maximum(means.max(axis=0) - low, 1e-30)
-    x = ((means.astype(np.float64) - low) / size * (2**BITS - 1)).astype(np.uint64).T.copy()
+    x = ((means - low) / size * (2**BITS - 1)).astype(np.uint64).T.copy()
     for bit in range(BITS - 1, 0, -1):
         here, below = np.uint64(1 << bit), np.uint64((1 << bit) - 1)
         for axis in range(3):
