@@ -41,3 +41,8 @@ def test_a_few_pairs_of_the_same_place_do_not_decide():
     moved = homographies(0.1)
     assert not turned_only(moved[:6] + homographies(0)[:4], WIDTH, HEIGHT)
     assert not turned_only([], WIDTH, HEIGHT)
+
+
+def test_what_is_no_homography_does_not_count():
+    odd = [np.zeros((3, 3)), np.full((3, 3), np.nan)]
+    assert turned_only(homographies(0) + odd, WIDTH, HEIGHT) and not turned_only(odd, WIDTH, HEIGHT)

@@ -121,6 +121,23 @@ def test_a_resumed_run_learns_the_same_sky(tmp_path):
         io.open_model(tmp_path / "whole" / "point_cloud.ply")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3",
+        "[]",
+        "{",
+        '{"coefficients": [[1, 2]]}',
+        f'{{"coefficients": {[[10**400] * 3] * 9}}}',
+        f'{{"coefficients": {[[1e39] * 3] * 9}}}',
+    ],
+)
+def test_a_damaged_sky_is_one_line(text, tmp_path):
+    sky.sky_beside(tmp_path / "a.ply").write_text(text)
+    with pytest.raises(UserError, match="take it away"):
+        sky.read_sky(tmp_path / "a.ply")
+
+
 def test_no_sky_is_left_behind_where_its_splats_go(tmp_path):
     run = RunFolder(tmp_path)
     places = [sky.sky_beside(path) for path in (run.ply, run.best)]

@@ -18,6 +18,7 @@ from PIL import Image
 import gsplat_train
 from gsplat_train.datasets.colmap_binary import write_pinholes
 from gsplat_train.datasets.colmap_records import Points
+from gsplat_train.errors import UserError
 from gsplat_train.evaluate.depth import read_depth
 from gsplat_train.model import formats
 from gsplat_train.model.frame import euler
@@ -184,6 +185,16 @@ def test_placings_join_turn_back_and_are_read_as_written(tmp_path: Path) -> None
         read_placing(tmp_path / "a.ply").points(points), one.points(points), atol=1e-12
     )
     assert write_placing(tmp_path / "a.ply", HERE) is None and not read_placing(tmp_path / "a.ply").moves
+
+
+@pytest.mark.parametrize(
+    ("scale", "x"), [("0", "0"), ("-1", "0"), ("1e400", "0"), ("9" * 400, "0"), ("1e-320", "1")]
+)
+def test_a_damaged_placing_is_one_line(scale: str, x: str, tmp_path: Path) -> None:
+    content = f'{{"rotation": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "scale": {scale}, "offset": [{x}, 0, 0]}}'
+    (tmp_path / "a.ply.frame.json").write_text(content)
+    with pytest.raises(UserError, match="take it away"):
+        read_placing(tmp_path / "a.ply")
 
 
 def test_parts_of_a_scene_far_away_are_cut_trained_and_merged_like_it(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def write_placing(path: Path, frame: Placing) -> Path | None:
     return beside
 
 
+@np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def read_placing(path: Path) -> Placing:
     """From the frame of the file of splats `path` to the scene's, as it stands beside; HERE where nothing does.
     UserError where it is damaged.
@@ -115,11 +116,14 @@ def read_placing(path: Path) -> Placing:
         sound = sound and np.isfinite(place.offset).all() and np.linalg.det(place.rotation) > 0
         if not sound or not np.allclose(place.rotation @ place.rotation.T, np.eye(3), atol=1e-6):
             raise ValueError("it is no rotation, scale above 0 and offset")
+        frame = place.back()
+        if not np.isfinite([frame.scale, *frame.offset]).all():
+            raise ValueError(f"a scale of {place.scale:g} is too small for its offset")
     except FileNotFoundError:
         return HERE
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UserError(
             f"{beside} cannot be read ({error}); it says where the splats of {path.name} lie in the scene: "
             "export them again, or take it away"
         ) from None
-    return place.back()
+    return frame

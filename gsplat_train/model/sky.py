@@ -123,12 +123,13 @@ def read_sky(path: Path) -> Sky | None:
         return sky_of(parsed(beside.read_bytes())["coefficients"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UserError(
             f"{beside} cannot be read ({error}); it is the sky behind the splats: take it away to do without"
         ) from None
 
 
+@np.errstate(over="ignore")  # what leaves float32 is not finite then
 def sky_of(numbers: object) -> Sky:
     """The sky of [9, 3] numbers, in any shape; ValueError where they are not so many, or not finite."""
     found = np.array(numbers, np.float32).reshape(-1)

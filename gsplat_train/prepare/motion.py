@@ -20,7 +20,8 @@ def turned_only(homographies: Sequence[np.ndarray], width: int, height: int) -> 
     """Whether most of the homographies [3, 3], from pixels to pixels of photos of that size, are rotations seen by one
     camera.
     """
-    return bool(len(homographies)) and from_rotation(homographies, width, height) < TURNED
+    sound = [H for H in homographies if np.isfinite(H).all() and np.linalg.det(H) != 0]
+    return bool(sound) and from_rotation(sound, width, height) < TURNED
 
 
 def from_rotation(homographies: Sequence[np.ndarray], width: int, height: int) -> float:
