@@ -66,9 +66,10 @@ class Interrupted(UserError):
     exit_code = 130
 
 
-# What MLX says where it finds no memory, as a RuntimeError.
+# What MLX says where it finds no memory, as a RuntimeError, and Python where it finds none for a thread.
 _NO_MEMORY = re.compile(
-    "Unable to allocate|Attempting to allocate|Insufficient Memory|out of memory|bad_alloc", re.IGNORECASE
+    "Unable to allocate|Attempting to allocate|Insufficient Memory|out of memory|bad_alloc|can't start new thread",
+    re.IGNORECASE,
 )
 
 

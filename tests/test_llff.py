@@ -68,13 +68,14 @@ def test_points_lie_inside_the_views_and_bounds_in_the_photos_colours(tmp_path):
     np.testing.assert_array_equal(load_scene(root).points, scene.points)
 
 
-def test_colmap_goes_first_where_both_are(tmp_path):
-    root = write_scene(tmp_path, [row()])
+def test_colmap_goes_first_where_both_are_unless_it_is_broken(tmp_path):
+    root, lines = write_scene(tmp_path, [row()]), []
     (root / "sparse/0").mkdir(parents=True)
     (root / "sparse/0/cameras.bin").write_bytes(b"")
+    assert len(load_scene(root, log=lines.append).views) == 1
+    assert any("has no images.bin" in line for line in lines if line.startswith("warning")), lines
     with pytest.raises(UserError, match=r"has no images.bin"):
-        load_scene(root)
-    assert len(load_scene(root, reader="llff").views) == 1
+        load_scene(root, reader="colmap")
 
 
 def claim(n):

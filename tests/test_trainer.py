@@ -463,3 +463,10 @@ def test_a_first_look_is_no_dots_on_black() -> None:
     )  # settings that are all given
     assert dots.metrics["test"]["psnr"] < 10  # measured: 7.0
     assert look.metrics["test"]["psnr"] > 17  # 18.8
+
+
+def test_no_memory_for_a_thread_is_out_of_memory():
+    from gsplat_train.errors import is_out_of_memory
+
+    assert is_out_of_memory(RuntimeError("can't start new thread")) and is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("no such stream"))

@@ -9,6 +9,7 @@ whose mask no pixel counts has no score.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..renderer import render
 from ..scene import Camera, View
 from .corrected import corrected, half_fitted
 from .perceptual import ms_ssim
-from .pictures import THREADS, Writers
+from .pictures import Writers
 
 if TYPE_CHECKING:
     from ..backends import Backend
@@ -46,17 +47,18 @@ def measure(
     antialiased: bool = False,
     fully: bool = False,
     place: Callable[[Camera], Camera] = lambda camera: camera,
-    threads: int = THREADS,
+    writers: Writers | None = None,
     each: Callable[[View, np.ndarray], None] = lambda view, picture: None,
 ) -> dict[str, Any]:
     """Renders the views: {"psnr", "ssim", "views": {name: {"psnr", "ssim"}}} over those with a photo.
 
     fully: also what `more_scores` says. `each` gets every view with its render [H, W, 3] uint8. place: from the
-    views' frame to that of the Gaussians. threads: that work on more scores at once.
+    views' frame to that of the Gaussians. writers: threads for more scores, where there are some already: to start
+    one where memory is short may take for ever.
     """
     scores, more = {}, {}
     ground = BACKGROUNDS[background] if isinstance(background, str) else background
-    with Writers(threads) as beside:
+    with nullcontext(writers) if writers else Writers() as beside:
         for view in views:
             out = render(gaussians, place(view.camera), backend, background=ground, antialiased=antialiased)
             photo = None if view.photo is None else view.photo.decode()

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import TrainingDiverged
 from ..evaluate.floaters import near_error
 from ..evaluate.measure import BACKGROUNDS, measure
-from ..evaluate.pictures import THREADS, write_preview
+from ..evaluate.pictures import write_preview
 from ..machine import processor
 from ..model.gaussians import Gaussians
 from ..model.sky import colour_of
@@ -92,7 +92,7 @@ class Evaluation:
         return measure(
             gaussians, views, self.trainer.backend, background=self.trainer.ground, place=place,
             antialiased=config.antialiased, fully=fully, each=each or (lambda view, picture: None),
-            threads=THREADS if config.memory_budget == "auto" else 2,  # costs.COSTS
+            writers=self.trainer.beside,
         )  # fmt: skip
 
     def _worst(self, gaussians: Gaussians, measured: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
