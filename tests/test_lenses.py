@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from colmap_files import IMAGES, POINTS, binary_files, write_scene
+from odd_makers import cast
 from PIL import Image
 
-from gsplat_train.datasets import demo, demo_world, load_scene
+from gsplat_train.datasets import demo, load_scene
 from gsplat_train.datasets.agreement import in_picture
 from gsplat_train.datasets.colmap_records import quaternion
 from gsplat_train.datasets.images import PhotoFile, load_photos
@@ -189,17 +190,6 @@ def test_a_sideways_fold_is_seen():
 # ---- photos through a lens ----
 
 WIDTH, HEIGHT = 160, 120
-
-
-def cast(camera, directions):
-    """Photo [h, w, 3] of the demo world by rays [3, h, w] of the camera; two rays a pixel and axis come in."""
-    _, h, w = directions.shape
-    flat = directions.reshape(3, -1)
-    shown = np.isfinite(flat[0])
-    light = np.zeros((3, flat.shape[1]), np.float32)
-    world = (camera.viewmat[:3, :3].T @ flat[:, shown]).astype(np.float32)
-    light[:, shown], _ = demo_world.cast(camera.position, world)
-    return demo.encode(light.reshape(3, h // 2, 2, w // 2, 2).mean(axis=(2, 4))).transpose(1, 2, 0)
 
 
 def fine_pixels(width, height):
