@@ -43,6 +43,9 @@ from gsplat_train.errors import UserError
 from gsplat_train.evaluate.path_files import read_path, write_path
 from gsplat_train.model import formats
 from gsplat_train.model import io as model_io
+from gsplat_train.model.frame import euler
+from gsplat_train.model.placing import Placing, write_placing
+from gsplat_train.model.sky import Sky, write_sky
 from gsplat_train.prepare import photos as prepared_photos
 from gsplat_train.scene import Scene
 from gsplat_train.training import checkpoint
@@ -186,6 +189,14 @@ def read_splats(ending: str) -> Callable[[Path], Any]:
     return lambda root: model_io.open_model(root / f"model{ending}", quiet)
 
 
+def write_beside(root: Path) -> None:
+    """A model, the sky behind it, and where it lies."""
+    write_splats(".ply")(root)
+    write_sky(root / "model.ply", Sky(np.linspace(-1, 1, 27, dtype=np.float32).reshape(9, 3)))
+    turn = euler((10.0, 40.0, 70.0))
+    write_placing(root / "model.ply", Placing(turn, 2.0, np.array([4e5, 5e6, 100.0])))
+
+
 def write_run(root: Path) -> None:
     config = tiny.settings()
     run = RunFolder(root)
@@ -301,6 +312,7 @@ TARGETS = [
         lambda root: read_points(root / "p.ply", quiet),
         ("*.ply",),
     ),
+    Target("beside a model", write_beside, read_splats(".ply"), ("*.json",)),
     Target("run", write_run, read_run, ("*.json", "*.safetensors", "*.toml", "*.jsonl")),
     Target("camera path", write_camera_path, read_camera_path, ("*.json",)),
 ]

@@ -2,15 +2,19 @@
 """Trainings that run out of memory on purpose: python tests/scarcity.py MODE FIRST LAST ROOT [HOW MANY].
 
 MODE native: with tests/native_scarcity.cpp preloaded, the k-th allocation of the native module fails, for every k from
-FIRST to LAST, native+: and all after it. MODE limit: the process may take so many kB more than it has (RLIMIT_AS) from
-step 3 on. Each run must end well, or with OutOfMemory and its state saved, and go on to the undisturbed bytes.
+FIRST to LAST, native+: and all after it. MODE limit: a process of its own may take so many kB more than it has
+(RLIMIT_AS) from step 3 on. Each run must end well, or with OutOfMemory and its state saved, and go on to the same
+bytes. NumPy and glibc end a process at some limits, whatever it does: it must go on as after a kill.
 """
 
 import ctypes
 import json
 import resource
 import shutil
+import signal
+import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -58,43 +62,70 @@ def bytes_of(root: Path) -> tuple[bytes, ...]:
     return tuple((root / name).read_bytes() for name in names)
 
 
+def disturbed(root: Path, action: Callback) -> str:
+    """How a run ends that is disturbed."""
+    try:
+        train(root, [action])
+        return "well"
+    except OutOfMemory as error:
+        said = str(error)
+        assert "out of memory at step" in said and "\n" not in said, said
+        assert "step_0000000" in said or "--resume" in said or not committed(root / "checkpoints"), said
+        return "out of memory"
+
+
+def limited(root: Path, kilobytes: int) -> None:
+    """Prints how a run ends whose process may take so much more from step 3 on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+
+    def limit() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 1024 * kilobytes, hard))
+
+    ended = disturbed(root, From(3, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    print(ended)
+
+
+def of_process(root: Path, kilobytes: int) -> str:
+    """How the process of `limited` ends: as that says, or "killed" where a library that finds no memory ends it."""
+    words = [sys.executable, "-X", "faulthandler", __file__, "limited", str(kilobytes), "0", str(root)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    if done.returncode == 0:
+        return done.stdout.splitlines()[-1]
+    # NumPy raises MemoryError without holding the interpreter; glibc finds no room for a library's variables.
+    newest = done.stderr.partition("Current thread")[2].splitlines()[1:2]
+    numpy = done.returncode == -signal.SIGSEGV and bool(newest) and "/backends/" not in newest[0]
+    glibc = "cannot allocate memory for thread-local data" in done.stderr
+    assert numpy or glibc, (done.returncode, done.stderr[-2000:])
+    return "killed"
+
+
 def main() -> None:
     mode, first, last, root = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    if mode == "limited":
+        return limited(root, first)
     train(root / "calm")
     wanted = bytes_of(root / "calm")
     library: Any = ctypes.CDLL(None) if mode.startswith("native") else None
-    ended = {"well": 0, "out of memory": 0, "allocations": 0}
+    ended = Counter({"well": 0, "out of memory": 0, "killed": 0, "allocations": 0})
     if library is not None:
         library.allocations.restype = ctypes.c_long
         train(root / "count", [From(0, lambda: library.scarce(ctypes.c_long(1 << 40), False))])
         ended["allocations"] = library.allocations()
         library.scarce(ctypes.c_long(-1), False)
         last = min(last, ended["allocations"])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-
-    def limit(kilobytes: int) -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 1024 * kilobytes, hard))
-
     step = max((last - first) // max(int(sys.argv[5]) if len(sys.argv) > 5 else 1 << 30, 1), 1)
     for k in range(first, last + 1, step):
         run = root / f"run{k}"
         if library is not None:
-            act = From(0, lambda k=k: library.scarce(ctypes.c_long(k), mode.endswith("+")))
-        else:
-            act = From(3, lambda k=k: limit(k))
-        try:
-            train(run, [act])
-            ended["well"] += 1
-        except OutOfMemory as error:
-            ended["out of memory"] += 1
-            said = str(error)
-            assert "out of memory at step" in said and "\n" not in said, said
-            assert "step_0000000" in said or "--resume" in said or not committed(run / "checkpoints"), said
-        finally:
-            if library is not None:
+            refuse = From(0, lambda k=k: library.scarce(ctypes.c_long(k), mode.endswith("+")))
+            try:
+                ended[disturbed(run, refuse)] += 1
+            finally:
                 library.scarce(ctypes.c_long(-1), False)
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        else:
+            ended[of_process(run, k)] += 1
         train(run, resume=True)
         assert bytes_of(run) == wanted, k
         shutil.rmtree(run)

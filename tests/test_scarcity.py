@@ -81,7 +81,7 @@ def test_no_memory_at_any_allocation_of_the_native_code_loses_nothing(
 @pytest.mark.skipif(not LINUX, reason="RLIMIT_AS is Linux's")
 def test_no_memory_at_any_limit_loses_nothing(tmp_path: Path) -> None:
     ended = run("limit", 0, 4000, tmp_path, 120 if FULL else 6)
-    assert ended["out of memory"] + ended["well"] >= 6
+    assert ended["out of memory"] >= (10 if FULL else 1) and ended["well"] >= 1
 
 
 def test_an_edit_that_is_cut_short_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
