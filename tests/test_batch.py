@@ -2,6 +2,7 @@
 """Steps over several views: they are what their parts say, on every backend, and a run of them can be resumed."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,16 @@ def test_places_deal_the_views_and_each_comes_once_an_epoch() -> None:
     assert ViewSampler(views, 1, batch=2).at(26).index == seen[13][0]
     with pytest.raises(UserError, match="needs as many to train on, the scene has 9"):
         ViewSampler(views, 1, batch=10)
+
+
+@pytest.mark.parametrize(("changes", "fits"), [({}, False), ({"late_from": 1.0}, True), ({"batch": 2}, True)])
+def test_a_late_step_needs_as_many_views(changes: dict[str, Any], fits: bool) -> None:
+    """Only where such a step comes."""
+    train_views = len(tiny.scene().split(8)[0])
+    settings = tiny.settings(late_batch=train_views + 1, **changes)
+    with nullcontext() if fits else pytest.raises(UserError, match=r"over 8 views needs.*lower late_batch$"):
+        Trainer(settings, tiny.scene())
+    Trainer(replace(settings, late_batch=train_views), tiny.scene())
 
 
 def test_what_is_rhythmic_counts_views() -> None:

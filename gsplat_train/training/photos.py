@@ -21,6 +21,7 @@ class ViewSampler:
 
     The first `downscale_every` steps see photos halved `downscales` times, the next once less, and so on. Where a
     step is over `batch` views, each is of its own part of them, every `batch`-th view: who takes it needs no others.
+    late_batch: as many as the last step is over; UserError where there are fewer views than a step is over.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class ViewSampler:
         downscales: int = 0,
         downscale_every: int = 1,
         batch: int = 1,
+        late_batch: int = 1,
     ) -> None:
-        if batch > len(views):
+        if max(batch, late_batch) > len(views):
+            remedy = "batch, or take fewer devices" if batch > len(views) else "late_batch"
             raise UserError(
-                f"a step over {batch} views needs as many to train on, the scene has {len(views)}; "
-                "lower batch, or take fewer devices"
+                f"a step over {max(batch, late_batch)} views needs as many to train on, the scene has {len(views)}; "
+                f"lower {remedy}"
             )
         self.views, self.seed, self.batch = views, seed, batch
         self.downscales, self.downscale_every = downscales, downscale_every

@@ -112,8 +112,9 @@ class Trainer:
         test_every = config.test_every if config.eval else 0
         self.train_views, self.test_views = scene.split(test_every)
         self.views = normalized.split(test_every)[0]
+        late = views_at(config, config.steps - 1)
         self.sampler = ViewSampler(
-            self.views, config.seed, config.downscales, config.downscale_every, config.batch
+            self.views, config.seed, config.downscales, config.downscale_every, config.batch, late
         )
         self.rng = np.random.default_rng(config.seed)
         material = None
