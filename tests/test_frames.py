@@ -13,9 +13,10 @@ from PIL import Image
 
 from gsplat_train.errors import UserError
 from gsplat_train.evaluate.depth import colored, depth_unit, read_depth, write_depths
-from gsplat_train.evaluate.frames import Look, background_of, depth_range, shoot
+from gsplat_train.evaluate.frames import Look, background_of, depth_range, ground_of, shoot
 from gsplat_train.evaluate.pictures import Row, Writers, with_alpha, write_sheets
 from gsplat_train.evaluate.video import Video, check_video
+from gsplat_train.model.sky import Sky
 from gsplat_train.renderer import render
 from gsplat_train.scene import Camera
 
@@ -110,10 +111,24 @@ def test_backgrounds(text: str, color: tuple[float, ...]) -> None:
     assert background_of(text) == pytest.approx(color)
 
 
-@pytest.mark.parametrize("text", ["red", "#12", "1,2,3", "1,0", "nan,0,0", "#gggggg"])
+SETTINGS_ONLY = ["auto", "random", "random-first"]  # a training's, no colours: they were rendered as black
+
+
+@pytest.mark.parametrize("text", ["red", "#12", "1,2,3", "1,0", "nan,0,0", "#gggggg", *SETTINGS_ONLY])
 def test_a_wrong_background_is_told(text: str) -> None:
     with pytest.raises(UserError, match="--background takes"):
         background_of(text)
+
+
+def test_what_is_behind_by_default_and_by_name() -> None:
+    sky = Sky(np.zeros((9, 3), np.float32))
+    assert ground_of(None, sky, "white") is sky and ground_of("sh", sky) is sky
+    assert ground_of("white", sky) == ground_of(None, None, "white") == (1, 1, 1)
+    assert ground_of(None, None, "random-first") == ground_of(None, None, "sh") == (0, 0, 0)
+    with pytest.raises(
+        UserError, match="--background sh is the model's sky, and this model has none; give black"
+    ):
+        ground_of("sh", None)
 
 
 def test_an_error_in_a_thread_comes_out(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def test_it_never_writes_among_the_photos(trained: Any, folder: Path) -> None:  
         (["--path", "orbit", "--out", "film.mp4", "--alpha"], "--alpha needs PNGs"),
         (["--path", "none.json"], "cannot read the camera path none.json"),
         (["--background", "puce"], "--background takes"),
+        (["--background", "random-first"], "or sh for the model's sky, got 'random-first'"),
+        (["--background", "sh"], "this model has none; give black, white, #rrggbb or R,G,B"),
         (["--backend", "gpu"], "'gpu' is not one of"),
     ],
 )

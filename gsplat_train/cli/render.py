@@ -49,7 +49,8 @@ def render(
     depth: Annotated[bool, typer.Option("--depth", help="Also depth: 16 bits, and in colours.")] = False,
     alpha: Annotated[bool, typer.Option("--alpha", help="PNGs with opacity, no background.")] = False,
     background: Annotated[
-        str | None, typer.Option(help="black, white, #rrggbb or R,G,B from 0 to 1; else the run's.")
+        str | None,
+        typer.Option(help="black, white, #rrggbb, R,G,B (0 to 1), or sh, the model's sky; else the run's."),
     ] = None,
     supersample: Annotated[int, typer.Option(min=1, max=4, help="Average so many pixels squared.")] = 1,
     sheet: Annotated[
@@ -74,10 +75,10 @@ def render(
     from .. import backends
 
     backends.check_mlx()
-    from ..evaluate.frames import Look, background_of
+    from ..evaluate.frames import Look, ground_of
     from ..evaluate.video import check_video
     from ..model.io import open_model
-    from ..model.sky import Ground
+    from ..model.sky import BLACK
     from .progress import Progress
     from .render_path import PathOptions, render_path
     from .render_views import render_views
@@ -100,10 +101,8 @@ def render(
     chosen = backends.choose("auto" if backend is None else backend, report.message)
     stages = backends.load(chosen)
     report.message(f"backend: {chosen}")
-    ground: Ground = background_of(background or (settings.background if settings else "black"))
-    if found.sky is not None and background is None:
-        ground = found.sky
-    look = Look((0.0, 0.0, 0.0) if alpha else ground, found.antialiased, supersample, depth or sheet)
+    ground = ground_of(background, found.sky, settings.background if settings else "black")
+    look = Look(BLACK if alpha else ground, found.antialiased, supersample, depth or sheet)
     folder = home_expanded(out) if out else (found.run or home_expanded(model).parent) / "renders"
     if path is None:
         assert settings is not None

@@ -21,7 +21,8 @@ def view(
     ] = None,
     at: Annotated[str, typer.Option(help=AT_HELP, metavar="HOST:PORT")] = "",
     background: Annotated[
-        str | None, typer.Option(help="black, white, #rrggbb or R,G,B from 0 to 1; else the run's.")
+        str | None,
+        typer.Option(help="black, white, #rrggbb, R,G,B (0 to 1), or sh, the model's sky; else the run's."),
     ] = None,
     backend: BackendName = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the browser, too.")] = False,
@@ -35,8 +36,9 @@ def view(
 
     import numpy as np
 
-    from ..evaluate.frames import Look, background_of
+    from ..evaluate.frames import Look, ground_of
     from ..model.io import open_model
+    from ..model.sky import colour_of
     from ..viewer.live import page_scene, photo_jpeg, without_cameras
     from ..viewer.server import Server
     from ..viewer.studio import Studio, Wish, picture_of
@@ -50,8 +52,8 @@ def view(
     if found.run or scene:
         settings = run_settings(scene, found.run, {}, [], photos=scene is not None)
     stages = backends.load(backends.choose(backend or "auto", report.message))
-    ground = background_of(background or (settings.background if settings else "black"))
-    look = Look(ground if background or found.sky is None else found.sky, found.antialiased)
+    ground = ground_of(background, found.sky, settings.background if settings else "black")
+    look = Look(ground, found.antialiased)
     views, held = views_of(found, settings, scene is not None, report)
     found = found.to_render([view.camera for view in views])
     views = [replace(view, camera=found.camera(view.camera)) for view in views]
@@ -66,7 +68,9 @@ def view(
     def render(wish: Wish) -> np.ndarray:
         return picture_of(gaussians, wish.camera, wish, stages, look)
 
-    server = Server(studio, at, lambda: shown | title, state, lambda index: photo_jpeg(views, index, ground))
+    server = Server(
+        studio, at, lambda: shown | title, state, lambda index: photo_jpeg(views, index, colour_of(ground))
+    )
     report.release()
     say(f"{server}; Ctrl-C ends it")
     if open_:

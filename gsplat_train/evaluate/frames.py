@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..model.gaussians import Gaussians
-from ..model.sky import Ground
+from ..model.sky import BLACK, WHITE, Colour, Ground, Sky
 from ..renderer import render
 from ..scene import Camera
 from .measure import BACKGROUNDS
@@ -20,12 +20,14 @@ from .measure import BACKGROUNDS
 if TYPE_CHECKING:
     from ..backends import Backend
 
+NAMED = {"black": BLACK, "white": WHITE}
+
 
 @dataclass(frozen=True)
 class Look:
     """How frames are rendered."""
 
-    background: Ground = (0.0, 0.0, 0.0)
+    background: Ground = BLACK
     antialiased: bool = False  # the mode that the model was trained for
     supersample: int = 1  # renders so many times larger, then averages
     depth: bool = False  # also the expected depth
@@ -66,10 +68,25 @@ def shoot(gaussians: Gaussians, camera: Camera, backend: Backend, look: Look, un
     return Frame(image, np.asarray(alpha)[:, :, 0], depth)
 
 
-def background_of(text: str) -> tuple[float, float, float]:
-    """A background by its name (black, white), as #rrggbb, or as R,G,B from 0 to 1; UserError otherwise."""
-    if text in BACKGROUNDS:
-        return BACKGROUNDS[text]
+def ground_of(text: str | None, sky: Sky | None, trained: str = "black") -> Ground:
+    """What --background asks for: a colour, or by `sh` the model's sky. None: the sky where the model has one, else
+    the colour that a run with the setting background=`trained` is measured over.
+    """
+    if text is None:
+        return sky or BACKGROUNDS[trained]
+    if text != "sh":
+        return background_of(text)
+    if sky is None:
+        raise UserError(
+            "--background sh is the model's sky, and this model has none; give black, white, #rrggbb or R,G,B"
+        )
+    return sky
+
+
+def background_of(text: str) -> Colour:
+    """A colour by its name (black, white), as #rrggbb, or as R,G,B from 0 to 1; UserError otherwise."""
+    if text in NAMED:
+        return NAMED[text]
     try:
         if text.startswith("#") and len(text) == 7:
             values = [int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -80,7 +97,8 @@ def background_of(text: str) -> tuple[float, float, float]:
     except ValueError:
         pass
     raise UserError(
-        f"--background takes black, white, #rrggbb or three numbers from 0 to 1 as 1,0.5,0, got {text!r}"
+        "--background takes black, white, #rrggbb, three numbers from 0 to 1 as 1,0.5,0, or sh for the model's sky, "
+        f"got {text!r}"
     )
 
 
