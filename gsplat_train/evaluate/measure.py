@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model.gaussians import Gaussians
-from ..model.sky import Ground, colour_of
+from ..model.sky import BLACK, WHITE, Ground, colour_of
 from ..renderer import render
 from ..scene import Camera, View
 from .corrected import corrected, half_fitted
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 PLAIN = ("psnr", "ssim")
 FULLY = (*PLAIN, "ms_ssim", "psnr_half", "psnr_corrected")
-BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 BACKGROUNDS = {
     "auto": BLACK,
     "black": BLACK,

@@ -33,6 +33,7 @@ COUNT, OVERLAP, LOGIT = (
 
 
 Colour = tuple[float, float, float]
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 class Sky(NamedTuple):
@@ -55,7 +56,7 @@ Ground = Colour | Sky  # behind the splats
 
 def colour_of(ground: Ground) -> Colour:
     """What see-through photos are laid over: a colour as it is, black where there is a sky."""
-    return (0.0, 0.0, 0.0) if isinstance(ground, Sky) else ground
+    return BLACK if isinstance(ground, Sky) else ground
 
 
 def colours(coefficients: mx.array, camera: Camera) -> mx.array:

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import UserError
+from ..model.sky import BLACK, WHITE, Colour
 from ..scene import Photo, View, evenly
 from . import draws
 
-Colour = tuple[float, float, float]
-BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 FIRST, FIRST_SHARE = "random-first", 0.5  # the setting; of the schedule, over random colours. Then black
 SAMPLES = 8  # photos looked at
 DARK, MOST = (

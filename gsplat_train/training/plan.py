@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from .. import registry
 from ..config import Config
 from ..model.gaussians import Gaussians
-from .background import BLACK, Colour, ground_at
+from ..model.sky import BLACK, Colour
+from .background import ground_at
 
 if TYPE_CHECKING:
     from .strategies import Strategy
