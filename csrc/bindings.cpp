@@ -18,6 +18,7 @@
 
 #include "cpu/parallel.h"
 #include "cpu/pipeline.h"
+#include "cpu/resample.h"
 #include "cpu/rows.h"
 
 namespace nb = nanobind;
@@ -448,6 +449,16 @@ void give_back_rows(Out<float> array, long first) {
     if (count) gs::give_back({array.data(), count, long(array.size()) / count}, std::clamp(first, 0L, count));
 }
 
+void resample_photo(In<uint8_t> photo, In<double> x, In<double> y, bool wraps, Out<uint8_t> out) {
+    if (photo.ndim() != 3 || photo.size() == 0 || photo.shape(2) > 4)
+        throw nb::value_error(("photo must be [H, W, 1 to 4], got shape " + shape_of(photo.ndim(), photo.shape_ptr())).c_str());
+    const Picture picture{photo.data(), long(photo.shape(1)), long(photo.shape(0)), long(photo.shape(2)), wraps};
+    const double* down = data(y, x.size(), "y");
+    uint8_t* to = data(out, x.size() * photo.shape(2), "out");
+    nb::gil_scoped_release release;
+    gs::resample(picture, x.data(), down, long(x.size()), to);
+}
+
 nb::dict statistics(Pipeline& p, bool reset) {
     static const char* stages[6] = {"project", "tiles", "forward", "loss", "backward", "update"};
     nb::dict d;
@@ -509,6 +520,9 @@ NB_MODULE(_csrc, m) {
     m.def("clear_rows", &clear_leaf_rows, nb::arg("leaves"), nb::arg("rows").noconvert(), "The rows of every array become zero.");
     m.def("give_back", &give_back_rows, nb::arg("array").noconvert(), nb::arg("first"),
           "The memory behind row `first` goes back to the system until somebody writes there.");
+    m.def("resample", &resample_photo, nb::arg("photo").noconvert(), nb::arg("x").noconvert(), nb::arg("y").noconvert(),
+          nb::arg("wraps"), nb::arg("out").noconvert(),
+          "A photo [H, W, C] at the places (x, y) [n], into out [n, C]: bicubic, edges clamped; see datasets/undistort.py.");
     m.def("threads", &thread_count);
     m.def("set_threads", &set_thread_count);
     m.def("adam", &adam, nb::arg("p").noconvert(), nb::arg("m").noconvert(), nb::arg("v").noconvert(), nb::arg("g").noconvert(),

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Photos: decoding, reducing, undistorting, the cache."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from gsplat_train.datasets import cache, file_photo
+from gsplat_train.datasets import undistort as undistort_module
 from gsplat_train.datasets.images import PhotoFile, decode, load_views
 from gsplat_train.datasets.lenses import opencv
-from gsplat_train.datasets.undistort import find_zoom, straighten, undistort
+from gsplat_train.datasets.undistort import find_zoom, resample, straighten, undistort
 from gsplat_train.errors import UserError
 from gsplat_train.scene import Camera
 
@@ -124,6 +127,51 @@ def test_the_kernel_is_catmull_roms_with_clamped_edges():
 def test_no_distortion_changes_no_pixel():
     photo = np.random.default_rng(2).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     np.testing.assert_array_equal(undistort(photo, K, (0.0, 0.0, 0.0, 0.0), 1.0), photo)
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (1, 1), (1, 3), (5, 2), (4, 6)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_compiled_module_resamples_as_numpy_does(monkeypatch, channels, size, wraps):
+    """To the byte, far outside the photo and where the lens shows nothing too."""
+    if undistort_module.native is None:
+        pytest.skip("the compiled module is not here")
+    rng = np.random.default_rng(channels)
+    photo = rng.choice([0, 1, 254, 255], (*size, channels)).astype(np.uint8)
+    photo[: size[0] // 2] = rng.integers(0, 256, (size[0] // 2, *photo.shape[1:]))
+
+    class Anywhere(NamedTuple):
+        wraps: bool
+
+        def positions(self, u, v):
+            there = np.random.default_rng(int(v[0, 0])).uniform(-0.3, 1.3, (2, *np.broadcast(u, v).shape))
+            x, y = there * np.array([size[1], size[0]])[:, None, None]
+            x[0, :6] = np.nan, np.inf, -np.inf, 1e300, 0.5, size[1]
+            y[0, 3:9] = np.nan, np.inf, -np.inf, 1e300, 0.5, size[0]
+            x[1, :8], y[1, :8] = np.arange(-4, 4) / 2, np.arange(8) / 4
+            return x, y
+
+    found = resample(photo, Anywhere(wraps), 80, 40)
+    monkeypatch.setattr(undistort_module, "native", None)
+    np.testing.assert_array_equal(found, resample(photo, Anywhere(wraps), 80, 40))
+
+
+@pytest.mark.parametrize("width", [50, undistort_module.KEPT_PIXELS // 8 + 1])
+def test_where_pixels_lie_is_found_once_for_all_photos_of_a_camera(width):
+    """Unless they are very many."""
+    asked = []
+
+    class Asked(NamedTuple):
+        wraps: bool = False
+
+        def positions(self, u, v):
+            asked.append(v[0, 0])
+            return np.broadcast_arrays(u, v)
+
+    for value in (7, 8):
+        photo = np.full((8, 3, 3), value, np.uint8)
+        assert (resample(photo, Asked(), width, 8) == value).all()
+    assert len(asked) == (1 if width == 50 else 2 * 8)
 
 
 # ---- loading ----

@@ -30,7 +30,7 @@ from .lenses import PANORAMA, Lens
 from .options import LoadOptions
 from .panorama import FIELD, SIDES, Side, side_size
 from .photo_store import Place
-from .undistort import Distortion, as_lens, at_most, chosen_zoom, picture_sizes, straighten
+from .undistort import Distortion, as_lens, at_most, chosen_zoom, kept_places, picture_sizes, straighten
 
 __all__ = [
     "FilePhoto",
@@ -45,7 +45,8 @@ __all__ = [
 NO_DISTORTION: Distortion = (0.0, 0.0, 0.0, 0.0)
 MESSAGE_EVERY = 50  # photos; undistorting so many can take a minute
 EAGER_SHARE = 4  # the photos are kept in memory where they take less than one part in so many of it
-THREADS = 4  # that decode
+THREADS = 16  # that decode, at most
+THREAD_BYTES = 1 << 26  # that a thread takes at the least: the C library's heap for it
 
 
 class PhotoFile(NamedTuple):
@@ -107,7 +108,7 @@ def load_photos(
     lazy = EAGER_SHARE * size > most
     room = most - resident_bytes() - size * (not lazy)
     each_takes = max((plan.sources[0].cost(plan.file_size) for plan in plans), default=1)
-    with ThreadPoolExecutor(max(1, min(threads, room // each_takes))) as pool:
+    with ThreadPoolExecutor(max(1, min(threads, room // max(each_takes, THREAD_BYTES)))) as pool:
 
         def each(load: Callable[[_Plan], _Loaded]) -> list[_Loaded]:
             loaded = []
@@ -119,6 +120,7 @@ def load_photos(
             return loaded
 
         loaded = _paged(plans, each, size, options) if lazy else each(_loaded)
+    kept_places.cache_clear()
     give_back()
     return [view for item in loaded for view in item.views], _report(photos, loaded, options)
 

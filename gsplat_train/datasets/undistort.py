@@ -9,6 +9,8 @@ little less than the photo, through a lens without angles, keeps the photo's siz
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -18,6 +20,12 @@ import numpy as np
 from ..errors import UserError
 from .lenses import Lens, opencv
 
+native: Callable[..., None] | None = None  # the compiled module's; without it NumPy does the same
+with suppress(ImportError):
+    from .. import _csrc
+
+    native = getattr(_csrc, "resample", None)  # a module of an older build lacks it
+
 MAX_ZOOM = 8.0  # beyond it less than 2 % of the photo is left: such a model is wrong
 WIDE = np.tan(
     np.radians(60)
@@ -25,6 +33,7 @@ WIDE = np.tan(
 WIDER_STEP = 1.01  # of the search from 1 downwards
 ZOOM_STEP = 1.002  # of that upwards: insideness need not be monotone in zoom where the model folds over
 BLOCK_PIXELS = 1 << 15  # resampled at a time: more leave the cache, fewer let threads wait for each other
+KEPT, KEPT_PIXELS = 2, 1 << 21  # cameras, and pixels of a picture, for which is kept where each pixel lies
 MAX_GROWTH = 2.0  # of a picture beside its photo, as COLMAP's undistorter has it: beyond it little is new
 GROWTH_STEP = 0.05  # so that cameras which differ a little have pictures of one size
 EDGE = 0.1  # pixels: so far beyond the photo may the outer centres of a picture lie that is larger
@@ -39,7 +48,7 @@ def as_lens(lens: Lens | Distortion) -> Lens:
     return lens if isinstance(lens, Lens) else opencv(*lens)
 
 
-class Warp(Protocol):
+class Warp(Hashable, Protocol):
     """Where each place of a new picture lies in the photo."""
 
     def positions(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,22 +196,48 @@ def undistort(image: np.ndarray, K: np.ndarray, lens: Lens | Distortion, zoom: f
 def resample(image: np.ndarray, warp: Warp, width: int, height: int) -> np.ndarray:
     """The picture [height, width, C] uint8 of a photo [H, W, C]: bicubic (Catmull-Rom), edges clamped.
 
-    Where the photo shows nothing the picture is what is nearest, or 0: `covered` tells.
+    Where the photo shows nothing the picture is what is nearest, or 0: `covered` tells. The compiled module, where it
+    is there, does what NumPy would, to the byte: many threads of NumPy wait for each other at each small operation.
     """
-    sides, channels = image.shape[:2], image.shape[2]
-    planes = np.ascontiguousarray(
-        image.reshape(-1, channels).T, np.float32
-    )  # gathers by channel are the fastest
+    channels, image = image.shape[2], np.ascontiguousarray(image)
     result = np.empty((height, width, channels), np.uint8)
-    u = np.arange(width) + 0.5
+    if native is None:
+        planes = np.ascontiguousarray(
+            image.reshape(-1, channels).T, np.float32
+        )  # gathers by channel are the fastest
+    for top, x, y in _places(warp, width, height):
+        block = result[top : top + len(x)]
+        if native is not None:
+            native(image, x, y, warp.wraps, block)
+        else:
+            sampled = _sample(planes, image.shape[1], image.shape[0], x.ravel(), y.ravel(), warp.wraps)
+            block[:] = sampled.T.reshape(block.shape)
+    return result
+
+
+def _places(warp: Warp, width: int, height: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first row, x, y) of each block of the picture's rows: where [rows, width] its pixels lie in the photo."""
+    kept = kept_places(warp, width, height) if width * height <= KEPT_PIXELS else None
     rows = max(1, BLOCK_PIXELS // width)
     for top in range(0, height, rows):
-        v = np.arange(top, min(top + rows, height))[:, None] + 0.5
-        x, y = warp.positions(u, v)
-        x, y = _finite(x.ravel()) - 0.5, _finite(y.ravel()) - 0.5
-        block = _sample(planes, sides[1], sides[0], x, y, warp.wraps)
-        result[top : top + rows] = block.T.reshape(len(v), width, channels)
-    return result
+        block = slice(top, min(top + rows, height))
+        x, y = _places_of_rows(warp, width, block) if kept is None else kept[:, block]
+        yield top, x, y
+
+
+@lru_cache(maxsize=KEPT)
+def kept_places(warp: Warp, width: int, height: int) -> np.ndarray:
+    """[2, height, width]: x and y. A camera is mostly that of many photos; who has loaded them clears the cache."""
+    places, rows = np.empty((2, height, width)), max(1, BLOCK_PIXELS // width)
+    for top in range(0, height, rows):
+        block = slice(top, min(top + rows, height))
+        places[:, block] = _places_of_rows(warp, width, block)
+    return places
+
+
+def _places_of_rows(warp: Warp, width: int, rows: slice) -> np.ndarray:
+    u, v = np.arange(width) + 0.5, np.arange(rows.start, rows.stop)[:, None] + 0.5
+    return np.stack(warp.positions(u, v))
 
 
 def covered(
@@ -235,7 +270,8 @@ def _finite(x: np.ndarray) -> np.ndarray:
 def _sample(
     planes: np.ndarray, width: int, height: int, x: np.ndarray, y: np.ndarray, wraps: bool
 ) -> np.ndarray:
-    """uint8 [C, n]: planes [C, H * W] at the positions (x, y), where whole numbers are pixel centres."""
+    """uint8 [C, n]: planes [C, H * W] at the places (x, y) [n], pixels with centres at +0.5."""
+    x, y = _finite(x) - 0.5, _finite(y) - 0.5
     column, row = np.floor(x), np.floor(y)
     weights_x = _catmull_rom((x - column).astype(np.float32))
     weights_y = _catmull_rom((y - row).astype(np.float32))
