@@ -10,38 +10,13 @@ import bench_scenes as bench
 import gsplat
 import numpy as np
 import torch
-import torch.nn.functional as F
 from bench_gpu import CASES, best
-
-try:
-    from fused_ssim import fused_ssim
-except ImportError:
-    fused_ssim = None
+from gsplat_loss import KIND, dssim
 
 
 def main() -> None:
     """One JSON line a case on standard output."""
     device = torch.device("cuda")
-    window = torch.tensor(np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2), dtype=torch.float32, device=device)
-    window = (window / window.sum()).expand(3, 1, -1)
-
-    def dssim(image: Any, target: Any) -> Any:
-        if fused_ssim:
-            return 1 - fused_ssim(image, target)
-
-        def blur(x: Any) -> Any:
-            x = F.conv2d(x, window[:, :, None, :].contiguous(), padding=(0, 5), groups=3)
-            return F.conv2d(x, window[:, :, :, None].contiguous(), padding=(5, 0), groups=3)
-
-        mu, nu = blur(image), blur(target)
-        s, t, c = (
-            blur(image * image) - mu * mu,
-            blur(target * target) - nu * nu,
-            blur(image * target) - mu * nu,
-        )
-        ratio = (2 * mu * nu + 1e-4) * (2 * c + 9e-4) / ((mu * mu + nu * nu + 1e-4) * (s + t + 9e-4))
-        return 1 - ratio.mean()
-
     for n, width, height in CASES:
         gaussians, camera, photo = bench.random_scene(n, width, height, 0)
         p = [torch.tensor(np.array(leaf), device=device, requires_grad=True) for leaf in gaussians]
@@ -75,7 +50,7 @@ def main() -> None:
         count = 100 if n < 500_000 else 20
         result = {
             "peer": f"gsplat {gsplat.__version__}",
-            "ssim": "fused" if fused_ssim else "convolutions",
+            "ssim": KIND,
             "n": n,
         }
         for name, call in (("forward", forward), ("both", both), ("step", step)):

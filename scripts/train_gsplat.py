@@ -20,8 +20,8 @@ from typing import Any
 import gsplat
 import numpy as np
 import torch
-import torch.nn.functional as F
 from gsplat.strategy import MCMCStrategy
+from gsplat_loss import KIND, dssim
 
 from gsplat_train.config import Config, check, configure
 from gsplat_train.datasets import read_scene
@@ -30,11 +30,6 @@ from gsplat_train.evaluate.metrics import score
 from gsplat_train.evaluate.perceptual import ms_ssim
 from gsplat_train.model.initialize import gaussians_from_points
 from gsplat_train.scene import View
-
-try:
-    from fused_ssim import fused_ssim
-except ImportError:
-    fused_ssim = None
 
 DEVICE = "cuda"
 RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 0.05, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
@@ -69,7 +64,8 @@ def main() -> None:
         camera, photo = shots[order.pop()]
         degree = min(step // 1000, 3)
         image, info = picture(params, camera, degree, ground)
-        loss = (1 - SSIM) * (image - photo).abs().mean() + SSIM * dssim(image, photo)
+        both = (x.permute(2, 0, 1)[None] for x in (image, photo))
+        loss = (1 - SSIM) * (image - photo).abs().mean() + SSIM * dssim(*both)
         loss = loss + REGULARISER * torch.sigmoid(params["opacities"]).mean()
         loss = loss + REGULARISER * torch.exp(params["scales"]).mean()
         loss.backward()
@@ -87,7 +83,7 @@ def main() -> None:
         json.dumps(
             {
                 "version": f"gsplat {gsplat.__version__}",
-                "ssim": "fused" if fused_ssim else "convolutions",
+                "ssim": KIND,
                 "n_splats": len(params["means"]),
                 "seconds": seconds,
                 "test": {name: float(np.mean([each[i] for each in found])) for i, name in enumerate(names)},
@@ -135,26 +131,6 @@ def picture(params: Any, camera: Any, degree: int, ground: Any) -> tuple[Any, An
         backgrounds=ground[None],
     )  # fmt: skip
     return image[0], info
-
-
-WINDOW = torch.tensor(np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2), dtype=torch.float32, device=DEVICE)
-WINDOW = (WINDOW / WINDOW.sum()).expand(3, 1, -1)
-
-
-def dssim(image: Any, photo: Any) -> Any:
-    """1 - SSIM of [H, W, 3]."""
-    image, photo = (x.permute(2, 0, 1)[None] for x in (image, photo))
-    if fused_ssim:
-        return 1 - fused_ssim(image, photo)
-
-    def blur(x: Any) -> Any:
-        x = F.conv2d(x, WINDOW[:, :, None, :].contiguous(), padding=(0, 5), groups=3)
-        return F.conv2d(x, WINDOW[:, :, :, None].contiguous(), padding=(5, 0), groups=3)
-
-    mu, nu = blur(image), blur(photo)
-    s, t = blur(image * image) - mu * mu, blur(photo * photo) - nu * nu
-    c = blur(image * photo) - mu * nu
-    return 1 - ((2 * mu * nu + 1e-4) * (2 * c + 9e-4) / ((mu * mu + nu * nu + 1e-4) * (s + t + 9e-4))).mean()
 
 
 def scored(params: Any, view: View, config: Config, ground: Any) -> tuple[float, float, float]:

@@ -2,9 +2,11 @@
 """The benchmarks' own arithmetic: fits, counts and clocks."""
 
 import sys
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import load_backend
@@ -22,6 +24,7 @@ import machine_share
 from bench_scenes import random_scene
 from bench_steps import Training
 
+from gsplat_train.losses import ssim_map
 from gsplat_train.scene import View
 
 
@@ -34,6 +37,43 @@ def cells(ms, peak=lambda n: 5e7 + 1000 * n):
         }
         for n in (1000, 100_000, 1_000_000) for w, h in ((100, 100), (200, 100)) for t in (1, 2)
     ]  # fmt: skip
+
+
+class Tensor(np.ndarray):
+    """As much of torch's as gsplat's loss takes."""
+
+    def expand(self, channels: int, one: int, rest: int) -> "Tensor":
+        return np.broadcast_to(self, (channels, one, self.size)).view(Tensor)
+
+    def contiguous(self) -> "Tensor":
+        return self
+
+
+def conv2d(x, taps, padding, groups):
+    """[1, 3, H, W] by taps of one row or one column, the same for each channel, zeros outside."""
+    blur = partial(np.convolve, taps[0].ravel(), mode="same")
+    assert groups == 3 and sorted(padding) == [0, 5] and taps.shape[2 + padding.index(5)] == 11
+    return np.apply_along_axis(blur, 2 + padding.index(5), x)
+
+
+def test_the_loss_of_gsplats_runs_stands_once_and_is_this_programs(monkeypatch):
+    torch, nn, functional = ModuleType("torch"), ModuleType("torch.nn"), ModuleType("torch.nn.functional")
+    torch.tensor = lambda values, dtype, device: np.asarray(values).view(Tensor)
+    torch.float32, functional.conv2d = np.float32, conv2d
+    nn.functional, torch.nn = functional, nn
+    for name, module in {"torch": torch, "torch.nn": nn, "torch.nn.functional": functional}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "fused_ssim", None)
+    import gsplat_loss
+
+    assert gsplat_loss.KIND == "convolutions"
+    image, photo = np.random.default_rng(0).random((2, 20, 30, 3), np.float32)
+    theirs = gsplat_loss.dssim(*(x.transpose(2, 0, 1)[None] for x in (image, photo)))
+    assert theirs == pytest.approx(float(1 - ssim_map(mx.array(image), mx.array(photo)).mean()), abs=1e-5)
+    scripts = [
+        path for path in Path(gsplat_loss.__file__).parent.glob("*.py") if "conv2d" in path.read_text()
+    ]
+    assert [path.name for path in scripts] == ["gsplat_loss.py"]
 
 
 def test_exponents_are_those_of_the_times():
