@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gsplat_train"
 
 # Data flows from top to bottom: a module imports only from modules above it. A package is its __init__.py.
 ORDER = """
-    errors storage machine registry settings lengths config scene
+    errors storage machine registry settings lengths config effects scene
     model model.formats model.splats model.formats.ply_elements
     datasets.options datasets.names datasets.files datasets.advice datasets.colmap_places
     datasets.cache datasets.lenses datasets.undistort datasets.decode datasets.masks datasets.panorama

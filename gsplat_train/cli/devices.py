@@ -213,6 +213,9 @@ def begun(count: int, settings: Config, viewer: bool, seeds: int | None) -> Crew
     """
     joined = bool(os.environ.get("MLX_RANK"))
     alone = {"--viewer": viewer, "--seeds": seeds is not None, "--time-budget": bool(settings.time_budget)}
+    alone["late_batch"] = (
+        settings.late_batch > 1
+    )  # a step over several devices is over several views from the start
     for option in (name for name, requested in alone.items() if requested and (count > 1 or joined)):
         raise UserError(f"{option} is for the training of one device; leave it out, or train on one")
     if count > 1 and not joined:

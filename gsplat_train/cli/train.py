@@ -176,6 +176,8 @@ def train(
         raise UserError("--size and --photos-only say how --write writes the demo; give --write DIR, too")
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
+    if overwrite and out is None:
+        raise UserError("--overwrite replaces the run in --out; name that, or leave --overwrite out")
     if steps is not None and time_budget is not None:
         raise UserError("--time-budget decides the number of steps; leave out --steps, or the budget")
     if time_budget is not None:
@@ -202,6 +204,11 @@ def train(
         raise UserError(f"{scene} has no camera poses yet; first: gs-prepare {scene} OUT, then --check OUT")
     else:
         settings = replace(configure(place, requested.options, requested.files), scene=named(source))
+    from .. import effects
+
+    if not (check or resume):
+        effects.check(settings, requested.options)
+        effects.check_files(place, requested.files)
     if check:
         from .check import check as check_scene
 
@@ -247,6 +254,7 @@ def train(
         source = None
     if resume:
         folder, settings = resumed_run(settings, out, requested.all, report.message, moved=out is not None)
+        effects.check_resumed(settings, requested.options)
     else:
         folder = new_run(settings, out, overwrite)
         settings = settings.begun()

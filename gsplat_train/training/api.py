@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import backends
+from .. import backends, effects
 from ..config import Config, changed, check, configure, fitted, load
 from ..datasets import read_scene
 from ..errors import UserError
@@ -55,6 +55,9 @@ def train(
         chosen = fitted(load([], single), single)
     else:
         chosen = configure(os.fspath(scene), single)
+    effects.check(chosen, single)
+    if isinstance(scene, Scene):
+        effects.check_loaded(single)
 
     def say(line: str) -> None:
         for callback in callbacks:

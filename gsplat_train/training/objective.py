@@ -9,6 +9,7 @@ render's background (its alpha). The terms of
 
     Settings          a dataclass with `weight`, 0 by default: off
     term(seen) -> mx.array     a scalar, differentiable in what `seen` holds
+    check(views)      where it has one: UserError where a new run could learn nothing from them by this term
 
 A backend fuses the first three. With any other term the generic stepper serves, slower and equal.
 """
@@ -66,7 +67,11 @@ class Objective:
         """The objective that the settings ask for, on these training views; groups begin with what they find in
         `material`.
         """
-        terms = {name: registry.module(registry.TERMS[name]).term for name in active_terms(config)}
+        modules = {name: registry.module(registry.TERMS[name]) for name in active_terms(config)}
+        for module in modules.values():
+            if material is not None and hasattr(module, "check"):
+                module.check(views)
+        terms = {name: module.term for name, module in modules.items()}
         return cls(terms, open_groups(config, active_groups(config), views, material))
 
     def loss(

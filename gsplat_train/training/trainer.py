@@ -101,16 +101,22 @@ class Trainer:
                 f"backend {config.backend} gives other bytes at each run on this device; "
                 "leave out deterministic=true, or choose another --backend"
             )
+        if config.floaters_every and config.strategy == "none" and resume is None:
+            raise UserError(
+                f"floaters_every={config.floaters_every} needs a strategy that refines, and it is none; give another, "
+                "or floaters_every=0"
+            )
         if config.floaters_every % getattr(config.own, "refine_every", 1):
             raise UserError(
                 f"floaters_every must be a multiple of refine_every ({config.own.refine_every}), got "
                 f"{config.floaters_every}; 0 leaves floaters"
             )
-        if config.stop_when_converged and not config.eval:
-            raise UserError("stop_when_converged needs held-out views to measure on; leave out --no-eval")
         normalized, self.similarity = scene.normalized()
         test_every = config.test_every if config.eval else 0
         self.train_views, self.test_views = scene.split(test_every)
+        if config.stop_when_converged and not self.test_views:
+            remedy = "set test_every above 0" if config.eval else "leave out --no-eval"
+            raise UserError(f"stop_when_converged needs held-out views to measure on; {remedy}")
         self.views = normalized.split(test_every)[0]
         late = views_at(config, config.steps - 1)
         self.sampler = ViewSampler(
