@@ -56,6 +56,21 @@ def test_the_command_says_all_is_well_writes_a_report_and_takes_less_than_a_minu
     assert kept == {"backend": tiny.BACKEND, "wrong": None, "by": "gs-doctor"}
 
 
+def test_it_tells_programs_how_far_it_is(tmp_path: Path) -> None:
+    """Findings on standard output, an object each; what is under way on standard error; the report is a text still."""
+    report = tmp_path / "report.txt"
+    done = call(
+        "doctor", "--backend", tiny.BACKEND, "--progress", "jsonl", "--report", report, GS_CACHE=str(tmp_path)
+    )
+    *findings, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(finding.keys() == {"about", "name", "text", "good"} for finding in findings)
+    assert {finding["about"] for finding in findings} == {"machine", tiny.BACKEND}
+    assert last["well"] is True and last["wrong"] == [] and last["seconds"] > 0
+    *_, end = [json.loads(line) for line in done.stderr.splitlines()]
+    assert end == {"action": "examining", "done": end["total"], "total": len(examine.PARTS) + 6}
+    assert f"{tiny.BACKEND}:\n" in report.read_text() and "all is well" in report.read_text()
+
+
 def test_a_backend_that_is_not_here_is_told_and_bad_where_it_was_asked_for() -> None:
     absent = "cuda" if sys.platform == "darwin" else "metal"
     done = subprocess.run(

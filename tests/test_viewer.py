@@ -265,12 +265,14 @@ def test_gs_view_shows_a_model_of_no_run(trained: Any, tmp_path: Path) -> None: 
     model = tmp_path / "model.ply"
     model.write_bytes((trained[0] / "point_cloud.ply").read_bytes())
     process: Any = subprocess.Popen(
-        command("view", model, "--at", ":0"), stderr=subprocess.PIPE, text=True, env=environment()
-    )
+        command("view", model, "--at", ":0", "--progress", "jsonl"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
     ending = threading.Timer(60, process.kill)
     ending.start()
     try:
         url = next(line for line in process.stderr if line.startswith("viewer: ")).split()[1]
+        assert json.loads(process.stdout.readline()) == {"viewer": url}
         scene = json.loads(ask(url, "scene")[1])
         pose = ",".join(map(str, scene["cameras"][0]["pose"]))
         status, frame = ask(url, f"frame?pose={pose}&width=64&height=48")
@@ -280,4 +282,5 @@ def test_gs_view_shows_a_model_of_no_run(trained: Any, tmp_path: Path) -> None: 
     finally:
         ending.cancel()
         process.kill()
+        process.stdout.close()
         process.stderr.close()

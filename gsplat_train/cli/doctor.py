@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -24,6 +24,10 @@ def doctor(
         Path | None,
         typer.Option(help="Also write it all to this file, to send with a report.", metavar="FILE"),
     ] = None,
+    progress: Annotated[
+        Literal["bar", "plain", "jsonl"] | None,
+        typer.Option(help="bar, plain lines, or JSON lines, with each finding as one on standard output."),
+    ] = None,
 ) -> None:
     """Examine this machine: what is here, and whether each backend computes what it should. Exit 1 if one does not."""
     names = [backend_name(name) for name in backend or []]
@@ -33,22 +37,31 @@ def doctor(
     backends.check_mlx()
     from ..doctor.examine import examine
     from ..storage import atomic_write
-    from .progress import write_result
+    from ..training.run_folder import to_json
+    from .progress import Progress
 
+    shown = Progress(progress)
+    as_json = shown.mode == "jsonl"
     began, lines, bad, about = time.monotonic(), [], [], ""
 
     def tell(line: str) -> None:
         lines.append(line)
-        write_result(line)
+        if not as_json:
+            shown.result(line)
 
-    for subject, finding in examine(chosen):
+    for subject, finding in examine(chosen, shown.of("examining")):
         if subject != about:
             about = subject
             tell(f"{subject}:")
         tell(f"  {MARKS[finding.good]} {finding.name}: {finding.text}")
+        if as_json:
+            shown.result(to_json({"about": subject, **finding._asdict()}))
         if finding.good is False and finding.name != "verdict":
             bad.append(f"{subject}, {finding.name}")
-    tell(f"{'all is well' if not bad else 'wrong: ' + '; '.join(bad)} ({time.monotonic() - began:.0f} s)")
+    seconds = time.monotonic() - began
+    tell(f"{'all is well' if not bad else 'wrong: ' + '; '.join(bad)} ({seconds:.0f} s)")
+    if as_json:
+        shown.result(to_json({"well": not bad, "wrong": bad, "seconds": round(seconds, 1)}))
     if report is not None:
         with atomic_write(home_expanded(report)) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())

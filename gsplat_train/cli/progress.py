@@ -75,6 +75,13 @@ class Progress(Callback):
         """`at` of this action."""
         return lambda done, total: self.at(what, done, total)
 
+    def result(self, line: str) -> None:
+        """A line on standard output, of a command that tells results while it works."""
+        for bar in (self.action, self.bar):
+            if bar is not None:
+                bar.clear()
+        write_result(line)
+
     def release(self) -> None:
         """Prints what was held back; from now on nothing is."""
         self.hold_until = 0.0

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -26,6 +26,10 @@ def view(
     ] = None,
     backend: BackendName = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the browser, too.")] = False,
+    progress: Annotated[
+        Literal["bar", "plain", "jsonl"] | None,
+        typer.Option(help="bar, plain lines, or JSON lines, with the address as one on standard output."),
+    ] = None,
 ) -> None:
     """Show a model in the browser. Frames are rendered here; the model stays in the program. Ctrl-C ends it."""
     from .. import backends
@@ -39,14 +43,15 @@ def view(
     from ..evaluate.frames import Look, ground_of
     from ..model.io import open_model
     from ..model.sky import colour_of
+    from ..training.run_folder import to_json
     from ..viewer.live import page_scene, photo_jpeg, without_cameras
     from ..viewer.server import Server
     from ..viewer.studio import Studio, Wish, picture_of
-    from .progress import Progress, say
+    from .progress import Progress, say, write_result
     from .render import run_settings
     from .render_path import points_of, views_of
 
-    report = Progress()
+    report = Progress(progress)
     found = open_model(model, report.message)
     settings = None
     if found.run or scene:
@@ -73,6 +78,8 @@ def view(
     )
     report.release()
     say(f"{server}; Ctrl-C ends it")
+    if report.mode == "jsonl":
+        write_result(to_json({"viewer": server.url}))
     if open_:
         webbrowser.open(server.url)
     try:
