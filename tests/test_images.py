@@ -289,12 +289,18 @@ def test_max_size_is_checked():
 # ---- the cache ----
 
 
+@pytest.fixture
+def kept(monkeypatch):
+    """Photos are kept that are made again as fast."""
+    monkeypatch.setattr(file_photo, "MADE_AGAIN", 0.0)
+
+
 def load_lens(path, lens="pincushion", **options):
     (view,), _ = load_views([PhotoFile("a.png", path, camera(), LENSES[lens])], **options)
     return view.image
 
 
-def test_the_cache_saves_the_work(tmp_path, monkeypatch):
+def test_the_cache_saves_the_work(tmp_path, monkeypatch, kept):
     noise_photo(tmp_path / "a.png")
     first, lines = load_lens(tmp_path / "a.png"), []
     monkeypatch.setattr(file_photo, "resample", lambda *_: pytest.fail("undistorted again"))
@@ -303,7 +309,7 @@ def test_the_cache_saves_the_work(tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").iterdir())) == 1  # and no temporary file
 
 
-def test_the_cache_knows_lens_and_content(tmp_path):
+def test_the_cache_knows_lens_and_content(tmp_path, kept):
     noise_photo(tmp_path / "a.png")
     first = load_lens(tmp_path / "a.png")
     assert (load_lens(tmp_path / "a.png", "tangential") != first).any()
@@ -312,7 +318,7 @@ def test_the_cache_knows_lens_and_content(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other size"])
-def test_a_damaged_cache_is_made_again(tmp_path, damage):
+def test_a_damaged_cache_is_made_again(tmp_path, damage, kept):
     noise_photo(tmp_path / "a.png")
     first = load_lens(tmp_path / "a.png")
     (file,) = (tmp_path / "cache").iterdir()
@@ -331,12 +337,24 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage):
     assert cache.read(file.stem, (HEIGHT, WIDTH)) is not None
 
 
-def test_no_cache_where_none_is_wanted_or_possible(tmp_path, monkeypatch):
+def test_no_cache_where_none_is_wanted_or_possible(tmp_path, monkeypatch, kept):
     noise_photo(tmp_path / "a.png")
     first = load_lens(tmp_path / "a.png", use_cache=False)
     assert not (tmp_path / "cache").exists()
     monkeypatch.setenv("GS_CACHE", str(tmp_path / "a.png" / "no folder"))
     np.testing.assert_array_equal(load_lens(tmp_path / "a.png"), first)
+
+
+@pytest.mark.parametrize("larger", [1, 2])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_is_made_again_as_fast_is_not_kept(tmp_path, monkeypatch, larger, compiled):
+    """Undistorted in the compiled module from a photo hardly larger than the picture."""
+    monkeypatch.setattr(undistort_module, "native", undistort_module.native if compiled else None)
+    if compiled and undistort_module.native is None:
+        pytest.skip("the compiled module is not here")
+    noise_photo(tmp_path / "a.png", larger * WIDTH, larger * HEIGHT)
+    load_lens(tmp_path / "a.png", max_size=WIDTH)
+    assert bool(list(tmp_path.glob("cache/*"))) == (larger > 1 or not compiled)
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

@@ -16,12 +16,15 @@ from PIL import Image
 
 from ..errors import UserError
 from ..scene import Photo
-from . import cache, masks
+from . import cache, masks, undistort
 from .decode import PLAIN_PIXELS, dim, open_picture, pixels, read
 from .undistort import Warp, covered, resample
 
 # Bytes that decoding takes for each pixel of a file, and of the picture it becomes (scripts/bench_memory.py)
 FILE_PIXEL, PIXEL, WARPED_PIXEL = 16, 3, 8
+MADE_AGAIN = (
+    2.0  # pixels of a file for one of the picture, up to which making it takes less time than the cache
+)
 CACHE_VERSION = "undistorted 2"  # part of the key: a new one where the same photo would come out different
 
 
@@ -71,7 +74,7 @@ class FilePhoto:
         data = read(self.path)
         width, height = self.out or self.size
         name = None
-        if self.warp and self.use_cache:
+        if self.warp and self.use_cache and self._is_worth_keeping(data):
             settings = (CACHE_VERSION, self.size, self.turn, self.warp, width, height)
             name = cache.key(data, repr((*settings, "bare") if self._bare else settings))
             if (kept := cache.read(name, (height, width))) is not None:
@@ -86,6 +89,15 @@ class FilePhoto:
             if name:
                 cache.write(name, picture)
         return self._finished(picture), False
+
+    def _is_worth_keeping(self, data: bytes) -> bool:
+        """Whether reading the result from the cache takes less time than making it again: of panoramas and of photos
+        much larger than their pictures, and of all without the compiled module.
+        """
+        if self.warp is None or self.warp.wraps or undistort.native is None:
+            return True
+        file = open_picture(self.path, data)
+        return file.width * file.height > MADE_AGAIN * math.prod(self.out or self.size)
 
     def _finished(self, picture: np.ndarray) -> Photo:
         """The photo with the masks that apply to it."""
