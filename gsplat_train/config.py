@@ -59,7 +59,7 @@ class Config:
     sh_interval: int = number(1000, 0)  # steps until the degree in use rises; 0: all at the start [3DGS]
 
     # The renderer
-    backend: str = choice("auto", table=registry.BACKENDS)
+    backend: str = choice("auto", table=registry.BACKENDS)  # where to compute; auto: the first that runs here
     memory_budget: str = size("auto")  # of the host, for all of the process; auto: most of what is free
     gpu_memory: float = number(0.0, 0.0)  # bytes, up to 1 a share of the GPU's; 0: what keeps it busy
     # Behind the splats. random: a new colour each step; random-first: that in the first half, then black; auto: this,

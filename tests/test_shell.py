@@ -42,7 +42,9 @@ def test_every_command_completes(program: str, shell: str) -> None:
         assert "--version" in call(program, **words).stdout
 
 
-@pytest.mark.parametrize("program", ["train", "render", "export", "prepare", "partition", "merge"])
+@pytest.mark.parametrize(
+    "program", ["train", "render", "export", "prepare", "partition", "merge", "doctor", "view"]
+)
 def test_every_long_command_tells_programs_how_far_it_is(program: str) -> None:
     error = call(program, "--progress", "loud", code=2).stderr
     assert "'--progress': 'loud' is not one of 'bar', 'plain', 'jsonl'" in error

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels on NVIDIA's GPUs: the Metal text behind csrc/cuda_shim.h.
 
-They are compiled by _nvrtc.py; where that does not work, by mx.fast.cuda_kernel. GS_CUDA_KERNELS=mlx asks for
+They are compiled by gpu/nvrtc.py; where that does not work, by mx.fast.cuda_kernel. GS_CUDA_KERNELS=mlx asks for
 the latter.
 """
 

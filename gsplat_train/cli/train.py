@@ -78,7 +78,7 @@ def train(
     ] = None,
     background: Annotated[
         Literal["auto", "black", "white", "random", "random-first", "sh"] | None,
-        typer.Option(help="Behind the splats."),
+        typer.Option(help="Behind the splats; else auto."),
     ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust", help="Train on what the check of the scene refuses.")

@@ -2,7 +2,7 @@
 """The stages as JIT kernels for any MLX GPU, with their VJPs; _gpu_step.py has the whole training step.
 
 An `Engine` is bound to one of MLX's kernel makers (metal.py, cuda.py). The kernels are in csrc/kernels, their
-table in _kernels.py. Notation as in backends: N Gaussians, M intersections, images [H, W, C]. A splat's
+table in kernels.py. Notation as in backends: N Gaussians, M intersections, images [H, W, C]. A splat's
 record is 8 floats: means2d, conic, opacity, depth, 0. Stages take and return arrays of exact
 length, so `isect_tiles` waits for M.
 """
@@ -369,7 +369,7 @@ def pack(gaussians: Gaussians) -> tuple[mx.array, mx.array]:
 
 
 def at_least_eight(array: mx.array) -> mx.array:
-    """Zeros behind a shorter one; see _kernels."""
+    """Zeros behind a shorter one; see kernels.py."""
     if array.size >= 8:
         return array
     return mx.concatenate([array, mx.zeros(8 - array.size, array.dtype)])
