@@ -55,7 +55,7 @@ ORDER = """
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     partition partition.ownership partition.cut partition.write partition.merge
     prepare prepare.reporter prepare.metadata prepare.photos prepare.video prepare.pairs prepare.matching prepare.motion
-    prepare.models prepare.worker
+    prepare.placing prepare.models prepare.worker
     prepare.process prepare.orient prepare.dense prepare.picture prepare.finish prepare.steps prepare.make
     cli cli.info cli.signals cli.progress cli.runs cli.devices cli.one_run cli.seeds cli.from_photos cli.write_demo
     cli.check cli.train cli.render_views

@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which photos of a model belong together by the points that they share."""
+"""Which photos of a model belong together by the points that they share, and photos gone astray: placed anew."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gsplat_train.prepare import models, placing
 from gsplat_train.prepare.models import TIED, tied_groups
+from gsplat_train.prepare.placing import matched, suspicious
+
+PHOTOS = 12
+SILENT = SimpleNamespace(send=lambda **event: None)
 
 
 def chain(first, count, start, step=TIED):
@@ -25,3 +36,134 @@ def test_a_photo_may_be_tied_by_several_together():
     points = chain(0, 4, 0) | {4: set(range(0, 8)) | set(range(3 * TIED, 3 * TIED + 8))}
     assert {0, 1, 2, 3, 4} in tied_groups(points)
     assert tied_groups({}) == []
+
+
+# --- photos gone astray
+
+
+@pytest.fixture
+def capture(tmp_path):
+    """A job for a model of photos around 200 points, with noise and false matches; and the true model."""
+    pycolmap = pytest.importorskip("pycolmap", reason="the extra [sfm] is not installed")
+    pycolmap.set_random_seed(0)
+    options = pycolmap.SyntheticDatasetOptions(
+        num_rigs=1,
+        num_frames_per_rig=PHOTOS,
+        num_points3D=200,
+        camera_width=320,
+        camera_height=240,
+        camera_params=[300.0, 160.0, 120.0, 0.0],
+        num_points2D_without_point3D=50,
+        inlier_match_ratio=0.9,
+        track_length=6,
+    )
+    database = pycolmap.Database.open(tmp_path / "refined.db")
+    model = pycolmap.synthesize_dataset(options, database)
+    pycolmap.synthesize_noise(pycolmap.SyntheticNoiseOptions(point2D_stddev=0.3), model, database)
+    database.close()
+    folders = {name: str(tmp_path / name) for name in ("images", "model", "out")}
+    for folder in ("images", "model"):
+        (tmp_path / folder).mkdir()
+    job = {"database": str(tmp_path / "database.db"), "photos": [{"width": 320, "height": 240}], "threads": 1}
+    return job | folders, model
+
+
+def turn(model, i, degrees):
+    """Turns a photo about its place."""
+    import pycolmap
+
+    image = model.images[i]
+    pose = image.cam_from_world()
+    turned = pycolmap.Rotation3d(np.radians(degrees) * np.array([0.0, 1.0, 0.0])) * pose.rotation
+    image.frame.rig_from_world = pycolmap.Rigid3d(turned, -(turned * image.projection_center()))
+
+
+def refined_with_errors(job, model, true):
+    """The refined model, and by how many degrees each photo is turned against photo 1 otherwise than in truth."""
+    import pycolmap
+
+    model.write(job["model"])
+    models.refined(job, SILENT)
+    found = pycolmap.Reconstruction(job["out"])
+    turns = [
+        {i: m.images[i].cam_from_world().rotation * first.inverse() for i in sorted(m.images)}
+        for m in (found, true)
+        for first in [m.images[1].cam_from_world().rotation]
+    ]
+    return found, np.array([np.degrees((turns[0][i] * turns[1][i].inverse()).angle()) for i in turns[0]])
+
+
+@pytest.mark.parametrize("strays", [{5: 3.0}, {5: 10.0}, {5: 5.0, 6: -8.0}])
+def test_photos_gone_astray_find_their_place(capture, strays):
+    """One by 3 degrees kept a third of its points and its place, or the model was left as coarse as it came."""
+    import pycolmap
+
+    job, true = capture
+    coarse = pycolmap.Reconstruction(true)
+    for i, degrees in strays.items():
+        turn(coarse, i, degrees)
+    found, degrees = refined_with_errors(job, coarse, true)
+    assert degrees.max() < 0.3
+    assert min(image.num_points3D for image in found.images.values()) > 150
+
+
+def test_sound_photos_are_left_alone(capture, monkeypatch):
+    """Also one with many false matches, of which a small share sees points."""
+    import pycolmap
+
+    job, true = capture
+    placed = []
+    place = models.placed_anew
+    monkeypatch.setattr(models, "placed_anew", lambda *args: placed.append(place(*args)))
+    _, degrees = refined_with_errors(job, true, true)
+    assert degrees.max() < 0.3 and placed == [None]
+    refined_db = Path(job["database"]).with_name("refined.db")
+    database = pycolmap.Database.open(refined_db)
+    ids, found = database.read_two_view_geometries()
+    for pair_id, geometry in zip(ids, found, strict=True):
+        pair = pycolmap.pair_id_to_image_pair(pair_id)
+        if 5 in pair:
+            matches = np.array(geometry.inlier_matches)
+            side = pair.index(5)
+            false = matches[:, side] % 3 > 0
+            matches[false, 1 - side] = np.roll(matches[false, 1 - side], 7)
+            geometry.inlier_matches = matches
+            database.update_two_view_geometry(*pair, geometry)
+    database.close()
+    found, degrees = refined_with_errors(job, true, true)
+    assert degrees.max() < 0.3 and placed == [None, None]
+    assert suspicious(found, matched(refined_db).correspondence_graph) == [5]
+
+
+def test_a_photo_that_finds_no_place_keeps_its_old_one(capture, monkeypatch):
+    """Of two gone astray one is let find its place."""
+    import pycolmap
+
+    job, true = capture
+    coarse = pycolmap.Reconstruction(true)
+    turn(coarse, 5, 3)
+    turn(coarse, 6, -3)
+    register = placing._register
+
+    def only_5(mapper, options, waiting):
+        register(mapper, options, waiting & {5})
+
+    monkeypatch.setattr(placing, "_register", only_5)
+    monkeypatch.setattr(models, "keep_largest_group", lambda model: None)
+    found, degrees = refined_with_errors(job, coarse, true)
+    assert found.num_reg_images() == PHOTOS and np.delete(degrees, 5).max() < 0.3 < degrees[5]
+
+
+def test_a_worse_place_is_taken_back(capture, monkeypatch):
+    import pycolmap
+
+    job, true = capture
+
+    def misplaced(model, cache, options):
+        other = pycolmap.Reconstruction(model)
+        turn(other, 5, 10)
+        return other
+
+    monkeypatch.setattr(models, "placed_anew", misplaced)
+    found, degrees = refined_with_errors(job, true, true)
+    assert degrees.max() < 0.3 and found.num_reg_images() == PHOTOS

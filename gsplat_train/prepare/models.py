@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from .matching import Matching, longest_side, match_pairs
+from .placing import FEWEST as FEWEST_INLIERS
+from .placing import matched, placed_anew
 
 TIED = 15  # points from which a photo belongs to others: sound models have 60 and more, photos gone astray 0 to 5
 SHARED = 5  # points from which two photos are matched again
@@ -28,6 +30,7 @@ LOSS_SHARE = 1280  # and for the scale of the Cauchy loss: what is farther off c
 # 100 rounds, and cameras differ by 0.001 degrees.
 SETTLED = 1e-5
 FEWEST = 0.5  # of the points before; with fewer the model is left as it was
+MOST_PLACINGS = 3  # rounds in which photos gone astray are placed anew
 
 
 def described(model: Any) -> dict[str, Any]:
@@ -54,13 +57,17 @@ def keep_largest_group(model: Any) -> None:
 
     The global mapper places those too, anywhere: of a film with two gaps it turned one half against the other.
     """
+    placed = {i for i, image in model.images.items() if image.has_pose}
+    for image_id in placed - _largest_group(model):
+        model.deregister_frame(model.images[image_id].frame_id)
+
+
+def _largest_group(model: Any) -> set[int]:
     points: dict[int, set[int]] = {i: set() for i, image in model.images.items() if image.has_pose}
     for point_id, point in model.points3D.items():
         for element in point.track.elements:
             points[element.image_id].add(point_id)
-    largest = max(tied_groups(points), key=len, default=set())
-    for image_id in set(points) - largest:
-        model.deregister_frame(model.images[image_id].frame_id)
+    return max(tied_groups(points), key=len, default=set())
 
 
 def tied_groups(points: dict[int, set[int]]) -> list[set[int]]:
@@ -112,23 +119,40 @@ def refined(job: dict[str, Any], events: Any) -> dict[str, Any]:
     import pycolmap
 
     before = pycolmap.Reconstruction(job["model"])
-    longest = longest_side(job)
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads = job["threads"]
     options.random_seed = 0
     options.triangulation.ignore_two_view_tracks = False
     options.ba_global_function_tolerance = SETTLED
-    error = max(1.5, longest / ERROR_SHARE)
+    error = max(1.5, longest_side(job) / ERROR_SHARE)
     options.mapper.filter_max_reproj_error = error
     options.triangulation.complete_max_reproj_error = error
     options.triangulation.merge_max_reproj_error = error
+    options.mapper.abs_pose_max_error = error
+    options.mapper.abs_pose_min_num_inliers = FEWEST_INLIERS
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
-    model = pycolmap.Reconstruction(job["model"])
     events.send(total=3, done=0)
-    model = pycolmap.triangulate_points(model, _finer_database(job), job["images"], out, True, options)
+    model = _adjusted(job, pycolmap.Reconstruction(before), options, events)
+    model = _without_strays(job, model, options)
+    keep_largest_group(model)
+    lost = model.num_reg_images() < before.num_reg_images()
+    if lost or model.num_points3D() < FEWEST * before.num_points3D():
+        model = before
+    model.write(out)
+    events.send(done=3)
+    return described(model)
+
+
+def _adjusted(job: dict[str, Any], model: Any, options: Any, events: Any = None) -> Any:
+    """The model triangulated anew from its poses, all adjusted with a robust loss."""
+    import pycolmap
+
+    longest, error = longest_side(job), options.mapper.filter_max_reproj_error
+    model = pycolmap.triangulate_points(model, _finer_database(job), job["images"], job["out"], True, options)
     for done, limit in enumerate((error, 0.7 * error), 1):
-        events.send(done=done)
+        if events is not None:
+            events.send(done=done)
         pycolmap.ObservationManager(model).filter_all_points3D(limit, 1.5)
         adjustment = pycolmap.BundleAdjustmentOptions()
         adjustment.print_summary = False
@@ -138,13 +162,26 @@ def refined(job: dict[str, Any], events: Any) -> dict[str, Any]:
         adjustment.ceres.solver_options.function_tolerance = SETTLED
         pycolmap.bundle_adjustment(model, adjustment)
     pycolmap.ObservationManager(model).filter_all_points3D(0.7 * error, 1.5)
-    keep_largest_group(model)
-    lost = model.num_reg_images() < before.num_reg_images()
-    if lost or model.num_points3D() < FEWEST * before.num_points3D():
-        model = before
-    model.write(out)
-    events.send(done=3)
-    return described(model)
+    return model
+
+
+def _without_strays(job: dict[str, Any], model: Any, options: Any) -> Any:
+    """The adjusted model, where photos went astray with them placed anew and all adjusted again.
+
+    What gives the model no more observations, or unties a photo, is not taken.
+    """
+    cache = matched(_finer_database(job))
+    for _ in range(MOST_PLACINGS):
+        other = placed_anew(model, cache, options)
+        if other is None:
+            break
+        other = _adjusted(job, other, options)
+        if other.compute_num_observations() <= model.compute_num_observations():
+            break
+        if len(_largest_group(other)) < len(_largest_group(model)):
+            break
+        model = other
+    return model
 
 
 def _finer_database(job: dict[str, Any]) -> Path:
