@@ -18,6 +18,7 @@ from .errors import UserError
 LOADING = frozenset(
     "reader images max_size trust init undistort fov mask_mode invert_masks alpha_mode data_root source".split()  # noqa: SIM905
 )
+ALSO_OF_LOADING = ("scene", "memory_budget", "eval", "test_every")  # where it is told what to load
 # Of these 0 asks for something.
 COUNT_AT_0 = frozenset(
     "late_from lr_means_end lr_rest_from sh_interval refine_start min_opacity error_floor select_stop "  # noqa: SIM905
@@ -156,6 +157,17 @@ def check_loaded(requested: Mapping[str, Any]) -> None:
     if late := [key for key in requested if key in LOADING]:
         raise UserError(
             f"{late[0]} says how a scene is loaded, and this one is; give it to open_scene, or leave it out"
+        )
+
+
+def check_loading(requested: Mapping[str, Any], program: str, *more: str) -> None:
+    """UserError where one of the settings `requested` is no matter to a program that only loads a scene. more: others
+    that it takes.
+    """
+    takes = {*LOADING, *ALSO_OF_LOADING, *more}
+    if training := [key for key in requested if key not in takes]:
+        raise UserError(
+            f"--set {training[0]} has no effect on {program}, which does not train; it takes {', '.join(sorted(takes))}"
         )
 
 

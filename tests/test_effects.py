@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from test_cli import SHORT, call
+from test_cli import UNMEASURED, call
 
 from gsplat_train import config, effects, registry
 from gsplat_train.cli.devices import begun
@@ -135,12 +135,25 @@ def test_the_command_says_it_before_there_is_a_run(tmp_path: Path) -> None:
 def test_a_resumed_run_is_asked_only_what_it_takes(tmp_path: Path) -> None:
     write_demo(tmp_path / "room", tiny.scene())
     where = ["room", "--out", "run", "--no-eval"]
-    short = [word for i, word in enumerate(SHORT) if "eval_every" not in "".join(SHORT[i : i + 2])]
-    call("train", *where, *short, cwd=tmp_path)
+    call("train", *where, *UNMEASURED, cwd=tmp_path)
     again = call("train", *where, "--resume", "--set", "eval_every=10", code=2, cwd=tmp_path).stderr
     assert "eval_every=10 has no effect with eval=false" in again
     budgeted = replace(tiny.settings(), time_budget=60.0, schedule_steps=40)
     effects.check_resumed(budgeted, {"steps": 9000})  # prolongs it
+
+
+def test_what_only_loads_takes_settings_of_loading(tmp_path: Path) -> None:
+    said = call("partition", "demo", "parts", "--set", "strategy=adc", code=2, cwd=tmp_path).stderr
+    assert said.startswith(
+        "gs-partition: --set strategy has no effect on gs-partition, which does not train; it takes"
+    )
+    assert said.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_frames_are_of_a_video(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    said = call("prepare", "photos", "out", "--fps", 2, code=2, cwd=tmp_path).stderr
+    assert "--frames and --fps are of a video, and photos is a folder of photos; leave them out" in said
 
 
 def test_a_scene_in_memory_is_loaded() -> None:

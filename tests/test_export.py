@@ -190,6 +190,7 @@ def test_a_ply_is_padded_where_asked(model: Path, tmp_path: Path) -> None:
         (["out.ply", "--min-opacity", "1"], "no splat is left"),
         (["out.spz", "--spz-axes", "xyz"], "ply or rub"),
         (["out.spz", "--spz-version", "5"], "to 4"),
+        (["out.ply", "--spz-version", "4"], "--spz-version and --spz-axes are for a .spz"),
     ],
 )
 def test_bad_requests_are_one_line(arguments: list[str], message: str, model: Path, tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def test_masks_are_found(good, pattern):
     np.testing.assert_array_equal(load_scene(good, invert_masks=True).views[0].mask, 255 - LEFT)
 
 
+def test_what_becomes_of_masks_is_nothing_where_there_are_none(good):
+    for options, says in (
+        ({"invert_masks": True}, "invert_masks"),
+        ({"mask_mode": "transparent"}, "mask_mode=transparent"),
+    ):
+        with pytest.raises(
+            UserError, match=f"^{says}: there is no mask of any photo of .*, looked in masks, mask"
+        ):
+            load_scene(good, **options)
+
+
 def test_a_mask_for_each_camera(good):
     put_mask(good / "masks/sub.png")
     put_mask(good / "masks/a.png", right=255)

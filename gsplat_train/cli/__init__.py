@@ -38,6 +38,7 @@ ELSEWHERE = {  # what other trainers call it
 }  # fmt: skip
 LEAST_ADDRESSES = 400_000_000  # bytes that Python, NumPy and MLX map before anything is done
 SET_HELP = "Any setting of gsplat_train/config.py; may be given again."
+LOADING_HELP = "A setting of how scenes are loaded, as max_size; may be given again."
 
 
 def _print_version(asked: bool) -> None:

@@ -94,6 +94,8 @@ def export(
         raise UserError(f"--spz-axes takes ply or rub, got {spz_axes!r}")
     if pad and formats.ending_of(out) != ".ply":
         raise UserError(f"--pad is for a .ply, got {out}")
+    if (spz_version != 3 or spz_axes != "ply") and formats.ending_of(out) != ".spz":
+        raise UserError(f"--spz-version and --spz-axes are for a .spz, got {out}")
     if not (0 < scale < float("inf")) or (max_scale is not None and not max_scale > 0):
         raise UserError("--scale and --max-scale take a number above 0")
     box = [] if crop is None else numbers_of("--crop", crop, (4, 6)).tolist()

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from . import SET_HELP, make_app, parse_settings, run
+from . import LOADING_HELP, make_app, parse_settings, run
 
 
 def partition(
@@ -19,7 +19,9 @@ def partition(
         float,
         typer.Option(min=0.01, max=1, help="A view is also in another part that fills this share of it."),
     ] = 0.1,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=LOADING_HELP)
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
     progress: Annotated[
         Literal["bar", "plain", "jsonl"] | None,
@@ -29,13 +31,16 @@ def partition(
     """Cut a scene into parts that can be trained one by one, on one machine or on several."""
     from .. import config as config_module
     from ..datasets import read_scene
+    from ..effects import check_loading
     from ..partition.write import write_parts
     from ..storage import home_expanded
     from ..training.run_folder import to_json
     from .progress import Progress, write_result
 
     report = Progress(progress, quiet)
-    config = config_module.configure(scene, config_module.check(parse_settings(settings or []), "--set"))
+    requested = config_module.check(parse_settings(settings or []), "--set")
+    check_loading(requested, "gs-partition")
+    config = config_module.configure(scene, requested)
     target = home_expanded(out)
     written = write_parts(
         read_scene(config, report.message, report.at),

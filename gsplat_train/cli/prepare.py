@@ -57,6 +57,10 @@ def prepare(
 
     if frames is not None and fps is not None:
         raise UserError("--frames and --fps both say how many frames; give one of them")
+    if source.is_dir() and (frames is not None or fps is not None):
+        raise UserError(
+            f"--frames and --fps are of a video, and {source} is a folder of photos; leave them out"
+        )
     options = Options(camera=camera, lens=lens, mapper=mapper, frames=frames, fps=fps, dense=dense, up=up)
     reporter = Reporter(progress, quiet)
     try:

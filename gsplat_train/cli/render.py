@@ -10,10 +10,11 @@ import typer
 
 from .. import config as config_module
 from ..config import Config, configure, is_builtin
+from ..effects import check_loading
 from ..errors import UserError
 from ..registry import MADE
 from ..storage import home_expanded
-from . import SET_HELP, BackendName, make_app, requested_settings, run
+from . import LOADING_HELP, BackendName, make_app, parse_settings, requested_settings, run
 
 KINDS = ("spiral", "orbit", "ellipse", "interpolate")
 # Names of films; what cannot be written of them is refused, instead of a folder made that is called so.
@@ -62,7 +63,7 @@ def render(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA, ./data.")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=LOADING_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the result.")] = False,
     progress: Annotated[
         Literal["bar", "plain", "jsonl"] | None, typer.Option(help="bar, plain lines, or JSON lines.")
@@ -143,6 +144,7 @@ def run_settings(
     so. photos: whether the scene has to be there.
     """
     requested = requested_settings(scene or "", None, options, assignments)
+    check_loading(config_module.check(parse_settings(assignments), "--set"), "gs-render", "background")
     if run is None:
         if scene is None:
             raise UserError(

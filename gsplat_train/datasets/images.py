@@ -126,12 +126,21 @@ def load_photos(
 
 
 def with_masks(photos: Sequence[PhotoFile], root: Path, options: LoadOptions) -> list[PhotoFile]:
-    """The photos with the masks that lie beside them, where none is named already."""
+    """The photos with the masks that lie beside them, where none is named already; UserError where there are none at
+    all and options say what becomes of them.
+    """
     if options.mask_mode == "off":
         return list(photos)
     bare = [photo.path for photo in photos if photo.mask is None]
     found = masks.find_masks(bare, root, options.log)
-    return [photo if photo.mask else photo._replace(mask=found.get(photo.path)) for photo in photos]
+    masked = [photo if photo.mask else photo._replace(mask=found.get(photo.path)) for photo in photos]
+    if (options.invert_masks or options.mask_mode == "transparent") and not any(each.mask for each in masked):
+        option = "invert_masks" if options.invert_masks else "mask_mode=transparent"
+        places = ", ".join(masks.FOLDERS)
+        raise UserError(
+            f"{option}: there is no mask of any photo of {root}, looked in {places}; leave it out"
+        )
+    return masked
 
 
 def _planned(photo: PhotoFile, options: LoadOptions) -> _Plan:
