@@ -279,6 +279,18 @@ def test_buffers_are_used_again_once_nobody_holds_them():
     Buffers(0).take(10)[:] = 1
 
 
+def test_copies_take_what_fits_best():
+    """So that the same arrays, copied again in any order, need nothing new."""
+    buffers, arrays = Buffers(1 << 20), [np.arange(n, dtype=np.float32) for n in (1, 300, 20, 0)]
+    copies = [buffers.copy(array) for array in arrays]
+    there = buffers.bytes
+    arrays[1][:] = -1
+    assert (copies[1] == np.arange(300)).all() and [len(copy) for copy in copies] == [1, 300, 20, 0]
+    del copies
+    kept = [buffers.copy(array) for array in reversed(arrays)]
+    assert buffers.bytes == there and (kept[2] == -1).all()
+
+
 def test_many_threads_read_what_is_theirs(good):
     scene, expected = paged(good), [view.image.copy() for view in load_scene(good).views]
     wrong = []

@@ -51,6 +51,15 @@ def test_round_trip(degree: int, antialiased: bool, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
 
 
+@pytest.mark.parametrize("n", [1, 4, 6, 7])
+def test_many_splats_are_written_in_blocks(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ply.write(tmp_path / "a.ply", splats(n))
+    monkeypatch.setattr(ply, "BLOCK", 3)
+    ply.write(tmp_path / "b.ply", splats(n))
+    assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+    assert (ply.read(tmp_path / "b.ply").arrays["shN"] == splats(n).arrays["shN"]).all()
+
+
 def test_another_reader_finds_the_names_and_the_order_of_the_colours(tmp_path: Path) -> None:
     ply.write(tmp_path / "a.ply", splats(antialiased=True))
     written = splats().arrays

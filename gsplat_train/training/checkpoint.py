@@ -49,16 +49,14 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return write(folder, *parts_of(checkpoint), keep)
 
 
-def parts_of(checkpoint: Checkpoint, copied: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(what goes into the JSON, the tensors). copied: they stay what they are while training goes on."""
+def parts_of(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(what goes into the JSON, the tensors)."""
     state = checkpoint.state
     tensors = dict(rows(state.gaussians))
     for prefix, tree in (("m", state.m), ("v", state.v)):
         tensors |= {f"{prefix}.{name}": leaf for name, leaf in rows(tree).items()}
     tensors |= {f"sums.{name}": array for name, array in state.sums.items()}
     tensors |= checkpoint.extra
-    if copied:
-        tensors = {name: np.array(array) for name, array in tensors.items()}
     meta = {
         "format": FORMAT,
         "step": state.step,

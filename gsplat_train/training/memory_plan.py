@@ -169,13 +169,13 @@ def reach(config: Config, strategy: Strategy, n: int, first: int) -> int:
     return n
 
 
-def watched(plan: MemoryPlan, n: int, most: int) -> tuple[MemoryPlan, list[str]]:
+def watched(plan: MemoryPlan, n: int, most: int, spare: int = 0) -> tuple[MemoryPlan, list[str]]:
     """The plan now that `n` splats are there and what they take is seen, and what is to be said of it.
 
-    most: splats that there may be by the settings.
+    most: splats that there may be by the settings. spare: bytes resident that are no part of the plan, and can go.
     """
     lines = []
-    over = plan.over(n)
+    over = max(plan.over(n) - spare, 0)
     fits = max(n, plan.fitting(plan.budget.bytes - over)) if over else most
     if fits < min(most, plan.most):
         if not plan.lowered:

@@ -24,6 +24,7 @@ import numpy as np
 
 from .. import __version__, backends
 from ..config import Config, to_toml
+from ..datasets.photo_buffers import Buffers
 from ..errors import (
     DevicesLost,
     Interrupted,
@@ -45,6 +46,7 @@ from ..model.io import committed, to_splats
 from ..model.opening import upright
 from ..model.placing import Placing, beside_of, held_finely
 from ..model.sky import Ground, write_sky
+from ..model.splats import Splats
 from ..scene import Scene, View
 from . import background, identity, rehearsal, strategies
 from . import checkpoint as checkpoints
@@ -71,6 +73,7 @@ from .stepper import make_stepper
 COPY_SHARE = (
     4  # a checkpoint is written beside training where a copy takes less than 1 / COPY_SHARE of what is free
 )
+COPIES = 1 << 40  # bytes that they may keep: no more than were copied at one time
 PICTURES_WAITING = 16  # of an evaluation, before it waits for them to be written
 
 
@@ -159,6 +162,7 @@ class Trainer:
         self.beside.pool.submit(
             int
         ).result()  # starts the thread: where memory is short Python waits for it for ever
+        self.copies = Buffers(COPIES)  # memory of what is written beside
         self.saved = -1 if resume is None else state.step
         self.stopping = self.torn = False  # torn: an edit of the rows was cut short
         self.metrics: dict[str, Any] = {}
@@ -414,8 +418,12 @@ class Trainer:
                 progress=self.counts,
             )
             beside = beside and self._fits_again(state)
-            parts = checkpoints.parts_of(checkpoint, copied=beside)
-            write = partial(checkpoints.write, self.run.checkpoints, *parts, self.config.checkpoint_keep)
+            meta, tensors = checkpoints.parts_of(checkpoint)
+            if beside:
+                tensors = {name: self.copies.copy(array) for name, array in tensors.items()}
+            write = partial(
+                checkpoints.write, self.run.checkpoints, meta, tensors, self.config.checkpoint_keep
+            )
             if beside:
                 self.saving = self.beside.add(self._write_checkpoint, write)
             else:
@@ -485,24 +493,27 @@ class Trainer:
         if self.run is not None:
             with self.clock.during("saving"):
                 up = upright([view.camera for view in self.train_views])
-                state, here = self.stepper.look(), Placing.of(self.similarity)
+                state = self.stepper.look()
                 splats = to_splats(state.gaussians, self.config.antialiased, up)
-                frame = held_finely(splats, here)
-                splats = moved(splats, *here.then(frame.back()))
-                if beside := beside and self._fits_again(state):
-                    splats = splats.take(np.arange(splats.n))  # steps may write into the arrays
-                write = partial(write_splats, path or self.run.ply, splats, frame)
                 write_sky(path or self.run.ply, learnt(self.objective.groups))
-                if beside:
-                    self.beside.add(write)
-                else:
-                    write()
+                if beside and self._fits_again(state):  # steps may write into the arrays
+                    arrays = {name: self.copies.copy(array) for name, array in splats.arrays.items()}
+                    self.beside.add(self._write_splats, path or self.run.ply, splats._replace(arrays=arrays))
+                    return
+                frame = self._write_splats(path or self.run.ply, splats)
                 if frame.moves and path is None:
                     where = ", ".join(f"{x:.12g}" for x in frame.offset)
                     self.message(
                         f"the scene is far from its origin: that of {self.run.ply} is {where}, as "
                         f"{beside_of(self.run.ply).name} beside it says"
                     )
+
+    def _write_splats(self, path: Path, splats: Splats) -> Placing:
+        """Writes splats of training's frame; the frame that the file has."""
+        here = Placing.of(self.similarity)
+        frame = held_finely(splats, here)
+        write_splats(path, moved(splats, *here.then(frame.back())), frame)
+        return frame
 
     def _within_memory(self, resume: checkpoints.Checkpoint | None) -> Config:
         """Plans the memory of the run, and says so; the settings, with fewer splats where not all would fit."""
@@ -528,7 +539,7 @@ class Trainer:
     def _watch_memory(self) -> None:
         """Fewer splats where steps were seen to take more memory than foreseen; says where the budget ends growth."""
         most = self.config.max_splats
-        self.memory, lines = watched(self.memory, self.n_splats, most)
+        self.memory, lines = watched(self.memory, self.n_splats, most, self.copies.bytes)
         for line in lines:
             self.message(line)
         if (fewer := self.crew.least(min(self.memory.most, most))) < most:

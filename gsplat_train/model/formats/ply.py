@@ -27,6 +27,8 @@ from .ply_elements import (
     write_header,
 )
 
+BLOCK = 1 << 14  # splats written at a time: memory that is new costs more than what is written there
+
 
 def columns(n_rest: int) -> list[str]:
     """The property names in order, for `n_rest` f_rest properties."""
@@ -40,17 +42,20 @@ def write(path: Path, splats: Splats) -> None:
     arrays, n = splats.arrays, splats.n
     n_rest = 3 * arrays["shN"].shape[1]
     names = columns(n_rest)
-    table = np.zeros((n, len(names)), "<f4")
-    table[:, :3] = arrays["means"]
-    table[:, 6:9] = arrays["sh0"][:, 0]
-    table[:, 9 : 9 + n_rest] = arrays["shN"].transpose(0, 2, 1).reshape(n, n_rest)
-    table[:, 9 + n_rest] = arrays["logit_opacities"]
-    table[:, 10 + n_rest : 13 + n_rest] = arrays["log_scales"]
-    table[:, 13 + n_rest :] = arrays["quats"]
     element = Element("vertex", n, [(name, "float") for name in names])
+    table = np.zeros((min(n, BLOCK), len(names)), "<f4")
     with atomic_write(path) as file:
         file.write(write_header(flag_comments(splats.antialiased, splats.up), [element]))
-        file.write(table.data)
+        for first in range(0, n, BLOCK):
+            part = {name: array[first : first + BLOCK] for name, array in arrays.items()}
+            rows = table[: len(part["means"])]
+            rows[:, :3] = part["means"]
+            rows[:, 6:9] = part["sh0"][:, 0]
+            rows[:, 9 : 9 + n_rest].reshape(len(rows), 3, n_rest // 3)[:] = part["shN"].transpose(0, 2, 1)
+            rows[:, 9 + n_rest] = part["logit_opacities"]
+            rows[:, 10 + n_rest : 13 + n_rest] = part["log_scales"]
+            rows[:, 13 + n_rest :] = part["quats"]
+            file.write(rows.data)
 
 
 def read(path: Path) -> Splats:
