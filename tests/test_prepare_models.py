@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gsplat_train.prepare import models, placing
+from gsplat_train.prepare import models, placing, steps
 from gsplat_train.prepare.models import TIED, tied_groups
 from gsplat_train.prepare.placing import matched, suspicious
 
@@ -167,3 +167,17 @@ def test_a_worse_place_is_taken_back(capture, monkeypatch):
     monkeypatch.setattr(models, "placed_anew", misplaced)
     found, degrees = refined_with_errors(job, true, true)
     assert degrees.max() < 0.3 and found.num_reg_images() == PHOTOS
+
+
+def test_what_was_refined_goes_with_another_mappers_model(tmp_path, monkeypatch):
+    """Pairs that only the model before showed together stayed in the finer database."""
+    monkeypatch.setattr(steps, "_stage", lambda *args: {"registered": []})
+    job = {"photos": [], "mapper": "incremental"}
+    steps._model(job, tmp_path, tmp_path / "log", None)
+    finer = [tmp_path / name for name in ("refined.json", "refined.db", "refined.db-wal")]
+    for path in finer:
+        path.touch()
+    steps._model(job, tmp_path, tmp_path / "log", SimpleNamespace(message=lambda text: None))
+    assert all(path.exists() for path in finer)
+    steps._model(job | {"mapper": "global"}, tmp_path, tmp_path / "log", None)
+    assert not any(path.exists() for path in finer)

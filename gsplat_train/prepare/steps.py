@@ -187,7 +187,8 @@ def _model(job: dict[str, Any], work: Path, log: Path, reporter: Reporter) -> di
         made: dict[str, Any] = stored["model"]
         return made
     shutil.rmtree(work / "model", ignore_errors=True)
-    (work / "refined.json").unlink(missing_ok=True)
+    for path in work.glob("refined.*"):  # also the database, of pairs that the model before showed together
+        path.unlink()
     made = _stage(job | {"do": "model"}, log, reporter, "cameras", len(job["photos"]))
     with atomic_write(work / "model.json") as file:
         file.write(json.dumps({"asked": job["mapper"], "model": made}).encode())
