@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gsplat_train.prepare import models, placing, steps
+from gsplat_train.prepare import models, placing, steps, worker
 from gsplat_train.prepare.models import TIED, tied_groups
-from gsplat_train.prepare.placing import matched, suspicious
+from gsplat_train.prepare.placing import adjusted, matched, suspicious
 
 PHOTOS = 12
 SILENT = SimpleNamespace(send=lambda **event: None)
@@ -68,6 +68,10 @@ def capture(tmp_path):
     return job | folders, model
 
 
+def finer(job):
+    return Path(job["database"]).with_name("refined.db")
+
+
 def turn(model, i, degrees):
     """Turns a photo about its place."""
     import pycolmap
@@ -85,12 +89,16 @@ def refined_with_errors(job, model, true):
     model.write(job["model"])
     models.refined(job, SILENT)
     found = pycolmap.Reconstruction(job["out"])
+    return found, errors(found, true)
+
+
+def errors(found, true):
     turns = [
         {i: m.images[i].cam_from_world().rotation * first.inverse() for i in sorted(m.images)}
         for m in (found, true)
         for first in [m.images[1].cam_from_world().rotation]
     ]
-    return found, np.array([np.degrees((turns[0][i] * turns[1][i].inverse()).angle()) for i in turns[0]])
+    return np.array([np.degrees((turns[0][i] * turns[1][i].inverse()).angle()) for i in turns[0]])
 
 
 @pytest.mark.parametrize("strays", [{5: 3.0}, {5: 10.0}, {5: 5.0, 6: -8.0}])
@@ -107,6 +115,23 @@ def test_photos_gone_astray_find_their_place(capture, strays):
     assert min(image.num_points3D for image in found.images.values()) > 150
 
 
+def test_a_coarse_model_is_mended_and_takes_in_what_was_kept_out(capture):
+    """Four photos of a film found no place beside four others that had gone astray."""
+    import pycolmap
+
+    job, true = capture
+    coarse = pycolmap.Reconstruction(true)
+    coarse.deregister_frame(coarse.images[9].frame_id)
+    turn(coarse, 5, 5)
+    turn(coarse, 6, -8)
+    options = worker._incremental_options(pycolmap, job | {"mean": 250})
+    coarse = pycolmap.triangulate_points(coarse, finer(job), job["images"], job["model"], True, options)
+    assert coarse.num_reg_images() == PHOTOS - 1 and errors(coarse, true).max() > 1
+    found = models.without_strays(coarse, finer(job), options, adjusted)
+    assert found.num_reg_images() == PHOTOS and errors(found, true).max() < 0.5
+    assert models.without_strays(found, finer(job), options, adjusted) is found
+
+
 def test_sound_photos_are_left_alone(capture, monkeypatch):
     """Also one with many false matches, of which a small share sees points."""
     import pycolmap
@@ -117,8 +142,7 @@ def test_sound_photos_are_left_alone(capture, monkeypatch):
     monkeypatch.setattr(models, "placed_anew", lambda *args: placed.append(place(*args)))
     _, degrees = refined_with_errors(job, true, true)
     assert degrees.max() < 0.3 and placed == [None]
-    refined_db = Path(job["database"]).with_name("refined.db")
-    database = pycolmap.Database.open(refined_db)
+    database = pycolmap.Database.open(finer(job))
     ids, found = database.read_two_view_geometries()
     for pair_id, geometry in zip(ids, found, strict=True):
         pair = pycolmap.pair_id_to_image_pair(pair_id)
@@ -132,7 +156,7 @@ def test_sound_photos_are_left_alone(capture, monkeypatch):
     database.close()
     found, degrees = refined_with_errors(job, true, true)
     assert degrees.max() < 0.3 and placed == [None, None]
-    assert suspicious(found, matched(refined_db).correspondence_graph) == [5]
+    assert suspicious(found, matched(finer(job)).correspondence_graph) == [5]
 
 
 def test_a_photo_that_finds_no_place_keeps_its_old_one(capture, monkeypatch):

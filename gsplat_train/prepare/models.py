@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,9 @@ def refined(job: dict[str, Any], events: Any) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     events.send(total=3, done=0)
     model = _adjusted(job, pycolmap.Reconstruction(before), options, events)
-    model = _without_strays(job, model, options)
+    model = without_strays(
+        model, _finer_database(job), options, lambda other, cache, how: _adjusted(job, other, how)
+    )
     keep_largest_group(model)
     lost = model.num_reg_images() < before.num_reg_images()
     if lost or model.num_points3D() < FEWEST * before.num_points3D():
@@ -165,17 +168,20 @@ def _adjusted(job: dict[str, Any], model: Any, options: Any, events: Any = None)
     return model
 
 
-def _without_strays(job: dict[str, Any], model: Any, options: Any) -> Any:
-    """The adjusted model, where photos went astray with them placed anew and all adjusted again.
+def without_strays(
+    model: Any, database: str | Path, options: Any, adjust: Callable[[Any, Any, Any], Any]
+) -> Any:
+    """The model, where photos went astray with them placed anew and all adjusted.
 
-    What gives the model no more observations, or unties a photo, is not taken.
+    `adjust` is given a model, COLMAP's cache of the database and the options. What gives the model no more
+    observations, or unties a photo, is not taken.
     """
-    cache = matched(_finer_database(job))
+    cache = matched(database)
     for _ in range(MOST_PLACINGS):
         other = placed_anew(model, cache, options)
         if other is None:
             break
-        other = _adjusted(job, other, options)
+        other = adjust(other, cache, options)
         if other.compute_num_observations() <= model.compute_num_observations():
             break
         if len(_largest_group(other)) < len(_largest_group(model)):

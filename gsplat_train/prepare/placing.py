@@ -37,8 +37,8 @@ def placed_anew(model: Any, cache: Any, options: Any) -> Any:
     """A copy of the model with suspicious photos at other places; None where these are not clearly better.
 
     All of them are taken out first, since those that went astray together support each other. COLMAP then registers
-    them one by one, as it does a new photo. Those that see fewer points than before get their old place back. The
-    points are for judging only: triangulate and adjust all.
+    them one by one, and what found no place before, as it does a new photo. Those that see fewer points than before
+    get their old place back. The points are for judging only: triangulate and adjust all.
     """
     import pycolmap
 
@@ -51,7 +51,7 @@ def placed_anew(model: Any, cache: Any, options: Any) -> Any:
         other.deregister_frame(other.images[i].frame_id)
     mapper = pycolmap.IncrementalMapper(cache)
     mapper.begin_reconstruction(other)
-    _register(mapper, options, set(strays))
+    _register(mapper, options, set(other.images) - set(other.reg_image_ids()))
     placed = set(other.reg_image_ids())
     gained = False
     for i, (points, pose) in old.items():
@@ -63,6 +63,25 @@ def placed_anew(model: Any, cache: Any, options: Any) -> Any:
             other.register_frame(image.frame_id)
     mapper.end_reconstruction(False)  # which takes out photos without a place
     return other if gained else None
+
+
+def adjusted(model: Any, cache: Any, options: Any) -> Any:
+    """The model with what COLMAP triangulates more, all adjusted as its incremental mapper does at its end."""
+    import pycolmap
+
+    mapper = pycolmap.IncrementalMapper(cache)
+    mapper.begin_reconstruction(model)
+    for i in model.reg_image_ids():
+        mapper.triangulate_image(options.get_triangulation(), i)
+    mapper.iterative_global_refinement(
+        options.ba_global_max_refinements,
+        options.ba_global_max_refinement_change,
+        options.get_mapper(),
+        options.get_global_bundle_adjustment(),
+        options.get_triangulation(),
+    )
+    mapper.end_reconstruction(False)
+    return model
 
 
 def _register(mapper: Any, options: Any, waiting: set[int]) -> None:

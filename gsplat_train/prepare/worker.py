@@ -23,9 +23,19 @@ from typing import Any, TextIO
 zlib.compress(b"first, see above")
 
 from .matching import FEATURE_SIZE, Matching, longest_side, match_pairs  # noqa: E402
-from .models import SETTLED, described, keep_largest_group, refined, rematched, thickened, turned  # noqa: E402
+from .models import (  # noqa: E402
+    SETTLED,
+    described,
+    keep_largest_group,
+    refined,
+    rematched,
+    thickened,
+    turned,
+    without_strays,
+)
 from .motion import turned_only  # noqa: E402
 from .pairs import choose_pairs  # noqa: E402
+from .placing import adjusted  # noqa: E402
 
 MOST_TRIALS = 2000  # of RANSAC: four times as fast as COLMAP's 10,000 on pairs that do not overlap
 LOW_CONTRAST = {"below": 1000, "peak": 0.0015}  # small pictures need the weaker corners too
@@ -193,6 +203,9 @@ def model(job: dict[str, Any], events: Events) -> dict[str, Any]:
             keep_largest_group(each)
         largest = max(models, key=lambda m: (m.num_reg_images(), m.num_points3D()), default=None)
         found[mapper] = sorted((m.num_reg_images() for m in models), reverse=True)
+        if largest is not None:
+            largest = without_strays(largest, job["database"], _incremental_options(pycolmap, job), adjusted)
+            keep_largest_group(largest)
         if largest is not None and (best is None or largest.num_reg_images() > best[1].num_reg_images()):
             best = mapper, largest
         if best is not None and best[1].num_reg_images() >= ENOUGH * n:
@@ -206,14 +219,7 @@ def model(job: dict[str, Any], events: Events) -> dict[str, Any]:
     return {"mapper": mapper, "models": found} | described(chosen)
 
 
-def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> list[Any]:
-    out = Path(job["out"]).with_name(f"models_{mapper}")
-    out.mkdir(parents=True, exist_ok=True)
-    if mapper == "global":
-        options = pycolmap.GlobalPipelineOptions()
-        options.random_seed = 0
-        options.num_threads = job["threads"]
-        return list(pycolmap.global_mapping(job["database"], job["images"], out, options).values())
+def _incremental_options(pycolmap: Any, job: dict[str, Any]) -> Any:
     options = pycolmap.IncrementalPipelineOptions()
     options.min_model_size = 3
     options.max_num_models = MOST_MODELS
@@ -226,6 +232,18 @@ def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> lis
         options.mapper.abs_pose_min_num_inliers = FEWEST_INLIERS
     # COLMAP's 4 pixels are meant for photos of 1600 and more; smaller ones are also seen more exactly.
     options.mapper.filter_max_reproj_error = max(1.5, longest_side(job) / 400)
+    return options
+
+
+def _map(pycolmap: Any, mapper: str, job: dict[str, Any], events: Events) -> list[Any]:
+    out = Path(job["out"]).with_name(f"models_{mapper}")
+    out.mkdir(parents=True, exist_ok=True)
+    if mapper == "global":
+        options = pycolmap.GlobalPipelineOptions()
+        options.random_seed = 0
+        options.num_threads = job["threads"]
+        return list(pycolmap.global_mapping(job["database"], job["images"], out, options).values())
+    options = _incremental_options(pycolmap, job)
     count = 0
 
     def another(new: int = 1) -> None:
