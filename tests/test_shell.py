@@ -33,7 +33,9 @@ def test_every_command_tells_its_version(program: str) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_command_completes(program: str, shell: str) -> None:
-    script = call(program, "--show-completion", shell).stdout
+    # Otherwise typer takes the shell from which this process was started, and nothing where there is none.
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    script = call(program, "--show-completion", shell, **named).stdout
     assert f"gs-{program}" in script
     variable = f"_GS_{program.upper()}_COMPLETE"
     assert variable in script
