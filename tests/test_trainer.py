@@ -208,6 +208,52 @@ def test_a_checkpoint_that_cannot_be_written_beside_steps_is_written_again(
     assert failed == [20] and found is not None and found.state.step in range(20, 41)
 
 
+def test_the_last_checkpoint_is_written_while_the_model_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is the same; where a budget of memory is given, which has no part for copies, it is written after."""
+    measured, real, waited = threading.Event(), checkpoint.write_state, []
+
+    class Measured(Callback):
+        def evaluated(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+            if metrics["steps"] == 40:
+                measured.set()
+
+    def slow(folder: Path, step: int, tensors: dict[str, Any]) -> dict[str, int]:
+        if step == 40:
+            waited.append(measured.wait(10))
+        return real(folder, step, tensors)
+
+    make(tiny.settings(memory_budget="4G"), tmp_path / "plain").train()
+    monkeypatch.setattr(checkpoint, "write_state", slow)
+    work = make(tiny.settings(), tmp_path / "early")
+    work.callbacks = [Measured()]
+    work.train()
+    assert waited == [True]
+    name = "checkpoints/step_0000040.safetensors"
+    assert (tmp_path / "early" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    found = checkpoint.newest(tmp_path / "early" / "checkpoints", pytest.fail)
+    assert found is not None and found.state.step == 40 and len(found.progress["tests"]) == 2
+
+
+def test_a_last_checkpoint_that_cannot_be_written_early_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = checkpoint.write_state, []
+
+    def full(folder: Path, step: int, tensors: dict[str, Any]) -> dict[str, int]:
+        if step == 40 and not failed:
+            failed.append(step)
+            raise StorageError("cannot write x")
+        return real(folder, step, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_state", full)
+    with pytest.raises(StorageError, match=r"cannot write x.*step_0000040"):
+        make(tiny.settings(), tmp_path).train()
+    found = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
+    assert failed == [40] and found is not None and found.state.step == 40
+
+
 def test_stopping_saves(tmp_path: Path) -> None:
     class Stop(Callback):
         def step(self, trainer: Trainer, newest: StepResult) -> None:

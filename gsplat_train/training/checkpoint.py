@@ -71,13 +71,27 @@ def parts_of(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np.ndarr
 
 def write(folder: Path, meta: dict[str, Any], tensors: dict[str, np.ndarray], keep: int) -> Path:
     """Writes the parts of a checkpoint; see `save`."""
-    path = folder / f"step_{meta['step']:07d}.json"
+    return commit(folder, meta, write_state(folder, meta["step"], tensors), keep)
+
+
+def write_state(folder: Path, step: int, tensors: dict[str, np.ndarray]) -> dict[str, int]:
+    """Writes the tensors of a checkpoint that is not there before `commit`, which takes what is returned."""
+    path = _path(folder, step)
     remove(path)
-    meta = meta | {"tensors": write_tensors(path.with_suffix(".safetensors"), tensors)}
+    return write_tensors(path.with_suffix(".safetensors"), tensors)
+
+
+def commit(folder: Path, meta: dict[str, Any], written: dict[str, int], keep: int) -> Path:
+    """Makes a checkpoint of the tensors that were written; see `save`."""
+    path, meta = _path(folder, meta["step"]), meta | {"tensors": written}
     with atomic_write(path) as file:
         file.write(json.dumps(meta | {"check": check_of(meta)}, indent=1).encode())
     _prune(folder, path, keep)
     return path
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:07d}.json"
 
 
 def load(path: Path) -> Checkpoint:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -159,9 +159,10 @@ class Trainer:
         self.evaluation = Evaluation(self)
         self.saving: Future[object] | None = None  # a checkpoint that is being written
         self.beside = Writers(threads=1, waiting=PICTURES_WAITING)  # what is written while steps go on
-        self.beside.pool.submit(
-            int
-        ).result()  # starts the thread: where memory is short Python waits for it for ever
+        self.saver = ThreadPoolExecutor(1, "saver")  # of the last checkpoint, while others write pictures
+        self.early: Future[dict[str, int]] | None = None
+        for pool in (self.beside.pool, self.saver):
+            pool.submit(int).result()  # starts the thread: where memory is short Python waits for it for ever
         self.copies = Buffers(COPIES)  # memory of what is written beside
         self.saved = -1 if resume is None else state.step
         self.stopping = self.torn = False  # torn: an edit of the rows was cut short
@@ -281,6 +282,7 @@ class Trainer:
             raise
         finally:
             self.beside.pool.shutdown()
+            self.saver.shutdown()
             if self.ahead is not None:
                 self.ahead.close()
             for callback in self.callbacks:
@@ -302,6 +304,8 @@ class Trainer:
             self._end_diverged(newest)
         self.counts["refinements_due"] = due
         last = number == config.steps
+        if last:
+            self.crew.first_does(self._save_early, self.stepper.look)
         measured = last or (passed(before, number, config.eval_every) and config.eval)
         if measured:  # before a refinement that takes the opacities back
             self.crew.first_does(self._evaluate, self.stepper.look)
@@ -403,12 +407,28 @@ class Trainer:
             if self.saved == self.step:
                 return
             state = self.stepper.look()
-            if broken := not_finite(state):
+            if self.early is None and (broken := not_finite(state)):
                 raise self._diverged(", ".join(broken), found=True)
-            self.counts |= {"seconds": self.clock.seconds, "wall_seconds": time.monotonic() - self.began}
-            self.counts["stage_seconds"] = self.clock.stages
-            groups = [group.tensors() for group in self.objective.groups.values()]
-            checkpoint = checkpoints.Checkpoint(
+            meta, tensors = self._parts(state)
+            folder, keep = self.run.checkpoints, self.config.checkpoint_keep
+            early, self.early = self.early, None
+            if early is not None:
+                checkpoints.commit(folder, meta, early.result(), keep)
+            elif beside and self._fits_again(state):
+                tensors = {name: self.copies.copy(array) for name, array in tensors.items()}
+                write = partial(checkpoints.write, folder, meta, tensors, keep)
+                self.saving = self.beside.add(self._write_checkpoint, write)
+            else:
+                checkpoints.write(folder, meta, tensors, keep)
+            self.saved = state.step
+
+    def _parts(self, state: TrainState) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Of a checkpoint of now; see checkpoint.parts_of."""
+        self.counts |= {"seconds": self.clock.seconds, "wall_seconds": time.monotonic() - self.began}
+        self.counts["stage_seconds"] = self.clock.stages
+        groups = [group.tensors() for group in self.objective.groups.values()]
+        return checkpoints.parts_of(
+            checkpoints.Checkpoint(
                 state=state,
                 similarity=self.similarity,
                 antialiased=self.config.antialiased,
@@ -417,18 +437,23 @@ class Trainer:
                 names=[view.name for view in self.views],
                 progress=self.counts,
             )
-            beside = beside and self._fits_again(state)
-            meta, tensors = checkpoints.parts_of(checkpoint)
-            if beside:
-                tensors = {name: self.copies.copy(array) for name, array in tensors.items()}
-            write = partial(
-                checkpoints.write, self.run.checkpoints, meta, tensors, self.config.checkpoint_keep
-            )
-            if beside:
-                self.saving = self.beside.add(self._write_checkpoint, write)
-            else:
-                write()
-            self.saved = state.step
+        )
+
+    def _save_early(self) -> None:
+        """Begins to write the tensors of the last checkpoint, which nothing changes any more, while the model is
+        measured; `save` makes a checkpoint of them.
+        """
+        if self.run is None:
+            return
+        with self.clock.during("saving"):
+            self._settle_saving()
+            state = self.stepper.look()
+            if self.saved == self.step or not self._fits_again(state) or not_finite(state):
+                return  # `save` does it, or says what is wrong
+            tensors = self._parts(state)[1]
+            for name in rows(state.gaussians):  # a GPU that renders them would fetch them again and again
+                tensors[name] = self.copies.copy(tensors[name])
+            self.early = self.saver.submit(checkpoints.write_state, self.run.checkpoints, state.step, tensors)
 
     def _fits_again(self, state: TrainState) -> bool:
         """Whether a copy of the state is no matter for the memory; where a budget is given it has no part of it."""
