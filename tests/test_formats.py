@@ -174,6 +174,25 @@ def test_the_ending_chooses_the_format_and_an_unknown_one_lists_them() -> None:
         format_of(Path("a.obj"))
 
 
+@pytest.mark.parametrize(
+    ("sound", "odd", "named"),
+    [
+        ("uchar f_rest_3\n", "uint f_rest_3\n", "f_rest_3"),
+        ("uint packed_scale", "float packed_scale", "packed_scale"),
+    ],
+)
+def test_a_compressed_ply_whose_numbers_are_of_other_types_is_damaged(
+    sound: str, odd: str, named: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.compressed.ply"
+    format_of(path).write(path, made.random_splats(40, degree=1))
+    before = path.read_bytes()
+    path.write_bytes(before.replace(sound.encode(), odd.encode()))
+    assert path.read_bytes() != before
+    with pytest.raises(UserError, match=f"damaged: {named} "):
+        format_of(path).read(path)
+
+
 def test_a_compressed_ply_is_read_by_any_name_of_a_ply(tmp_path: Path) -> None:
     splats = made.random_splats(300)
     format_of(tmp_path / "a.compressed.ply").write(tmp_path / "a.ply", splats)

@@ -34,6 +34,7 @@ from .ply_elements import (
 CHUNK = 256  # splats that share their ranges
 SCALE_LIMIT = 20.0  # of log scales
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
+WHOLE = {"vertex": ("u4", "i4"), "sh": ("u1", "i1")}  # the types of the packed numbers of an element
 SH_RANGE = 8.0  # a harmonic's byte covers -4 to 4
 SEED = 0
 ROOT2 = np.float32(2**0.5)
@@ -109,6 +110,18 @@ def read_body(path: Path, file: BinaryIO, header: Header) -> Splats:
     n_rest = len(header.properties("sh"))
     if n_rest % 3 or n_rest // 3 not in REST[:4]:
         raise UserError(f"{path} has {n_rest} harmonics; allowed are 0, 9, 24 and 45")
+    for element, allowed in WHOLE.items():
+        odd = {
+            name
+            for e in header.elements
+            if e.name == element
+            for name, kind in e.properties
+            if kind not in allowed
+        }
+        if found := sorted(odd & {*PACKED} if element == "vertex" else odd):
+            raise UserError(
+                f"{path} is damaged: {found[0]} of its {element} is no whole number of {allowed[0][1]} bytes"
+            )
     tables = read_tables(path, file, header, "sh" if n_rest else "vertex")
     packed = tables.get("vertex", np.empty(0))
     n, n_chunks = len(packed), len(tables.get("chunk", ()))
