@@ -8,6 +8,7 @@ bytes. NumPy and glibc end a process at some limits, whatever it does: it must g
 """
 
 import ctypes
+import faulthandler
 import json
 import resource
 import shutil
@@ -29,6 +30,7 @@ from gsplat_train.training.run_folder import RunFolder
 from gsplat_train.training.trainer import Trainer
 
 STEPS = 16
+HANGS = 100  # seconds after which a run is said to hang: it takes one
 SETTINGS = {"steps": STEPS, "eval_every": 8, "checkpoint_every": 8, "refine_every": 4, "log_every": 4}
 
 
@@ -82,6 +84,7 @@ def limited(root: Path, kilobytes: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 1024 * kilobytes, hard))
 
+    faulthandler.dump_traceback_later(HANGS, exit=True)
     ended = disturbed(root, From(3, limit))
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     print(ended)
@@ -90,7 +93,7 @@ def limited(root: Path, kilobytes: int) -> None:
 def of_process(root: Path, kilobytes: int) -> str:
     """How the process of `limited` ends: as that says, or "killed" where a library that finds no memory ends it."""
     words = [sys.executable, "-X", "faulthandler", __file__, "limited", str(kilobytes), "0", str(root)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=2 * HANGS)
     if done.returncode == 0:
         return done.stdout.splitlines()[-1]
     # NumPy raises MemoryError without holding the interpreter; glibc finds no room for a library's variables.
