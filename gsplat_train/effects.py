@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that somebody gave and that cannot have any effect beside the others: they are refused, not ignored.
 
-Of what nobody gave nothing is said, nor of a value that is the default or asks for nothing (0, false).
+Of what nobody gave nothing is said, nor of a value that is the default or asks for nothing (0, false). Nor is how often
+something is measured where nothing is, or a GPU's memory on a processor: scripts give both to all their runs.
 """
 
 from __future__ import annotations
@@ -75,9 +76,6 @@ NEEDS = (
     Need(OF_FILES, "reader", _is_not(*registry.MADE), "a scene of files"),
     Need("fov", "undistort", _is(True), "undistort=true"),
     Need("invert_masks", "mask_mode", _is_not("off"), "mask_mode=ignore or transparent"),
-    Need("test_every eval_every preview_views", "eval", _is(True), "eval=true"),
-    Need("preview_views", "test_every", _above(0), "test_every above 0"),
-    Need("gpu_memory", "backend", _is_not("cpp", "python"), "a backend of a GPU"),
     Need("steps schedule_steps", "time_budget", _is(0), "time_budget=0, for a budget decides the steps"),
     Need("sh_interval lr_shN", "sh_degree", _above(0), "sh_degree above 0"),
     Need("late_batch", "batch", _is(1), "batch=1"),

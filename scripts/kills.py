@@ -79,8 +79,7 @@ def main() -> int:
     began, home = time.monotonic(), Path(tempfile.mkdtemp(prefix="kills-"))
     settings: dict[str, object] = {"log_every": LOG_EVERY, "checkpoint_every": 50, "eval_every": 200}
     settings |= {"refine_start": 20, "refine_every": 40}
-    if asked.backend not in ("cpp", "python"):
-        settings |= {"gpu_memory": 0.5 / asked.jobs}
+    settings |= {"gpu_memory": 0.5 / asked.jobs}
     words = [
         home / "scene",
         "--backend",

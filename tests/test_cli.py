@@ -32,9 +32,6 @@ SHORT = [
     "--steps", str(STEPS), "--backend", tiny.BACKEND, "--max-splats", "400", "--set", "checkpoint_every=20",
     "--set", "eval_every=20", "--set", "refine_start=5", "--set", "refine_every=5",
 ]  # fmt: skip
-UNMEASURED = [
-    word for i, word in enumerate(SHORT) if "eval_every=20" not in SHORT[i : i + 2]
-]  # with --no-eval
 
 
 def command(program: str, *arguments: object) -> list[str]:

@@ -176,8 +176,6 @@ def train(
         raise UserError("--size and --photos-only say how --write writes the demo; give --write DIR, too")
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
-    if overwrite and out is None:
-        raise UserError("--overwrite replaces the run in --out; name that, or leave --overwrite out")
     if steps is not None and time_budget is not None:
         raise UserError("--time-budget decides the number of steps; leave out --steps, or the budget")
     if time_budget is not None:
