@@ -122,6 +122,7 @@ def test_a_full_disk_at_the_end_leaves_the_model(undisturbed: Any, tmp_path: Pat
     class Fill(Callback):
         def step(self, trainer: Trainer, newest: Any) -> None:
             if trainer.step == STEPS - 1:  # it is written while the last step's model is measured
+                trainer._settle_saving()  # the checkpoint before it lies on the disk
                 first.disk = root
                 first.quota = (
                     used(root) + len(undisturbed[0]["point_cloud.ply"]) + 30_000
