@@ -27,9 +27,8 @@ with suppress(ImportError):
     native = getattr(_csrc, "resample", None)  # a module of an older build lacks it
 
 MAX_ZOOM = 8.0  # beyond it less than 2 % of the photo is left: such a model is wrong
-WIDE = np.tan(
-    np.radians(60)
-)  # to which the corners of fisheyes' pictures reach: beyond it they are stretched
+# To which the corners of fisheyes' pictures reach: beyond it they are stretched.
+WIDE = np.tan(np.radians(60))
 WIDER_STEP = 1.01  # of the search from 1 downwards
 ZOOM_STEP = 1.002  # of that upwards: insideness need not be monotone in zoom where the model folds over
 BLOCK_PIXELS = 1 << 15  # resampled at a time: more leave the cache, fewer let threads wait for each other
@@ -202,9 +201,8 @@ def resample(image: np.ndarray, warp: Warp, width: int, height: int) -> np.ndarr
     channels, image = image.shape[2], np.ascontiguousarray(image)
     result = np.empty((height, width, channels), np.uint8)
     if native is None:
-        planes = np.ascontiguousarray(
-            image.reshape(-1, channels).T, np.float32
-        )  # gathers by channel are the fastest
+        # Gathers by channel are the fastest.
+        planes = np.ascontiguousarray(image.reshape(-1, channels).T, np.float32)
     for top, x, y in _places(warp, width, height):
         block = result[top : top + len(x)]
         if native is not None:
@@ -218,19 +216,21 @@ def resample(image: np.ndarray, warp: Warp, width: int, height: int) -> np.ndarr
 def _places(warp: Warp, width: int, height: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(first row, x, y) of each block of the picture's rows: where [rows, width] its pixels lie in the photo."""
     kept = kept_places(warp, width, height) if width * height <= KEPT_PIXELS else None
+    for block in _blocks(width, height):
+        yield block.start, *(_places_of_rows(warp, width, block) if kept is None else kept[:, block])
+
+
+def _blocks(width: int, height: int) -> list[slice]:
+    """The rows that are resampled at a time."""
     rows = max(1, BLOCK_PIXELS // width)
-    for top in range(0, height, rows):
-        block = slice(top, min(top + rows, height))
-        x, y = _places_of_rows(warp, width, block) if kept is None else kept[:, block]
-        yield top, x, y
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 @lru_cache(maxsize=KEPT)
 def kept_places(warp: Warp, width: int, height: int) -> np.ndarray:
     """[2, height, width]: x and y. A camera is mostly that of many photos; who has loaded them clears the cache."""
-    places, rows = np.empty((2, height, width)), max(1, BLOCK_PIXELS // width)
-    for top in range(0, height, rows):
-        block = slice(top, min(top + rows, height))
+    places = np.empty((2, height, width))
+    for block in _blocks(width, height):
         places[:, block] = _places_of_rows(warp, width, block)
     return places
 

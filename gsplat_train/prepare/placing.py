@@ -10,7 +10,7 @@ import numpy as np
 # Of the median share of matched features that see a point. On films of 320x240 the least of sound photos was 0.75 of
 # it, and those of photos gone astray 0.05 to 0.5.
 SUSPICIOUS = 0.6
-FEWEST = 20  # features that agree on the new place
+FEWEST_INLIERS = 20  # features that agree on a place; COLMAP wants 30
 CLEARLY = 1.2  # times the points of the old place
 
 
@@ -28,7 +28,7 @@ def matched(database: Any) -> Any:
 def suspicious(model: Any, graph: Any) -> list[int]:
     """Photos of which a far smaller share of the matched features sees a point than of others."""
     features = {i: graph.num_observations_for_image(i) for i, image in model.images.items() if image.has_pose}
-    shares = {i: model.images[i].num_points3D / n for i, n in features.items() if n >= FEWEST}
+    shares = {i: model.images[i].num_points3D / n for i, n in features.items() if n >= FEWEST_INLIERS}
     least = SUSPICIOUS * float(np.median(list(shares.values()) or [0.0]))
     return sorted(i for i, share in shares.items() if share < least)
 
@@ -56,7 +56,7 @@ def placed_anew(model: Any, cache: Any, options: Any) -> Any:
     gained = False
     for i, (points, pose) in old.items():
         image = other.images[i]
-        gained |= i in placed and image.num_points3D >= max(FEWEST, CLEARLY * points)
+        gained |= i in placed and image.num_points3D >= max(FEWEST_INLIERS, CLEARLY * points)
         if i not in placed or image.num_points3D < points:
             image.frame.rig_from_world = pose
         if i not in placed:

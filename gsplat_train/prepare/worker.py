@@ -22,11 +22,13 @@ from typing import Any, TextIO
 
 zlib.compress(b"first, see above")
 
-from .matching import FEATURE_SIZE, Matching, longest_side, match_pairs  # noqa: E402
+from .matching import FEATURE_SIZE, Matching, match_pairs  # noqa: E402
 from .models import (  # noqa: E402
+    MOST_TRIALS,
     SETTLED,
     described,
     keep_largest_group,
+    most_error,
     refined,
     rematched,
     thickened,
@@ -35,9 +37,8 @@ from .models import (  # noqa: E402
 )
 from .motion import turned_only  # noqa: E402
 from .pairs import choose_pairs  # noqa: E402
-from .placing import adjusted  # noqa: E402
+from .placing import FEWEST_INLIERS, adjusted  # noqa: E402
 
-MOST_TRIALS = 2000  # of RANSAC: four times as fast as COLMAP's 10,000 on pairs that do not overlap
 LOW_CONTRAST = {"below": 1000, "peak": 0.0015}  # small pictures need the weaker corners too
 MOST_FEATURES = 4096
 DEFAULT_FOCAL = 1.2  # of the longer side, where nothing is known
@@ -49,7 +50,6 @@ FLAT = 0.9  # of those pairs: the photos show no depth
 # Features a photo, in the mean: below, points that two photos see are kept too, twice as many, and a photo is placed by
 # fewer of them than COLMAP's 30. A film of 31 frames of 320x240 fell into five parts before.
 FEW_FEATURES = 2000
-FEWEST_INLIERS = 20
 
 
 class Events:
@@ -230,8 +230,7 @@ def _incremental_options(pycolmap: Any, job: dict[str, Any]) -> Any:
     if job["mean"] <= FEW_FEATURES:
         options.triangulation.ignore_two_view_tracks = False
         options.mapper.abs_pose_min_num_inliers = FEWEST_INLIERS
-    # COLMAP's 4 pixels are meant for photos of 1600 and more; smaller ones are also seen more exactly.
-    options.mapper.filter_max_reproj_error = max(1.5, longest_side(job) / 400)
+    options.mapper.filter_max_reproj_error = most_error(job)
     return options
 
 

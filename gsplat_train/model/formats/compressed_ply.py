@@ -111,13 +111,7 @@ def read_body(path: Path, file: BinaryIO, header: Header) -> Splats:
     if n_rest % 3 or n_rest // 3 not in REST[:4]:
         raise UserError(f"{path} has {n_rest} harmonics; allowed are 0, 9, 24 and 45")
     for element, allowed in WHOLE.items():
-        odd = {
-            name
-            for e in header.elements
-            if e.name == element
-            for name, kind in e.properties
-            if kind not in allowed
-        }
+        odd = {name for name, kind in header.typed(element) if kind not in allowed}
         if found := sorted(odd & {*PACKED} if element == "vertex" else odd):
             raise UserError(
                 f"{path} is damaged: {found[0]} of its {element} is no whole number of {allowed[0][1]} bytes"

@@ -38,7 +38,11 @@ class Header(NamedTuple):
 
     def properties(self, element: str) -> list[str]:
         """The names of an element's properties; none where there is no such element."""
-        return [name for e in self.elements if e.name == element for name, _ in e.properties]
+        return [name for name, _ in self.typed(element)]
+
+    def typed(self, element: str) -> list[tuple[str, str]]:
+        """The same with their types."""
+        return [each for e in self.elements if e.name == element for each in e.properties]
 
 
 def read_header(path: Path, file: BinaryIO) -> Header:
