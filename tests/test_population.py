@@ -45,6 +45,9 @@ class Carrying:
         carried = np.random.default_rng(step).uniform(0, 9, self.population.n).astype(np.float32)
         yield self.population.xp.array(np.repeat(carried[:, None], 3, 1))
 
+    def screen_sizes(self, step: int, count: int) -> list[Any]:
+        return [self.population.xp.array(np.linspace(0, 1, self.population.n, dtype=np.float32))]
+
 
 def some_state(n: int = 200) -> TrainState:
     state = random_state(n)
@@ -82,6 +85,34 @@ def test_a_refinement_gives_the_same_rows_on_a_gpu_and_on_the_host(changes: dict
                 # The same rows; what is computed for the new ones is rounded by another library.
                 np.testing.assert_allclose(a, b, rtol=3e-6, atol=3e-6, err_msg=name)
         assert all(array.shape == (population.n,) for array in population.kept_sums.values())
+
+
+def test_a_refinement_asks_mlx_for_no_kernel_of_indexing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA MLX compiles one for each type, 3 s each, when it is first used."""
+
+    def watch(name: str) -> None:
+        own = getattr(mx.array, name)
+
+        def plain(array: mx.array, index: Any, *value: Any) -> Any:
+            assert not isinstance(index, mx.array), "rows_of and with_rows do that"
+            return own(array, index, *value)
+
+        monkeypatch.setattr(mx.array, name, plain)
+
+    watch("__getitem__")
+    watch("__setitem__")
+    changes: list[dict[str, Any]] = [
+        {"least_share": 0.1, "screen_split": 0.5},
+        {"split": 0.0, "error_views": 1, "least_share": 0.0},
+        {"strategy": "igs", "grow_absgradient": 1e-5, "edge_views": 0, "igs.reset_every": 0.01, "recover": 5},
+        {"strategy": "adc", "reset_every": 10},
+    ]
+    for settings_of in changes:
+        strategy, population = strategies.load(settings(max_splats=300, **settings_of)), packed(some_state())
+        did: dict[str, int] = {}
+        for step in (10, 15, 20):
+            did |= {name: n for name, n in strategy.refine(Carrying(population), step).items() if n}
+        assert len(did) >= 2, did
 
 
 def test_without_room_nothing_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def weights(xp: Any, logits: Any, min_opacity: float) -> Any:
     alive = logits > logit_of(min_opacity)  # NaN is dead
     reach = CELLS * FARTHEST
     place = xp.round(xp.clip(xp.where(alive, logits, 0) * CELLS, -reach, reach)).astype(xp.int32) + reach
-    return xp.where(alive, xp.array(_table())[place], xp.array(0, dtype=xp.uint32))
+    return xp.where(alive, rows_of(xp, xp.array(_table()), place), xp.array(0, dtype=xp.uint32))
 
 
 @cache
@@ -130,6 +130,22 @@ def cumulative(xp: Any, counts: Any) -> Any:
         return blocks.reshape(-1)[:n]
     before = blocks[:, -1:].cumsum(axis=0) - blocks[:, -1:]
     return (blocks + before).reshape(-1)[:n]
+
+
+def rows_of(xp: Any, array: Any, rows: Any) -> Any:
+    """array[rows], [n, ...]. rows [n] int32. A population on a GPU has its own way (backends.gpu.arrays)."""
+    own = getattr(xp, "rows_of", None)
+    return array[rows] if own is None else own(array, rows)
+
+
+def with_rows(xp: Any, array: Any, rows: Any, values: Any) -> Any:
+    """`array`, which nobody else needs as it was, with `values` in some rows [n] int32, which rise; one that is there
+    twice has the same values twice.
+    """
+    if (own := getattr(xp, "with_rows", None)) is not None:
+        return own(array, rows, values)
+    array[rows] = values
+    return array
 
 
 def positions(xp: Any, mask: Any, n: int) -> Any:

@@ -71,7 +71,7 @@ class Scores:
                 return weights if photo.mask is None else weights * (mx.array(photo.mask) > 0)[:, :, None]
 
             sums = pixel_sums(gaussians, view.camera, self.backend, weighed, degree, self.config.antialiased)
-            yield sums if population.xp is mx else np.array(sums)
+            yield sums if population.xp is not np else np.array(sums)
 
     def screen_sizes(self, population: Population, step: int, count: int) -> list[Any]:
         """For each of `count` views [N] float32: how wide a Gaussian is drawn, of the photo's longer side; 0: not."""
@@ -84,7 +84,7 @@ class Scores:
             )  # fmt: skip
             sizes = 2 * seen.radii.max(axis=1).astype(mx.float32) / max(camera.width, camera.height)
             mx.eval(sizes)
-            found.append(sizes if population.xp is mx else np.array(sizes))
+            found.append(sizes if population.xp is not np else np.array(sizes))
         return found
 
     def drop_floaters(self, population: Population) -> int:
@@ -94,7 +94,7 @@ class Scores:
         seen = sightings(gaussians, cameras, self.backend, self.config.antialiased)
         unwanted = seen.unwanted(gaussians.opacities)
         if found := int(unwanted.sum()):
-            mask = unwanted if xp is mx else np.array(unwanted)
+            mask = unwanted if xp is not np else np.array(unwanted)
             logits = xp.where(mask, xp.array(GONE, dtype=xp.float32), population.column("logit_opacities"))
             population.apply(Edit(columns={"logit_opacities": logits}))
         return found

@@ -85,17 +85,11 @@ class Engine:
         """int32 [16], in device memory, made once."""
         key = (sizes, degree, antialiased)
         if key not in self._sizes:
-            names = sizes.names
-            values = [
-                sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
-                int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], sizes.views,
-                sizes.parts, sizes.before, 0,
-            ]  # fmt: skip
             check_sizes(sizes)
             make_room(self._sizes, MOST_SIZES, sizes.n)
             if len(self._sizes) >= MOST_SIZES:
                 self._sizes.clear()
-            self._sizes[key] = on_device(mx.array(values, dtype=mx.int32))
+            self._sizes[key] = on_device(size_numbers(sizes, degree, antialiased))
         return self._sizes[key]
 
     def capacity(self, width: int, height: int) -> int:
@@ -331,6 +325,17 @@ class Engine:
             for array, t in ((np.asarray(squares), np.uint64), (np.asarray(ssims), np.float64))
         ]
         return score_of_sums(int(sums[0]), float(sums[1]), counting, pixels)
+
+
+def size_numbers(sizes: Sizes, degree: int = 0, antialiased: bool = False) -> mx.array:
+    """int32 [16]: sizes as the kernels read them."""
+    names = sizes.names
+    values = [
+        sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
+        int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], sizes.views,
+        sizes.parts, sizes.before, 0,
+    ]  # fmt: skip
+    return mx.array(values, dtype=mx.int32)
 
 
 def rounded(count: int) -> int:

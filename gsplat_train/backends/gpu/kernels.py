@@ -8,7 +8,8 @@ shorter one into Metal's constant space. Their text: _kernel_text.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import CodeType
 from typing import Any
 
 from .text import body, header
@@ -32,8 +33,9 @@ class Sizes:
     height: int
     capacity: int  # intersections that there is room for
     views: int = 1  # of a step
-    parts: int = 14  # numbers a Gaussian of a view's gradients: 17 with the sums of density control
-    before: int = 0  # Gaussians before a refinement
+    # Numbers a Gaussian of a view's gradients: 17 with the sums of density control. Of take and put: words of a row.
+    parts: int = 14
+    before: int = 0  # Gaussians before a refinement. Of take and put: rows of the whole array.
 
     @property
     def names(self) -> dict[str, int]:
@@ -55,6 +57,7 @@ class Sizes:
             "groups": -(-self.n // INTERSECT_GROUP),
             "flags": -(-self.n // 128),
             "views": self.views,
+            "parts": self.parts,
             "row": 8 + self.parts * self.n,  # numbers of a view's gradients
         }
 
@@ -68,7 +71,17 @@ class Array:
     length: str
 
     def count(self, names: dict[str, int]) -> int:
-        return max(8, int(eval(self.length, {"max": max}, names)))
+        return max(8, value(self.length, names))
+
+
+def value(expression: str, names: dict[str, int]) -> int:
+    """An expression of the table in the names of `Sizes`."""
+    return int(eval(_code(expression), {"max": max}, names))
+
+
+@cache
+def _code(expression: str) -> CodeType:
+    return compile(expression, expression, "eval")
 
 
 @dataclass(frozen=True)
@@ -301,6 +314,22 @@ KERNELS = {
             "flags",
         ),
         KernelSpec(
+            "take",
+            _arrays("words uint32 parts * before; rows int32 n;" + _SIZES),
+            _arrays("taken uint32 parts * n"),
+            256,
+            "-(-parts * n // 256)",
+        ),
+        KernelSpec(
+            "put",
+            _arrays(
+                "words uint32 parts * before; rows int32 n; order uint32 n; values uint32 parts * n;" + _SIZES
+            ),
+            _arrays("new_words uint32 parts * before"),
+            256,
+            "-(-parts * before // 256)",
+        ),
+        KernelSpec(
             "splat_grads",
             _arrays(
                 _SPLATS
@@ -347,7 +376,7 @@ def arguments(name: str, sizes: Sizes, template: tuple[bool, ...] = ()) -> dict[
     call: dict[str, Any] = {
         "output_shapes": [shape_of(array.count(names)) for array in spec.outputs],
         "output_dtypes": [getattr(mx, array.dtype) for array in spec.outputs],
-        "grid": (int(eval(spec.groups, {"max": max}, names)) * spec.threads, 1, 1),
+        "grid": (value(spec.groups, names) * spec.threads, 1, 1),
         "threadgroup": (spec.threads, 1, 1),
     }
     if spec.template:

@@ -6,12 +6,12 @@ brought to the host but counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import mlx.core as mx
 
 from ...model.gaussians import Gaussians
 from ...training.rows import Edit
+from . import arrays
 from .engine import Engine, unpack
 from .kernels import Sizes
 
@@ -23,8 +23,6 @@ SHAPES = {"logit_opacities": (), "sh0": (1, 3)}  # of a row, where it is not [wi
 class GpuPopulation:
     """See training.rows.Population. trees: parameters, first and second moments, packed."""
 
-    xp: Any = mx
-
     def __init__(
         self,
         engine: Engine,
@@ -34,6 +32,7 @@ class GpuPopulation:
         sums: dict[str, mx.array],
     ) -> None:
         self.engine, self.trees, self.n, self.rest, self.kept_sums = engine, trees, n, rest, sums
+        self.xp = arrays.module(engine)
 
     def column(self, name: str) -> mx.array:
         """See Population.column."""
@@ -50,19 +49,23 @@ class GpuPopulation:
     def apply(self, edit: Edit) -> None:
         """See Population.apply. All that is new is made beside the old, and takes its place when it is there."""
         params, *moments = self.trees
-        n, source, new = self.n, edit.source, edit.new
+        n, source, new, columns = self.n, edit.source, edit.new, edit.columns
+        order = None if new is None else mx.argsort(new)
+        rising = None if new is None else self.xp.rows_of(new.astype(mx.int32), order)
         if new is not None and source is None:
             source = mx.arange(n)
         if source is not None:
             n, source = source.shape[0], source.astype(mx.int32)
             params = self._moved(params, source, n)
             if new is not None:
-                source = _laid_over(source + 0, new, mx.array(-1, mx.int32))  # whose moments are zero
+                source = self.xp.with_rows(source, rising, -1)  # whose moments are zero
             moments = [self._moved(tree, source, n) for tree in moments]
-        if new is None:
-            params = self._replaced(params, n, edit.columns)
-        else:
-            params = self._with_rows(params, n, new, edit.columns)
+        if new is not None:
+            columns = {
+                name: self.xp.with_rows(_leaf(params, name, n, self.rest), rising, column, order)
+                for name, column in columns.items()
+            }
+        params = self._replaced(params, n, columns)
         zeros = {name: mx.zeros(1) for name in edit.forget}
         trees = (params, *(self._replaced(tree, n, zeros) for tree in moments))
         mx.eval(trees)
@@ -85,31 +88,6 @@ class GpuPopulation:
             leaves[name] = mx.broadcast_to(column, leaves[name].shape)
         params = mx.concatenate([leaves[name].reshape(-1) for name in WIDTHS])
         return params, (leaves["shN"].reshape(-1) if "shN" in columns and self.rest else tree[1])
-
-    def _with_rows(self, tree: Packed, n: int, new: mx.array, columns: Mapping[str, mx.array]) -> Packed:
-        """The tree with other values in the rows `new`, which was made for this edit."""
-        trees, start = list(tree), 0
-        starts = {}
-        for name, width in WIDTHS.items():
-            starts[name], start = start * n, start + width
-        for i, names in enumerate((WIDTHS, ("shN",))):
-            filled = [name for name in names if name in columns and columns[name].size]
-            if not filled:
-                continue
-            places = []
-            for name in filled:
-                width = columns[name].size // new.shape[0]
-                places.append((starts.get(name, 0) + width * new[:, None] + mx.arange(width)).reshape(-1))
-            values = mx.concatenate([columns[name].reshape(-1) for name in filled])
-            trees[i] = _laid_over(trees[i], mx.concatenate(places), values)
-        return trees[0], trees[1]
-
-
-def _laid_over(array: mx.array, rows: mx.array, values: mx.array) -> mx.array:
-    """`array`, which nobody else has, with other values in some rows; one that is named twice has the same values."""
-    if array.size and rows.size:
-        array[rows] = values
-    return array
 
 
 def _leaf(tree: Packed, name: str, n: int, rest: int) -> mx.array:

@@ -77,6 +77,11 @@ def in_parts(population: Any, parts: Mapping[str, Callable[[], Any]]) -> dict[st
     return done
 
 
+def taken(population: Population, name: str, index: Any) -> Any:
+    """Rows `index` [n] int32 of a leaf of the parameters, [n, ...]."""
+    return draws.rows_of(population.xp, population.column(name), index)
+
+
 def keep_rows(population: Population, keep: Any) -> None:
     """Leaves the rows where `keep` [n] is true, of which there are some. The last rows take the places of those that
     go.
@@ -84,5 +89,6 @@ def keep_rows(population: Population, keep: Any) -> None:
     xp, left = population.xp, int(keep.sum())
     source = xp.arange(left).astype(xp.int32)
     if holes := left - int(keep[:left].sum()):
-        source[draws.positions(xp, ~keep[:left], holes)] = left + draws.positions(xp, keep[left:], holes)
+        last = left + draws.positions(xp, keep[left:], holes)
+        source = draws.with_rows(xp, source, draws.positions(xp, ~keep[:left], holes), last)
     population.apply(Edit(source))

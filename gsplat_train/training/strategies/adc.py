@@ -23,7 +23,7 @@ from .. import draws
 from ..draws import Key
 from ..plan import EXTENT, Statistics
 from ..rows import Edit, Population
-from . import in_parts, in_window, keep_rows
+from . import in_parts, in_window, keep_rows, taken
 
 PARTS = 2  # a split Gaussian becomes this many
 BRINGS: Mapping[str, Any] = {
@@ -104,19 +104,19 @@ def grow(population: Population, pull: Any, own: Settings, cap: int, key: Key) -
     if not count:
         return {"duplicated": 0, "split": 0}
     index = draws.positions(xp, chosen, count)
-    large = largest(xp, population.column("log_scales")[index]) > log_of(own.split_scale * EXTENT)
+    large = largest(xp, taken(population, "log_scales", index)) > log_of(own.split_scale * EXTENT)
     split = int(large.sum())
-    copied = index[draws.positions(xp, ~large, count - split)]
-    parents = index[draws.positions(xp, large, split)]
+    copied = draws.rows_of(xp, index, draws.positions(xp, ~large, count - split))
+    parents = draws.rows_of(xp, index, draws.positions(xp, large, split))
     rows = xp.arange(n + count).astype(xp.int32)
     source = xp.concatenate([rows[:n], copied, parents])
     new = xp.concatenate([rows[n : n + count - split], parents, rows[n + count - split :]])
-    origin = source[new]
-    means, log_scales = population.column("means")[origin], population.column("log_scales")[origin]
+    origin = draws.rows_of(xp, source, new)
+    means, log_scales = (taken(population, name, origin) for name in ("means", "log_scales"))
     if split:
         alone = count - split
         axes = draws.normals(xp, PARTS * split, key) * xp.exp(log_scales[alone:])
-        parts = means[alone:] + rotate(population.column("quats")[origin[alone:]], axes, xp)
+        parts = means[alone:] + rotate(taken(population, "quats", origin[alone:]), axes, xp)
         means = xp.concatenate([means[:alone], parts])
         small = log_scales[alone:] - math.log(own.split_shrink)
         log_scales = xp.concatenate([log_scales[:alone], small])

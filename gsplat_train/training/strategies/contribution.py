@@ -81,8 +81,7 @@ def halve_wide(population: ScoredPopulation, step: int, share: float, cap: int, 
     if count > room:
         taken = draws.strongest(xp, xp.where(wide, 0, 1 / (opacity + FAINTEST)), count - room)
         copies = xp.concatenate([draws.positions(xp, taken, count - room), copies])
-    source = rows + 0
-    source[copies] = drawn
+    source = draws.with_rows(xp, rows + 0, copies, drawn)
     edit = shared(population, source, drawn, copies, min_opacity, WIDE_SPLIT)
     population.apply(replace(edit, most=max(cap, n)))
     return len(rows) - n

@@ -22,7 +22,7 @@ from ..draws import Key
 from ..plan import Statistics
 from ..rows import Edit, Population
 from ..scores import ScoredPopulation, edges
-from . import adc, in_parts, in_window, keep_rows
+from . import adc, in_parts, in_window, keep_rows, taken
 
 BRINGS: Mapping[str, Any] = {
     "init_opacity": 0.1,
@@ -133,14 +133,14 @@ def edge_scores(population: ScoredPopulation, step: int, views: int) -> Any:
 def split(population: Population, parents: Any, cap: int) -> Edit:
     """The edit that makes two of each of `parents`, one to either side along its longest axis."""
     xp, n, count = population.xp, population.n, len(parents)
-    log_scales = population.column("log_scales")[parents]
+    log_scales = taken(population, "log_scales", parents)
     longest = adc.largest(xp, log_scales)[:, None]
     axis = xp.argmax(log_scales, axis=1)
     unit = (xp.arange(3)[None] == axis[:, None]).astype(xp.float32)
-    offset = rotate(population.column("quats")[parents], OFFSET * xp.exp(longest) * unit, xp)
-    means = population.column("means")[parents]
+    offset = rotate(taken(population, "quats", parents), OFFSET * xp.exp(longest) * unit, xp)
+    means = taken(population, "means", parents)
     smaller = log_scales + unit * LONG + (1 - unit) * SHORT
-    opacity = FAINTER / (1 + xp.exp(-population.column("logit_opacities")[parents]))
+    opacity = FAINTER / (1 + xp.exp(-taken(population, "logit_opacities", parents)))
     logits = xp.log(opacity) - xp.log1p(-opacity)
     rows = xp.arange(n + count).astype(xp.int32)
     columns = {

@@ -187,10 +187,10 @@ def relocate(
     drawn = draw(xp, weights, n, key, split, population.n - n)
     dead = draws.positions(xp, weights == 0, n)[: len(drawn)]
     source = xp.arange(population.n).astype(xp.int32)
-    source[dead] = drawn
+    source = draws.with_rows(xp, source, dead, drawn)
     population.apply(shared(population, source, drawn, dead, min_opacity, split))
     if shares is not None:
-        shares[dead] = shares[drawn]
+        shares[:] = draws.with_rows(xp, shares, dead, draws.rows_of(xp, shares, drawn))
     return len(drawn)
 
 
