@@ -86,6 +86,14 @@ def next_place(root):
     colmap(root, model="dense/sparse", photos="dense/images")
 
 
+def undistorted_only(root):
+    """The model before undistortion is there, its photos are not: those after it have the same names and shape."""
+    colmap(root, model="dense/0/sparse", photos="dense/0/images")
+    camera = sound().views[0].camera
+    lens = camera_row(camera, "SIMPLE_RADIAL", [camera.K[0, 0], camera.K[0, 2], camera.K[1, 2], -0.2])
+    write_binary(root / "sparse/0", [lens], image_rows(sound()), sound())
+
+
 def rigs(root):
     model = colmap(root, binary=True)
     (model / "rigs.bin").write_bytes(b"\1" + bytes(7) + b"\1\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0")
@@ -101,6 +109,12 @@ add(
     "a broken model before a whole one",
     next_place,
     says="warning: took the COLMAP model in .*dense",
+)
+add(
+    "folders",
+    "undistorted photos, and the model before beside theirs",
+    undistorted_only,
+    says="warning: took the COLMAP model in .*dense/0/sparse",
 )
 add("folders", "rigs.bin and frames.bin", rigs)
 add(

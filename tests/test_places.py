@@ -287,6 +287,61 @@ def test_a_place_whose_model_or_photos_are_broken_is_passed_over(tmp_path):
         load_scene(root)
 
 
+# What COLMAP's undistorter starts from: the same poses, another lens, photos of another size.
+BEFORE = [(1, "SIMPLE_RADIAL", 44, 31, [55.0, 22.0, 15.5, -0.1])]
+SAME_SHAPE = [(1, "SIMPLE_RADIAL", 44, 33, [55.0, 22.0, 16.5, -0.1])]
+
+
+@pytest.mark.parametrize("cameras", [BEFORE, SAME_SHAPE])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("sparse/0", "dense/0/sparse"),
+        ("colmap_sparse/0", "colmap_dense/sparse"),
+        ("sparse", "undistorted"),
+        ("colmap/sparse/0", "dense/sparse"),
+    ],
+)
+def test_undistorted_photos_take_their_own_model(tmp_path, cameras, before, after):
+    """The photos before undistortion are gone; those after it have the same names."""
+    root = write_scene(tmp_path / "scene", binary_files(CAMERAS, IMAGES, POINTS), model=after)
+    write_scene(root, binary_files(cameras, IMAGES, POINTS), model=before, photos=())
+    move(root, "images", f"{after.removesuffix('sparse').rstrip('/')}/images")
+    lines = []
+    check_good(load_scene(root, log=lines.append))
+    assert any(line.startswith(f"warning: took the COLMAP model in {root / after}, as ") for line in lines)
+
+
+def test_the_photos_before_undistortion_take_the_model_before_it(tmp_path):
+    root = write_scene(tmp_path / "scene", binary_files(CAMERAS, IMAGES, POINTS), model="distorted/sparse/0")
+    after = [(1, "PINHOLE", 44, 33, [50.0, 50.0, 22.0, 16.5])]
+    write_scene(root, binary_files(after, IMAGES, POINTS), photos=())
+    (root / "images").rename(root / "input")
+    check_good(load_scene(root))
+
+
+def test_photos_that_were_moved_take_the_model_of_their_shape(tmp_path):
+    root = write_scene(tmp_path / "scene", binary_files(CAMERAS, IMAGES, POINTS), model="dense/sparse")
+    write_scene(root, binary_files(BEFORE, IMAGES, POINTS), photos=())
+    lines = []
+    check_good(load_scene(root, log=lines.append))
+    assert any(line.startswith("warning: took ") and "its camera is 44x31" in line for line in lines)
+    for name in NAMES:
+        Image.new("RGB", (30, 30)).save(root / "images" / name)
+    with pytest.raises(UserError, match="is 30x30 but its camera is 44x31"):
+        load_scene(root)
+
+
+def test_a_model_takes_anothers_photos_where_that_is_broken(tmp_path):
+    root = write_scene(tmp_path / "scene", binary_files(CAMERAS, IMAGES, POINTS))
+    write_scene(root, binary_files(CAMERAS, IMAGES, POINTS), model="dense/sparse", photos=())
+    (root / "images").rename(root / "dense/images")
+    cut_off(root / "dense/sparse")
+    lines = []
+    check_good(load_scene(root, log=lines.append))
+    assert any(line.startswith(f"warning: took the COLMAP model in {root / 'sparse/0'}: ") for line in lines)
+
+
 def cut_off(folder):
     (folder / "images.bin").write_bytes(b"\1" * 99)
 

@@ -17,15 +17,18 @@ from ..errors import UserError
 from ..scene import Camera, Scene
 from . import colmap_binary, colmap_text
 from .advice import scene_above
-from .colmap_places import FILES, find_places, is_complete, photo_folders
+from .colmap_places import FILES, find_places, is_complete, own_photos, photo_folders
 from .colmap_records import CameraRecord, ImageRecord, Points, intrinsics, rotation_matrix
 from .files import find_photos, shorten
 from .held_out import held_out
-from .images import PhotoFile, load_photos, with_masks
+from .images import PhotoFile, fitted, load_photos, with_masks
 from .options import LoadOptions
 
 MIN_QUATERNION = 1e-6  # norm; COLMAP writes 1
 MAX_COORDINATE = 1e12  # scene units; squares of more would leave float32
+SHAPES = 16  # photos whose shape is compared with their cameras' before one of several models is taken
+
+Found = tuple[Path, list[PhotoFile], Points]  # the model's folder, its photos and its points
 
 LOOKED_FOR = "a COLMAP model (sparse/0/cameras.bin or .txt)"
 
@@ -39,30 +42,59 @@ def load(root: Path, options: LoadOptions) -> Scene:
     """The scene in `root`; of several models the one with most images. UserError where it is broken.
 
     Models lie in several places where they were undistorted or converted: where the first has a fault, or its
-    photos are gone, the next is taken.
+    photos are gone or another's, the next is taken.
     """
     places = find_places(root)
     if not places:
         raise UserError(f"{root} holds no COLMAP model; looked for sparse/N/cameras.bin or .txt")
-    faults: list[UserError] = []
-    for folders in places:
-        try:
-            model, photos, points = _read(folders, root, options)
-        except UserError as error:
-            faults.append(error)
-            continue
-        if faults:
-            options.log(f"warning: took the COLMAP model in {model}, as {faults[0]}")
-        break
-    else:
-        whole = scene_above(root, recognise)
-        raise UserError(f"{faults[0]}; or give {whole}, the scene it is a part of") if whole else faults[0]
+    model, photos, points = _chosen(places, root, options)
     views, undistorted = load_photos(with_masks(photos, root, options), options)
     held = held_out([model, root], views, options.log)
     return Scene(root.resolve().name, tuple(views), points.positions, points.colors, undistorted, held)
 
 
-def _read(folders: list[Path], root: Path, options: LoadOptions) -> tuple[Path, list[PhotoFile], Points]:
+def _chosen(places: list[list[Path]], root: Path, options: LoadOptions) -> Found:
+    """What the first place holds that is sound and has photos of its own; UserError with the first fault where none
+    can be used.
+    """
+    faults: list[UserError] = []
+    spare: Found | None = None
+    for folders in places:
+        try:
+            found = _read(folders, root, options)
+            for photo in found[1][:: len(found[1]) // SHAPES + 1] if len(places) > 1 else ():
+                fitted(photo)
+            if owner := _owner(*found[:2], [model for place in places for model in place], root):
+                spare = spare or found
+                raise UserError(f"the photos of {found[0]} are beside {owner}, which they were made for")
+        except UserError as error:
+            faults.append(error)
+            continue
+        if faults:
+            options.log(f"warning: took the COLMAP model in {found[0]}, as {faults[0]}")
+        return found
+    if spare:
+        options.log(f"warning: took the COLMAP model in {spare[0]}: {faults[0]}")
+        return spare
+    whole = scene_above(root, recognise)
+    raise UserError(f"{faults[0]}; or give {whole}, the scene it is a part of") if whole else faults[0]
+
+
+def _owner(model: Path, photos: list[PhotoFile], others: list[Path], root: Path) -> Path | None:
+    """Another whole model whose photos these are, for they lie where its writer puts them: undistorters write both."""
+    own = own_photos(model, root)
+    for other in others:
+        theirs = own_photos(other, root)
+        if (
+            theirs != own
+            and is_complete(other)
+            and all(photo.path.is_relative_to(theirs) for photo in photos)
+        ):
+            return other
+    return None
+
+
+def _read(folders: list[Path], root: Path, options: LoadOptions) -> Found:
     """The largest of the sound models in `folders`, its photos and its points; UserError with the first fault where
     none is sound.
     """
@@ -93,9 +125,7 @@ def _read(folders: list[Path], root: Path, options: LoadOptions) -> tuple[Path, 
     raise faults[0]
 
 
-def _read_model(
-    model: Path, records: list[ImageRecord], root: Path, options: LoadOptions
-) -> tuple[Path, list[PhotoFile], Points]:
+def _read_model(model: Path, records: list[ImageRecord], root: Path, options: LoadOptions) -> Found:
     log = options.log
     if not records:
         raise UserError(f"{model} is an empty model: it has no images; reconstruct the scene again")

@@ -30,6 +30,8 @@ PLACES = (
     "dense",
     "distorted/sparse",
 )
+# Folders in which models lie beside `images`, or a level further down by number
+INSIDE = {"sparse", "colmap_sparse", "colmap_text", "sparse_text", "sparse_colmap", "text"}
 
 
 def find_places(root: Path) -> list[list[Path]]:
@@ -71,6 +73,15 @@ def photo_folders(model: Path, root: Path) -> list[Path]:
         if path := _image_path(folder / "project.ini"):
             folders += [root / path, *(other / path.name for other in around)]
     return [*folders, *(folder / "input" for folder in around)]
+
+
+def own_photos(model: Path, root: Path) -> Path:
+    """Where what wrote a model puts the photos that it is of: an undistorter beside it, else `images` or `input`."""
+    inside = model.relative_to(root).parts if root in model.parents else ()
+    if "distorted" in inside:
+        return root / "input"
+    home = model.parent if model.name.isdecimal() and model != root else model
+    return (home.parent if home.name in INSIDE and home != root else home) / "images"
 
 
 def _image_path(ini: Path) -> Path | None:

@@ -36,6 +36,7 @@ __all__ = [
     "FilePhoto",
     "PhotoFile",
     "decode",
+    "fitted",
     "load_photos",
     "load_views",
     "same_shape",
@@ -145,12 +146,7 @@ def with_masks(photos: Sequence[PhotoFile], root: Path, options: LoadOptions) ->
 
 def _planned(photo: PhotoFile, options: LoadOptions) -> _Plan:
     """How the photo becomes a view: its header is read, and no pixel."""
-    sides = photo.camera.width, photo.camera.height
-    width, height, turn = header(
-        photo.path, lambda w, h: not same_shape(w, h, *sides) and same_shape(h, w, *sides)
-    )
-    file_size = (height, width) if turn else (width, height)
-    camera = _fitted(photo, *file_size)
+    camera, file_size, turn = fitted(photo)
     lens = as_lens(photo.distortion)
     common: dict[str, Any] = {
         "path": photo.path,
@@ -245,17 +241,23 @@ def _of(plan: _Plan, places: Sequence[Place], cached: bool) -> _Loaded:
     return _Loaded(views, plan, cached, any(place.alpha for place in places), share, list(places))
 
 
-def _fitted(photo: PhotoFile, width: int, height: int) -> Camera:
-    """The photo's camera in the pixels of the file; UserError where the two have different shapes."""
-    camera = photo.camera
-    if not same_shape(width, height, camera.width, camera.height):
-        turned = same_shape(height, width, camera.width, camera.height)
+def fitted(photo: PhotoFile) -> tuple[Camera, tuple[int, int], bool]:
+    """The photo's camera in its file's pixels, the file's width and height, and whether EXIF turns it; UserError where
+    camera and file have different shapes. No pixel is read.
+    """
+    camera, sides = photo.camera, (photo.camera.width, photo.camera.height)
+    width, height, turn = header(
+        photo.path, lambda w, h: not same_shape(w, h, *sides) and same_shape(h, w, *sides)
+    )
+    size = (height, width) if turn else (width, height)
+    if not same_shape(*size, *sides):
+        turned = same_shape(*size[::-1], *sides)
         raise UserError(
-            f"photo {photo.path} is {width}x{height} but its camera is {camera.width}x{camera.height}, "
+            f"photo {photo.path} is {size[0]}x{size[1]} but its camera is {sides[0]}x{sides[1]}, "
             f"another shape; it is {'rotated' if turned else 'cropped, undistorted'}, or not the photo of this "
             "view: name the folder of the photos that were reconstructed with --images"
         )
-    return camera.resized(width, height)
+    return camera.resized(*size), size, turn
 
 
 def _report(
