@@ -135,7 +135,9 @@ add("lenses", "a camera for each photo, off centre", own_cameras, loses=2.8)
 
 def masked(folder="masks", name=str, file=str, **how):
     def make(root):
-        colmap(root, blotted(), file=file, name=file, **({"quality": 97} if file is jpg else {}))
+        # Colour at full size: at half, JPEG's pixels beside a square, which count, take some of its pink.
+        saved = {"quality": 97, "subsampling": 0} if file is jpg else {}
+        colmap(root, blotted(), file=file, name=file, **saved)
         write_masks(root / folder, name, **how)
 
     return make
