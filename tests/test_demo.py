@@ -58,6 +58,19 @@ def test_bundles_of_rays_meet_what_single_rays_meet():
         assert alone[0] == pytest.approx(distance[i], rel=1e-5)
 
 
+def test_rays_all_round_meet_what_single_rays_meet():
+    """As a panorama's, whose directions sum to nothing: they have no middle."""
+    camera = orbit_camera(0.1, 64, 48)
+    u, v = np.random.default_rng(0).uniform(0, [[64], [48]], (2, 100))
+    ahead = rays(camera, u, v)
+    directions = np.concatenate([ahead, -ahead], axis=1)
+    directions = np.concatenate([directions, -directions], axis=1)
+    assert not directions.mean(axis=1).any()
+    _, index = demo_world.nearest(camera.position, directions)
+    _, alone = demo_world.nearest(camera.position, ahead)
+    np.testing.assert_array_equal(index[: len(alone)], alone)
+
+
 def test_rays_end_on_the_surface_of_what_they_meet():
     camera = orbit_camera(0.7, 64, 48)
     u, v = np.random.default_rng(1).uniform(0, [[64], [48]], (2, 2000))

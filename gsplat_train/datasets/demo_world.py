@@ -155,7 +155,9 @@ def nearest(origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.
     on_floor = (floor > 0) & (floor < sky)
     distance, index = np.where(on_floor, floor, sky), np.where(on_floor, FLOOR, SKY)
     axis = directions.mean(axis=1)
-    axis /= np.linalg.norm(axis)
+    axis /= np.linalg.norm(axis) or np.float32(
+        1
+    )  # rays all round sum to nothing: no solid is outside of them
     towards = CENTRES - origin
     far = np.linalg.norm(towards, axis=1)
     angle = np.arccos(np.clip(towards @ axis / far, -1, 1))
