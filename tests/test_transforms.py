@@ -154,8 +154,24 @@ def test_a_test_file_of_the_same_photos_holds_out_none_of_its_own(tmp_path):
     (root / "transforms.json").unlink()
     for part in ("train", "test"):
         (root / f"transforms_{part}.json").write_text(whole)
-    scene, _ = load(root)
+    scene, said = load(root)
     assert len(scene.views) == 12 and scene.test_names is None
+    assert "transforms_test.json has no others to hold out" in said
+
+
+def test_photos_that_are_trained_on_as_well_are_not_held_out(tmp_path):
+    """Small captures are split into the same photos twice, each in its folder: scores of them tell nothing."""
+    views = small_demo().views
+    scene, said = load(write_split(tmp_path / "some", views[:8], test=[*views[6:8], *views[8:]]))
+    assert [view.name for view in scene.split()[1]] == [f"test/{view.name[:-4]}" for view in views[8:]]
+    assert len(scene.views) == len(views)
+    assert "warning: 2 of 6 photos held out ('test/view_06', 'test/view_07') are trained on as well" in said
+    scene, said = load(write_split(tmp_path / "all", views, test=views))
+    assert len(scene.views) == len(views) and scene.test_names is None
+    assert all(view.name.startswith("train/") for view in scene.views)
+    moved = write_split(tmp_path / "moved", views[:8], test=[views[8]])
+    (moved / "test/view_08.png").write_bytes((moved / "train/view_00.png").read_bytes())
+    assert load(moved, trust=True)[0].test_names == {"test/view_08"}  # another camera: it is not the same
 
 
 def test_parts_beside_the_whole_say_what_is_held_out(tmp_path):

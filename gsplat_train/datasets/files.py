@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
@@ -228,6 +230,13 @@ def _tell_elsewhere(names: Sequence[str], root: Path, used: Path, log: Callable[
                 "capture"
             )
             break
+
+
+def are_equal(path: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes; not, where one cannot be read."""
+    with suppress(OSError):
+        return filecmp.cmp(path, other, shallow=False)
+    return False
 
 
 def shorten(names: Sequence[str]) -> str:

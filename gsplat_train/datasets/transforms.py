@@ -25,7 +25,7 @@ from ..storage import is_file
 from . import transforms_file
 from .agreement import SmallView, small_views_of
 from .colmap_records import intrinsics
-from .files import find_photos, shorten, tell_outside
+from .files import are_equal, find_photos, shorten, tell_outside
 from .images import PhotoFile, load_photos, with_masks
 from .options import LoadOptions
 from .point_ply import read_points
@@ -68,11 +68,11 @@ def load(root: Path, options: LoadOptions) -> Scene:
     log = options.log
     chosen = _choose(root, log)
     files = _find_files(chosen.frames, root, options.images, log)
+    files, held_out = _without_repeats(files, chosen, log)
     photos = [_photo(name, chosen.frames[name], path) for name, path in sorted(files.items())]
     if options.mask_mode != "off":
         photos = _with_named_masks(photos, chosen.frames, root, log)
     views, undistorted = load_photos(with_masks(photos, root, options), options)
-    held_out = chosen.held_out
     if held_out is not None:
         # Of a panorama all sides are held out.
         held_out = frozenset(view.name for view in views if {view.name, view.group} & held_out)
@@ -149,7 +149,8 @@ def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
             held = frozenset(more) - frozenset(frames) or None
             frames = more | frames
             unused = f"; {VAL} is used for nothing" if test == TEST and VAL in parts else ""
-            log(f"transforms: {TRAIN} is trained on, {test} held out{unused}")
+            split = f"{test} held out" if held else f"{test} has no others to hold out"
+            log(f"transforms: {TRAIN} is trained on, {split}{unused}")
     if contents.mirrored:
         log("transforms: the matrices mirror (a left-handed world); the world's z was turned round")
     if contents.has_depth:
@@ -215,6 +216,30 @@ def _find_files(
     if lost:
         log(f"warning: {len(lost)} of {len(frames)} photos are not there ({shorten(lost)}) and are left out")
     return found
+
+
+def _without_repeats(
+    files: dict[str, Path], chosen: Chosen, log: Callable[[str], None]
+) -> tuple[dict[str, Path], frozenset[str] | None]:
+    """The files and what is held out without photos that are trained on as well, at the same camera: their scores would
+    tell nothing. Small captures are often split into the same photos twice.
+    """
+    held = chosen.held_out or frozenset()
+    trained: dict[bytes, list[Path]] = {}
+    for name, path in files.items():
+        if name not in held:
+            trained.setdefault(chosen.frames[name].camtoworld.tobytes(), []).append(path)
+    again = {
+        name
+        for name in held & files.keys()
+        for path in trained.get(chosen.frames[name].camtoworld.tobytes(), ())
+        if are_equal(path, files[name])
+    }
+    if not again:
+        return files, chosen.held_out
+    names = shorten(sorted(again))
+    log(f"warning: {len(again)} of {len(held)} photos held out ({names}) are trained on as well; left out")
+    return {name: path for name, path in files.items() if name not in again}, held - again or None
 
 
 def _as_written(root: Path, path: str) -> Path | None:
