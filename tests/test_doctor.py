@@ -189,7 +189,7 @@ def test_autos_probe_asks_once_a_machine_and_version(
 
 def test_a_wrong_verdict_is_kept_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        probe, "_numbers", lambda backend: {"image": mx.array([1.0]) * (2 - (backend is python))}
+        probe, "numbers", lambda backend: {"image": mx.array([1.0]) * (2 - (backend is python))}
     )
     python = backends.load("python")
     reason = probe.verdict_on("cpp")

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from metal.emulated import backend as emulated
 from metal.fixtures import clang  # noqa: F401
+from plans import plan
 from test_rows import snapshot
-from tiny import random_gaussians, random_state, settings
+from tiny import random_gaussians, random_state, scene, settings
 
+from gsplat_train.backends import probe
 from gsplat_train.backends.gpu.engine import pack, unpack
 from gsplat_train.backends.gpu.population import GpuPopulation
+from gsplat_train.evaluate.floaters import sightings
 from gsplat_train.model.gaussians import Gaussians
+from gsplat_train.renderer import render
 from gsplat_train.training import rows, strategies
 from gsplat_train.training.rows import Edit, HostPopulation, TrainState
 
@@ -87,20 +91,27 @@ def test_a_refinement_gives_the_same_rows_on_a_gpu_and_on_the_host(changes: dict
         assert all(array.shape == (population.n,) for array in population.kept_sums.values())
 
 
-def test_a_refinement_asks_mlx_for_no_kernel_of_indexing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On CUDA MLX compiles one for each type, 3 s each, when it is first used."""
+@pytest.fixture
+def no_indexing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an array is indexed so that MLX on CUDA would compile a kernel, 3 s for each type, at its first use."""
 
     def watch(name: str) -> None:
         own = getattr(mx.array, name)
 
         def plain(array: mx.array, index: Any, *value: Any) -> Any:
-            assert not isinstance(index, mx.array), "rows_of and with_rows do that"
+            parts = index if isinstance(index, tuple) else (index,)
+            assert not any(isinstance(part, mx.array) for part in parts), "rows_of and with_rows do that"
+            assert not isinstance(index, int), "number does that"
             return own(array, index, *value)
 
         monkeypatch.setattr(mx.array, name, plain)
 
     watch("__getitem__")
     watch("__setitem__")
+
+
+@pytest.mark.usefixtures("no_indexing")
+def test_a_refinement_asks_mlx_for_no_kernel_of_indexing() -> None:
     changes: list[dict[str, Any]] = [
         {"least_share": 0.1, "screen_split": 0.5},
         {"split": 0.0, "error_views": 1, "least_share": 0.0},
@@ -113,6 +124,22 @@ def test_a_refinement_asks_mlx_for_no_kernel_of_indexing(monkeypatch: pytest.Mon
         for step in (10, 15, 20):
             did |= {name: n for name, n in strategy.refine(Carrying(population), step).items() if n}
         assert len(did) >= 2, did
+
+
+@pytest.mark.usefixtures("no_indexing")
+def test_the_stages_ask_mlx_for_no_kernel_of_indexing() -> None:
+    """Forward and backward, loss, a step and an evaluation; what looks for floaters."""
+    backend: Any = emulated()
+    probe.numbers(backend)
+    gaussians, views = random_gaussians(20), scene().views[:2]
+    sightings(gaussians, [view.camera for view in views], backend)
+    stepper = backend.stepper(rows.start(gaussians))
+    for number in (1, 2, 3):
+        stepper.take(views[number % 2], plan(number))
+    stepper.take(views[0], plan(5, views=2), views[1])
+    assert np.isfinite(stepper.result().loss)
+    picture = render(stepper.look().gaussians, views[0].camera, backend).image
+    backend.engine.score(picture, views[0].pixels.image)
 
 
 def test_without_room_nothing_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ def near_error(
 
 
 def _median_depth(depths: mx.array, shown: mx.array) -> mx.array:
-    """The median of the depths that are shown; 1 where none is."""
+    """[1] the median of the depths that are shown; 1 where none is."""
     count = int(shown.sum())
-    return mx.sort(mx.where(shown, depths, np.inf))[count // 2] if count else mx.array(1.0)
+    ordered = mx.sort(mx.where(shown, depths, np.inf))
+    return ordered[count // 2 : count // 2 + 1] if count else mx.ones(1)

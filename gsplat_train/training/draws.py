@@ -117,7 +117,8 @@ def strongest(xp: Any, values: Any, n: int) -> Any:
     # The bits of floats that are not negative are in the order of their values.
     high = values.astype(xp.float32).view(xp.uint32).astype(xp.uint64) << 32
     order = high | xp.arange(len(values))[::-1].astype(xp.uint64)
-    return order >= xp.partition(order, len(values) - n)[len(values) - n]
+    last = len(values) - n
+    return order >= xp.partition(order, last)[last : last + 1]
 
 
 def cumulative(xp: Any, counts: Any) -> Any:

@@ -58,10 +58,14 @@ class Engine:
 
     def run(self, name: str, sizes: Sizes, inputs: list[mx.array], template: tuple[bool, ...] = ()) -> Any:
         """The outputs of one launch, not waited for."""
+        return self.kernel(name)(inputs=inputs, **arguments(name, sizes, template))
+
+    def kernel(self, name: str) -> Callable[..., list[mx.array]]:
+        """What MLX has for a kernel."""
         kernel = self._kernels.get(name)
         if kernel is None:
             kernel = self._kernels[name] = self._make(KERNELS[name])
-        return kernel(inputs=inputs, **arguments(name, sizes, template))
+        return kernel
 
     def compiled(self, function: Callable[..., Any], sizes: Sizes, *fixed: Any) -> Callable[..., Any]:
         """function(engine, sizes, *fixed, ..) of arrays, its graph kept: MLX copies a kernel's code at each call.
@@ -89,7 +93,13 @@ class Engine:
             make_room(self._sizes, MOST_SIZES, sizes.n)
             if len(self._sizes) >= MOST_SIZES:
                 self._sizes.clear()
-            self._sizes[key] = on_device(size_numbers(sizes, degree, antialiased))
+            names = sizes.names
+            values = [
+                sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
+                int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], sizes.views,
+                sizes.parts, sizes.before, 0,
+            ]  # fmt: skip
+            self._sizes[key] = on_device(mx.array(values, dtype=mx.int32))
         return self._sizes[key]
 
     def capacity(self, width: int, height: int) -> int:
@@ -295,12 +305,12 @@ class Engine:
 
         @loss.vjp
         def vjp(image: Any, cotangents: Any, outputs: Any) -> mx.array:
-            return (outputs[1][: 3 * height * width] * cotangents[0][0]).reshape(height, width, 3)
+            return (outputs[1][: 3 * height * width] * cotangents[0][:1]).reshape(height, width, 3)
 
         function: Any = loss
         values, _ = function(image)
         passive = mx.stop_gradient(values)
-        return values[0], passive[1], passive[2]
+        return number(values, 0), number(passive, 1), number(passive, 2)
 
     def score(self, image: mx.array, photo: np.ndarray | None, mask: np.ndarray | None = None) -> Score:
         """See Backend.score."""
@@ -327,15 +337,9 @@ class Engine:
         return score_of_sums(int(sums[0]), float(sums[1]), counting, pixels)
 
 
-def size_numbers(sizes: Sizes, degree: int = 0, antialiased: bool = False) -> mx.array:
-    """int32 [16]: sizes as the kernels read them."""
-    names = sizes.names
-    values = [
-        sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
-        int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], sizes.views,
-        sizes.parts, sizes.before, 0,
-    ]  # fmt: skip
-    return mx.array(values, dtype=mx.int32)
+def number(values: mx.array, i: int) -> mx.array:
+    """values[i], as a slice: for an index MLX on CUDA compiles a kernel when it is first used, 3 s."""
+    return values[i : i + 1].reshape(())
 
 
 def rounded(count: int) -> int:
@@ -374,10 +378,10 @@ def pack(gaussians: Gaussians) -> tuple[mx.array, mx.array]:
 
 
 def at_least_eight(array: mx.array) -> mx.array:
-    """Zeros behind a shorter one; see kernels.py."""
+    """Zeros behind a shorter one, which becomes flat; see kernels.py."""
     if array.size >= 8:
         return array
-    return mx.concatenate([array, mx.zeros(8 - array.size, array.dtype)])
+    return mx.concatenate([array.reshape(-1), mx.zeros(8 - array.size, array.dtype)])
 
 
 def unpack(params: mx.array, shn: mx.array, n: int, rest: int) -> Gaussians:
