@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import json
 import os
@@ -48,10 +49,14 @@ def storage(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"cannot write {path}: {reason}; free space there or choose another folder"
-        ) from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; {_cure(error)}") from error
+
+
+def _cure(error: OSError) -> str:
+    """What to do about what the file system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space there or choose another folder"
+    return "choose another folder, or make it one that can be written to"
 
 
 @contextmanager
@@ -95,7 +100,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         if is_new:
             shutil.rmtree(path, ignore_errors=True)
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; {_cure(error)}") from error
 
 
 def append_line(path: Path, line: str) -> None:

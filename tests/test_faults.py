@@ -4,6 +4,7 @@
 GS_FULL=1 takes every place where a fault can be (scripts/reliability); otherwise a seeded sample.
 """
 
+import errno
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from gsplat_train.errors import OutOfMemory, StorageError, UserError
 from gsplat_train.model.formats import ply
 from gsplat_train.model.io import committed
 from gsplat_train.scene import Photo, PhotoSource, Scene
+from gsplat_train.storage import storage
 from gsplat_train.training import checkpoint
 from gsplat_train.training.api import run_training
 from gsplat_train.training.callbacks import Callback
@@ -401,3 +403,15 @@ def test_a_home_of_nobody_is_one_line(program: str, folder: Path, tmp_path: Path
     assert "no user of that name" in call(program, path, *more, code=2).stderr
     if program == "train":
         assert "no user of that name" in call(program, folder, "--out", path, code=2).stderr
+
+
+def test_what_to_do_about_it_fits_what_the_file_system_says(tmp_path: Path) -> None:
+    """Nobody is sent to free space where a folder may not be written to."""
+    for name, says in (
+        ("ENOSPC", "free space there"),
+        ("EACCES", "that can be written to"),
+        ("EROFS", "that can be"),
+    ):
+        number = getattr(errno, name)
+        with pytest.raises(StorageError, match=f"{os.strerror(number)}; .*{says}"), storage(tmp_path):
+            raise OSError(number, os.strerror(number))

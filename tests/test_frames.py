@@ -2,6 +2,8 @@
 """Frames: depth against what the oracle blends, opacity, averaging; what is written of them; films."""
 
 import os
+import resource
+import threading
 from importlib import util
 from pathlib import Path
 
@@ -183,6 +185,42 @@ def test_a_film_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"), Video(tmp_path / "file" / "film.mp4", 24, 64, 48):
         pass
+
+
+@pytest.mark.parametrize("end", [".mp4", ".webm"])
+def test_a_disk_that_is_full_when_the_last_frames_are_written_ends_the_film(end: str, tmp_path: Path) -> None:
+    """Few frames: the encoder writes its first bytes after it has taken the last of them."""
+    needs_av()
+    errors: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with Video(tmp_path / f"film{end}", 24, 64, 48) as video:
+                for _ in range(4):
+                    video.add(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+        except UserError as error:
+            errors.append(error)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        thread.join(20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not thread.is_alive()
+    assert "cannot write" in str(errors[0]) and not list(tmp_path.iterdir())
+
+
+def test_a_film_in_a_folder_that_takes_none_is_told_before_it_is_rendered(tmp_path: Path) -> None:
+    needs_av()
+    name = "x" * 250 + ".mp4"  # the name while it is written is longer than a file system takes
+    with (
+        pytest.raises(UserError, match=r"cannot write .* choose another folder"),
+        Video(tmp_path / name, 24, 64, 48),
+    ):
+        pytest.fail("frames were asked for")
 
 
 def test_a_missing_pyav_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

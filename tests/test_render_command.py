@@ -138,6 +138,42 @@ def test_it_never_writes_among_the_photos(trained: Any, folder: Path) -> None:  
     assert before == {path: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
+def test_photos_are_kept_whatever_else_lies_among_them(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Neither a run's files there nor a folder outside the scene's, where its photos lie, lets pictures over them."""
+    shutil.copytree(folder, tmp_path / "scene")
+    images = tmp_path / "scene" / "images"
+    call("train", tmp_path / "scene", "--out", tmp_path / "run", *SHORT)
+    (images / "metrics.json").write_text("{}")
+    (images / "log.jsonl").touch()
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    assert "holds the scene's photos" in call("render", tmp_path / "run", "--out", images, code=2).stderr
+    (images / "log.jsonl").unlink()
+    assert "is no render" in call("render", tmp_path / "run", "--out", images, code=2).stderr
+    outside = tmp_path / "outside"
+    images.rename(outside)
+    images.symlink_to(outside)
+    assert "is no render" in call("render", tmp_path / "run", "--out", outside, code=2).stderr
+    shutil.copy(outside / "view_00.png", tmp_path / "00001.png")  # as somebody numbers the pictures of a film
+    error = call(
+        "render", tmp_path / "run", "--path", "orbit", "--frames", 2, "--out", tmp_path, code=2
+    ).stderr
+    assert "00001.png is there" in error and not (tmp_path / "00000.png").exists()
+    assert {k: v for k, v in before.items() if k != "log.jsonl"} == {
+        path.name: path.read_bytes() for path in outside.iterdir()
+    }
+
+
+@pytest.mark.parametrize("where", ["", "images", "elsewhere"])
+def test_no_run_is_made_among_photos(where: str, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copytree(folder, tmp_path / "scene")
+    shutil.copytree(folder / "images", tmp_path / "elsewhere")
+    out = tmp_path / "elsewhere" if where == "elsewhere" else tmp_path / "scene" / where
+    before = sorted(tmp_path.rglob("*"))
+    error = call("train", tmp_path / "scene", "--out", out, *SHORT, code=2).stderr
+    assert f"--out {out} " in error and f"as {out / 'run'}" in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -17,7 +17,15 @@ from ..evaluate.frames import Look, depth_range, shoot
 from ..evaluate.metrics import to_uint8
 from ..evaluate.path_files import read_path, write_path
 from ..evaluate.paths import PATHS, make_path, with_lens
-from ..evaluate.pictures import Row, Writers, reduced, with_alpha, write_png, write_sheets
+from ..evaluate.pictures import (
+    Row,
+    Writers,
+    keep_others_pictures,
+    reduced,
+    with_alpha,
+    write_png,
+    write_sheets,
+)
 from ..evaluate.video import Video
 from ..model.io import Model, committed, read_checkpoint, similarity_of
 from ..scene import View
@@ -77,6 +85,7 @@ def render_path(
     fps = fps or FPS
     if not film:
         keep_off_photos(target, settings)
+        keep_others_pictures(target / f"{number:05d}.png" for number in range(len(made)))
     near, far = depth_range(model.gaussians, made) if look.depth else (1.0, 2.0)
     scale = model.frame.scale
     near, far = near * scale, far * scale

@@ -11,11 +11,21 @@ import numpy as np
 
 from ..config import Config
 from ..datasets import read_scene, scene_folder
+from ..datasets.files import FOREIGN_SUFFIXES, PICTURE_SUFFIXES
 from ..errors import UserError
 from ..evaluate.depth import colored, depth_unit, write_depths
 from ..evaluate.frames import Look, depth_range, shoot
 from ..evaluate.measure import FULLY, means_of, more_scores
-from ..evaluate.pictures import Row, Writers, error_of, reduced, with_alpha, write_png, write_sheets
+from ..evaluate.pictures import (
+    Row,
+    Writers,
+    error_of,
+    keep_others_pictures,
+    reduced,
+    with_alpha,
+    write_png,
+    write_sheets,
+)
 from ..model.io import Model, committed
 from ..model.sky import colour_of
 from ..registry import MADE
@@ -26,8 +36,6 @@ from .progress import Progress, write_result
 
 if TYPE_CHECKING:
     from ..backends import Backend
-
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic")
 
 
 def render_views(
@@ -49,6 +57,7 @@ def render_views(
     parts = split_views(data, settings, model.run)
     views = chosen(parts, split, data.name, settings)
     names = file_names(views)
+    keep_others_pictures(folder / name for name in names.values())
     model = model.to_render([view.camera for view in data.views])
     near, far = model_depths(model, [view.camera for view in views]) if look.depth else (1.0, 2.0)
     unit = depth_unit(far)
@@ -171,10 +180,13 @@ def keep_off_photos(folder: Path, settings: Config | None) -> None:
 
 
 def _holds_photos(folder: Path) -> bool:
-    """Whether pictures lie in a folder that this command has not written."""
-    if any((folder / name).is_file() for name in ("metrics.json", "path.json")):
+    """Whether pictures lie in a folder that this command has not written. A run's own metrics.json says nothing
+    of that.
+    """
+    written = any((folder / name).is_file() for name in ("metrics.json", "path.json"))
+    if written and not (folder / "log.jsonl").exists():
         return False
-    return any(path.suffix.lower() in PHOTO_ENDINGS for path in folder.iterdir())
+    return any(path.suffix.lower() in PICTURE_SUFFIXES | FOREIGN_SUFFIXES for path in folder.iterdir())
 
 
 def _row(

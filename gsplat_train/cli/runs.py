@@ -12,8 +12,10 @@ from typing import Any
 
 from .. import config as config_module
 from ..config import FREE_ON_RESUME, Config, is_builtin
-from ..datasets import scene_name
+from ..datasets import scene_folder, scene_name
+from ..datasets.files import FOREIGN_SUFFIXES, PICTURE_SUFFIXES
 from ..errors import UserError
+from ..registry import MADE
 from ..storage import home_expanded
 from ..training.run_folder import RunFolder
 
@@ -41,7 +43,22 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
         raise UserError(
             f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or give another --out"
         )
+    if run.root.is_dir() and not run.holds_run():
+        _keep_off_photos(run.root, config)
     return run
+
+
+def _keep_off_photos(root: Path, config: Config) -> None:
+    """UserError where a run would lie among photos, or where its scene does: the one would be taken for the other."""
+    wrong = None
+    if any(path.suffix.lower() in PICTURE_SUFFIXES | FOREIGN_SUFFIXES for path in root.iterdir()):
+        wrong = "holds pictures"
+    elif config.reader not in MADE:
+        with suppress(UserError):  # of a scene that is not there; others tell that
+            if scene_folder(config).resolve() == root.resolve():
+                wrong = "is the scene's own folder"
+    if wrong:
+        raise UserError(f"--out {root} {wrong}; give a folder for the run alone, as {root / 'run'}")
 
 
 def resumed_run(

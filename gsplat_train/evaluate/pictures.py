@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
+from ..errors import UserError
 from ..storage import atomic_write
 
 ERROR_GAIN = 4.0  # the preview shows errors brighter by this
@@ -22,6 +24,8 @@ WAITING = 2  # pictures a thread that wait for it before the renderer does
 CELL = 480  # pixels, the width of a picture on a sheet
 SHEET_ROWS = 12  # views on one sheet
 CAPTION = 18  # pixels
+PROGRAM = "gsplat_train"  # stands in each PNG that is written here, as its Software
+HEAD = 200  # bytes of a PNG that hold this
 
 
 def write_preview(path: Path, photo: np.ndarray, picture: np.ndarray) -> None:
@@ -36,9 +40,23 @@ def error_of(photo: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Writes [H, W, 3] (or 4: with opacity) uint8, all or nothing."""
+    """Writes [H, W, 3] (or 4: with opacity) uint8, all or nothing. The file says what wrote it."""
+    text = PngInfo()
+    text.add_text("Software", PROGRAM)
     with atomic_write(path) as file:
-        Image.fromarray(picture).save(file, "PNG", compress_level=4)
+        Image.fromarray(picture).save(file, "PNG", pnginfo=text, compress_level=4)
+
+
+def keep_others_pictures(targets: Iterable[Path]) -> None:
+    """UserError where one of the files to be written is there and was not written by `write_png`: a photo."""
+    for path in targets:
+        try:
+            with open(path, "rb") as file:
+                head = file.read(HEAD)
+        except OSError:  # it is not there; otherwise writing it tells what is wrong
+            continue
+        if PROGRAM.encode() not in head:
+            raise UserError(f"{path} is there, and is no render: it is not written over; name another --out")
 
 
 def with_alpha(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:

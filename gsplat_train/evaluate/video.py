@@ -47,11 +47,13 @@ class Video:
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self.frames: queue.Queue[np.ndarray | None] = queue.Queue(WAITING)
         self.error: BaseException | None = None
+        self.all_taken = False  # by the encoder: no frame comes any more
         self.thread = threading.Thread(target=self._encode, name="encoder", daemon=True)
 
     def __enter__(self) -> Video:
         with storage(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.temporary.touch()  # before anything is rendered: the encoder writes its first bytes late
         self.thread.start()
         return self
 
@@ -80,8 +82,16 @@ class Video:
                 self._write()
         except BaseException as error:
             self.error = error
-            while self.frames.get() is not None:  # whoever adds must not wait for ever
-                pass
+            while (
+                not self.all_taken
+            ):  # whoever adds must not wait for ever, nor this thread for what came already
+                self._next()
+
+    def _next(self) -> np.ndarray | None:
+        """The next frame; None after the last."""
+        picture = self.frames.get()
+        self.all_taken = picture is None
+        return picture
 
     def _write(self) -> None:
         import av
@@ -94,7 +104,7 @@ class Video:
             stream.width, stream.height = self.size
             stream.pix_fmt = "yuv420p"
             stream.codec_context.thread_count = 0  # as many as there are processors
-            while (picture := self.frames.get()) is not None:
+            while (picture := self._next()) is not None:
                 cut = np.ascontiguousarray(picture[: self.size[1], : self.size[0]])
                 for packet in stream.encode(av.VideoFrame.from_ndarray(cut, format="rgb24")):
                     file.mux(packet)
