@@ -5,6 +5,7 @@ The public names are below; they load on first use, so that importing is fast.
 """
 
 import os
+import time
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from .scene import Camera, Scene, View
     from .training.api import train
     from .training.callbacks import Callback
+
+# When this program began, by time.monotonic(). Python does not say when it was started; until here it has computed
+# and hardly waited. The age of the process says less: a shell may have become this program by exec, after other work.
+BEGAN = time.monotonic() - time.process_time()
 
 # Where the hardware can (NVIDIA, Apple from M5 on), MLX rounds the factors of float32 products of matrices to
 # TF32's ten bits, unless told otherwise before the first one.

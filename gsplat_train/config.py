@@ -284,6 +284,11 @@ def is_builtin(scene: str) -> bool:
     return path is not None and _scene_of(path) == scene
 
 
+def has_data(scene: str) -> bool:
+    """Whether it is a built-in that is read from files."""
+    return is_builtin(scene) and "source" in read(find(scene) or Path())
+
+
 @cache
 def _scene_of(path: Path) -> object:
     """The scene of a configuration that comes with the program."""

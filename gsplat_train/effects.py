@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import registry
-from .config import FREE_ON_RESUME, GENERAL, Config, configure, files, read, value_of
+from .config import FREE_ON_RESUME, GENERAL, Config, configure, files, has_data, read, value_of
 from .errors import UserError
 
 # Settings that say how a scene is loaded; one that is in memory already has had its own.
 LOADING = frozenset(
     "reader images max_size trust init undistort fov mask_mode invert_masks alpha_mode data_root source".split()  # noqa: SIM905
 )
-ALSO_OF_LOADING = ("scene", "memory_budget", "eval", "test_every")  # where it is told what to load
+ALSO_OF_LOADING = ("memory_budget", "eval", "test_every")  # where it is told what to load
 # Of these 0 asks for something.
 COUNT_AT_0 = frozenset(
     "late_from lr_means_end lr_rest_from sh_interval refine_start min_opacity error_floor select_stop "  # noqa: SIM905
@@ -52,6 +52,10 @@ def _from_above(first: Any, last: Any) -> bool:
     return bool(last <= first)
 
 
+def _is_built_in(scene: Any, own: Any) -> bool:
+    return has_data(scene)
+
+
 def _is(*words: Any) -> Callable[[Any, Any], bool]:
     return lambda other, own: other in words
 
@@ -73,6 +77,7 @@ OF_FILES = "images undistort fov mask_mode invert_masks alpha_mode"
 OF_RESETS = "igs.reset_every igs.reset_opacity igs.recover igs.recover_share"
 
 NEEDS = (
+    Need("data_root", "scene", _is_built_in, "a built-in scene that has data, as fern"),
     Need(OF_FILES, "reader", _is_not(*registry.MADE), "a scene of files"),
     Need("fov", "undistort", _is(True), "undistort=true"),
     Need("invert_masks", "mask_mode", _is_not("off"), "mask_mode=ignore or transparent"),

@@ -11,7 +11,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -61,16 +60,6 @@ def processor() -> str:
     except OSError:
         pass
     return f"{name}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} processors"
-
-
-def process_seconds() -> float:
-    """How long ago this process began, on Linux; elsewhere 0."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
-    return max(since_boot - ticks / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
 def peak_bytes() -> int:

@@ -350,7 +350,7 @@ def test_the_demo_is_written_at_a_size_and_without_cameras(tmp_path: Path) -> No
         output = call("train", "demo", "--write", tmp_path / "c", "--size", size, code=2).stderr
         assert "as 640x480" in output and len(output.splitlines()) == 1
     assert not (tmp_path / "c").exists()
-    assert "--write DIR" in call("train", "demo", "--photos-only", code=2).stderr
+    assert "give --write DIR" in call("train", "demo", "--photos-only", code=2).stderr
 
 
 def test_three_runs_of_one_second_have_a_folder_each(folder: Path, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_what_only_loads_takes_settings_of_loading(tmp_path: Path) -> None:
 def test_frames_are_of_a_video(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     said = call("prepare", "photos", "out", "--fps", 2, code=2, cwd=tmp_path).stderr
-    assert "--frames and --fps are of a video, and photos is a folder of photos; leave them out" in said
+    assert "--fps 2.0 has no effect on photos, a folder of photos: it is of a video; leave it out" in said
 
 
 def test_a_scene_in_memory_is_loaded() -> None:
@@ -161,7 +161,7 @@ def test_a_scene_in_memory_is_loaded() -> None:
 
 
 def test_a_trainer_finds_what_the_scene_decides() -> None:
-    with pytest.raises(UserError, match="floaters_every=5 needs a strategy that refines, and it is none"):
+    with pytest.raises(UserError, match="floaters_every=5 has no effect with strategy=none"):
         Trainer(tiny.settings(strategy="none", floaters_every=5), tiny.scene())
     with pytest.raises(UserError, match="needs held-out views to measure on; set test_every above 0"):
         Trainer(tiny.settings(stop_when_converged=True, test_every=0), tiny.scene())

@@ -57,11 +57,12 @@ ORDER = """
     prepare prepare.reporter prepare.metadata prepare.photos prepare.video prepare.pairs prepare.matching prepare.motion
     prepare.placing prepare.models prepare.worker
     prepare.process prepare.orient prepare.dense prepare.picture prepare.finish prepare.steps prepare.make
-    cli cli.info cli.signals cli.progress cli.runs cli.devices cli.one_run cli.seeds cli.from_photos cli.write_demo
+    cli cli.idle cli.info cli.signals cli.progress cli.runs cli.devices cli.one_run cli.seeds cli.from_photos
+    cli.write_demo
     cli.check cli.train cli.render_views
     cli.render_path cli.render
     cli.view
-    cli.export_frame cli.export cli.prepare
+    cli.export_frame cli.export_scene cli.export cli.prepare
     cli.doctor cli.partition cli.merge __main__
 """.split()  # noqa: SIM905
 

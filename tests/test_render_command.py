@@ -61,7 +61,7 @@ def test_scores_of_all_views_keep_held_out_ones_apart(trained: Any, tmp_path: Pa
 
 def test_alpha_and_background(trained: Any, tmp_path: Path) -> None:  # noqa: F811
     run, _ = trained
-    call("render", run, "--out", tmp_path / "a", "--alpha", "--background", "white")
+    call("render", run, "--out", tmp_path / "a", "--alpha")
     assert Image.open(tmp_path / "a" / "view_00.png").mode == "RGBA"
     call("render", run, "--out", tmp_path / "b", "--background", "1,0,0")
     alpha = np.asarray(Image.open(tmp_path / "a" / "view_00.png"), np.float64)
@@ -178,9 +178,9 @@ def test_no_run_is_made_among_photos(where: str, folder: Path, tmp_path: Path) -
     ("arguments", "says"),
     [
         (["--path", "circle"], "--path takes spiral"),
-        (["--frames", "3"], "--frames is for free cameras"),
+        (["--frames", "3"], "--frames 3 has no effect without --path: it is for free cameras"),
         (["--out", "film.mp4"], "a film needs a way"),
-        (["--path", "orbit", "--out", "film.mp4", "--alpha"], "--alpha needs PNGs"),
+        (["--path", "orbit", "--out", "film.mp4", "--alpha"], "--alpha has no effect with --out film.mp4"),
         (["--path", "none.json"], "cannot read the camera path none.json"),
         (["--background", "puce"], "--background takes"),
         (["--background", "random-first"], "or sh for the model's sky, got 'random-first'"),

@@ -236,13 +236,17 @@ def _exit(program: str, message: str, code: int) -> NoReturn:
 
 
 def parse_settings(assignments: list[str]) -> dict[str, str]:
-    """The KEY=VALUE of --set."""
+    """The KEY=VALUE of --set. UserError for what is none, and for the scene, which the command line names elsewhere."""
     settings = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes KEY=VALUE, got {assignment!r}")
         settings[key.strip()] = value.strip()
+    if "scene" in settings:
+        raise UserError(
+            f"--set scene={settings['scene']} has no effect: the scene is SCENE (of gs-render --scene); name it there"
+        )
     return settings
 
 
@@ -262,10 +266,18 @@ class Requested(NamedTuple):
 def requested_settings(
     scene: str, name: str | None, options: Mapping[str, Any], assignments: list[str]
 ) -> Requested:
-    """What the command line asks for: --config, then named options (None: not given), then --set."""
+    """What the command line asks for: --config, then named options (None: not given), then --set. UserError where the
+    last two give one setting two values.
+    """
     files = () if name is None else (_find_config(scene, name),)
     named = config_module.check({k: v for k, v in options.items() if v is not None}, config_module.OPTIONS)
-    return Requested(files, named | config_module.check(parse_settings(assignments), "--set"))
+    by_name = config_module.check(parse_settings(assignments), "--set")
+    for key in named.keys() & by_name.keys():
+        if named[key] != by_name[key]:
+            raise UserError(
+                f"{config_module.option_of(key)} says {named[key]} and --set {key}={by_name[key]}; give one of them"
+            )
+    return Requested(files, named | by_name)
 
 
 def _find_config(scene: str, name: str) -> Path:

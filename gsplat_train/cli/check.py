@@ -16,14 +16,15 @@ from ..storage import home_expanded
 PICTURE = "check.png"
 
 
-def check(config: Config, out: Path | None, as_json: bool) -> bool:
+def check(config: Config, out: Path | None, as_json: bool, quiet: bool = False) -> bool:
     """Prints the report to standard output, writes check.png into `out`; whether training would go ahead.
 
-    The lines of loading go to standard error.
+    The lines of loading go to standard error; of a quiet check only warnings.
     """
 
     def log(line: str) -> None:
-        print(line, file=sys.stderr)
+        if not quiet or line.startswith("warning"):
+            print(line, file=sys.stderr)
 
     try:
         verdict = examine_scene(config, log)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from ..errors import UserError
 from ..storage import home_expanded
 from . import backend_name, make_app, run
 
@@ -31,6 +32,8 @@ def doctor(
 ) -> None:
     """Examine this machine: what is here, and whether each backend computes what it should. Exit 1 if one does not."""
     names = [backend_name(name) for name in backend or []]
+    if "auto" in names and (named := [name for name in names if name != "auto"]):
+        raise UserError(f"--backend auto examines all that are here; leave out that, or --backend {named[0]}")
     chosen = tuple(name for name in names if name and name != "auto")
     from .. import backends
 

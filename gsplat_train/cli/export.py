@@ -3,27 +3,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from .. import registry
 from ..errors import UserError
+from ..model import formats
 from ..storage import home_expanded
-from . import make_app, run
+from . import BackendName, idle, make_app, run
 from .export_frame import asked_placing, numbers_of, of_ordinary_size
-
-if TYPE_CHECKING:
-    from ..config import Config
-    from ..scene import Scene, View
-    from .progress import Progress
+from .idle import Idle
 
 MOST_VIEWS = 60  # from which contributions and colours are taken, evenly out of more
 PACKED = (".spz", ".sog", ".html", ".compressed.ply")  # formats whose scales have bounds
 AXES = "ply, as other programs write it, or rub, as Niantic's own tools expect it."
+SCENELESS = Idle(  # once the model is open
+    "data_root backend", lambda o: o["scene"] is None and o["run"] is None,
+    "on a model that lies in no run folder: no scene is read, and nothing measured",
+    "name the scene by --scene, or leave it out",
+)  # fmt: skip
 
 
+def _ends_otherwise(ending: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda options: not options["out"].name.lower().endswith(ending)
+
+
+def _uses_views(options: Mapping[str, Any]) -> bool:
+    """Whether the scene is looked at, be it not measured on."""
+    more = (options[name] for name in ("scene", "bake_sky", "max_splats", "floaters"))
+    return any(more) or options["up"] == "auto" or options["out"].suffix.lower() in (".html", ".splat")
+
+
+@idle.refusing(
+    Idle("pad", lambda o: formats.ending_of(o["out"]) != ".ply", "in {out}: it is for a .ply", "leave it out"),
+    Idle("spz_version spz_axes", _ends_otherwise(".spz"), "in {out}: it is for a .spz", "leave it out"),
+    Idle("sh_degree", lambda o: o["sh_degree"] and not _ends_otherwise(".splat")(o),
+         "in {out}: a .splat has one colour a splat", "leave it out"),
+    Idle("data_root", lambda o: not (o["measure"] or _uses_views(o)),
+         "with --no-measure: nothing else here reads the scene", "leave one of them out"),
+    Idle("backend", lambda o: not (o["measure"] or o["max_splats"] or o["floaters"]),
+         "with --no-measure: nothing else here is rendered", "leave one of them out"),
+)  # fmt: skip
 def export(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a file of splats.")
@@ -73,7 +96,7 @@ def export(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the built-in scenes; else $GS_DATA.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Where to render, to measure.")] = None,
+    backend: BackendName = None,
     measure: Annotated[
         bool, typer.Option(help="Measure the PSNR that is lost, where the scene is known.")
     ] = True,
@@ -84,18 +107,12 @@ def export(
     ] = None,
 ) -> None:
     """Write a model as a file for other programs; in the scene's own frame, unless told otherwise."""
-    from ..model import formats
-
     out = home_expanded(out)
     writer = formats.format_of(out)
     if out.is_dir():
         raise UserError(f"cannot write {out}: it is a folder")
     if spz_axes not in ("ply", "rub"):
         raise UserError(f"--spz-axes takes ply or rub, got {spz_axes!r}")
-    if pad and formats.ending_of(out) != ".ply":
-        raise UserError(f"--pad is for a .ply, got {out}")
-    if (spz_version != 3 or spz_axes != "ply") and formats.ending_of(out) != ".spz":
-        raise UserError(f"--spz-version and --spz-axes are for a .spz, got {out}")
     if not (0 < scale < float("inf")) or (max_scale is not None and not max_scale > 0):
         raise UserError("--scale and --max-scale take a number above 0")
     box = [] if crop is None else numbers_of("--crop", crop, (4, 6)).tolist()
@@ -112,6 +129,7 @@ def export(
     from ..model.placing import held_finely, write_placing
     from ..model.usable import too_coarse
     from ..training.run_folder import to_json
+    from .export_scene import scene_of, views_of
     from .progress import Progress, write_result
 
     report = Progress(progress, quiet)
@@ -123,12 +141,12 @@ def export(
     splats = found.splats
     if bake_sky and found.sky is None:
         raise UserError(f"--bake-sky: {model} has no sky; train with --background sh, or leave it out")
-    cameras_help = (
-        bake_sky or up == "auto" or max_splats is not None or out.suffix.lower() in (".html", ".splat")
-    )
-    asked = measure or scene is not None or cameras_help
-    settings, data = _scene(found.run, scene, data_root, report if asked else None)
-    train, test = _views(settings, data)
+    about: dict[str, Any] = {"scene": scene, "run": found.run, "data_root": data_root, "backend": backend}
+    idle.check(export, [SCENELESS], about)
+    about |= {"bake_sky": bake_sky, "max_splats": max_splats, "floaters": floaters, "up": up, "out": out}
+    looked_at = measure or _uses_views(about)
+    settings, data = scene_of(found.run, scene, data_root, report) if looked_at else (None, None)
+    train, test = views_of(settings, data)
     cameras, everywhere = [found.camera(view.camera) for view in train], [v.camera for v in (*train, *test)]
     some = cameras[:: -(-len(cameras) // MOST_VIEWS)] if cameras else []
 
@@ -232,39 +250,6 @@ def export(
     if report.mode == "jsonl":
         scores = {} if loss is None else loss._asdict()
         write_result(to_json({"file": str(out), "splats": splats.n, "bytes": size} | scores))
-
-
-def _scene(
-    run_folder: Path | None, scene: str | None, data_root: Path | None, report: Progress | None
-) -> tuple[Config | None, Scene | None]:
-    """(settings, scene) of what is named, else of the run; none where there is none, with the reason told."""
-    if report is None or (run_folder is None and scene is None):
-        return None, None
-    from .. import config as config_module
-    from ..datasets import read_scene
-
-    explicit = {} if data_root is None else {"data_root": str(home_expanded(data_root).resolve())}
-    try:
-        if run_folder is None:
-            settings = config_module.configure(scene or "", explicit)
-        else:
-            layers: list[Any] = [run_folder / "config.toml"]
-            if scene is not None:
-                named = config_module.configure(scene, {})
-                layers.append({"scene": named.scene, "reader": named.reader})
-            settings = config_module.load(layers, explicit)
-        return settings, read_scene(settings, lambda line: None, report.at)
-    except UserError as error:
-        if scene is not None:
-            raise
-        report.tell(f"the scene of the run cannot be read, so nothing is measured: {error}")
-        return None, None
-
-
-def _views(settings: Config | None, data: Scene | None) -> tuple[tuple[View, ...], tuple[View, ...]]:
-    if settings is None or data is None:
-        return (), ()
-    return data.split(settings.test_every if settings.eval else 0)
 
 
 def main() -> NoReturn:

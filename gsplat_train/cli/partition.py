@@ -31,7 +31,7 @@ def partition(
     """Cut a scene into parts that can be trained one by one, on one machine or on several."""
     from .. import config as config_module
     from ..datasets import read_scene
-    from ..effects import check_loading
+    from ..effects import check, check_loading
     from ..partition.write import write_parts
     from ..storage import home_expanded
     from ..training.run_folder import to_json
@@ -41,6 +41,7 @@ def partition(
     requested = config_module.check(parse_settings(settings or []), "--set")
     check_loading(requested, "gs-partition")
     config = config_module.configure(scene, requested)
+    check(config, requested)
     target = home_expanded(out)
     written = write_parts(
         read_scene(config, report.message, report.at),

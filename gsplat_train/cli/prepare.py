@@ -9,9 +9,15 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from ..storage import home_expanded
 from . import make_app, run
+from .idle import Idle, refusing
 
 
+@refusing(
+    Idle("frames fps", lambda o: home_expanded(o["source"]).is_dir(),
+         "on {source}, a folder of photos: it is of a video", "leave it out"),
+)  # fmt: skip
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of photos, or a video.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the scene, new or empty.")],
@@ -57,10 +63,6 @@ def prepare(
 
     if frames is not None and fps is not None:
         raise UserError("--frames and --fps both say how many frames; give one of them")
-    if source.is_dir() and (frames is not None or fps is not None):
-        raise UserError(
-            f"--frames and --fps are of a video, and {source} is a folder of photos; leave them out"
-        )
     options = Options(camera=camera, lens=lens, mapper=mapper, frames=frames, fps=fps, dense=dense, up=up)
     reporter = Reporter(progress, quiet)
     try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -10,17 +11,46 @@ import typer
 
 from .. import config as config_module
 from ..config import Config, configure, is_builtin
-from ..effects import check_loading
+from ..effects import ALSO_OF_LOADING, LOADING, check_loading
+from ..effects import check as check_effects
 from ..errors import UserError
 from ..registry import MADE
 from ..storage import home_expanded
-from . import LOADING_HELP, BackendName, make_app, parse_settings, requested_settings, run
+from . import LOADING_HELP, BackendName, idle, make_app, parse_settings, requested_settings, run
+from .idle import Idle
 
 KINDS = ("spiral", "orbit", "ellipse", "interpolate")
 # Names of films; what cannot be written of them is refused, instead of a folder made that is called so.
 FILMS = (".mp4", ".webm", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".ogv")
+# Options that are for loading a scene.
+OF_SCENES = " ".join(["images data_root", *(f"set_.{key}" for key in sorted({*LOADING, *ALSO_OF_LOADING}))])
+FREE = f"--path {', '.join(KINDS)} or FILE.json"
+UNREAD = Idle(  # once the model is open
+    OF_SCENES, lambda o: o["in_run"], "with {path}: the cameras are in the run's checkpoint, no scene is read",
+    "leave it out, or name the scene by --scene",
+)  # fmt: skip
 
 
+def _of_file(path: str | None) -> bool:
+    return path is not None and path.lower().endswith(".json")
+
+
+def _is_film(out: Path | None) -> bool:
+    return out is not None and out.suffix.lower() in FILMS
+
+
+@idle.refusing(
+    Idle("split", lambda o: o["path"], "with {path}, which is no split's views", "leave one of them out"),
+    Idle("frames fps width height fov", lambda o: not o["path"], "without --path: it is for free cameras",
+         f"add {FREE}"),
+    Idle(f"scene {OF_SCENES}", lambda o: _of_file(o["path"]),
+         "with {path}: the file has the cameras, no scene is read", "leave it out"),
+    Idle("background set_.background", lambda o: o["alpha"], "with --alpha: pictures with opacity have none",
+         "leave one of them out"),
+    Idle("set_.background", lambda o: o["background"], "beside {background}, which wins", "give one of them"),
+    Idle("alpha", lambda o: o["path"] and _is_film(o["out"]), "with {out}: films have no opacity here",
+         "name a folder with --out, for PNGs"),
+)  # fmt: skip
 def render(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a file of splats.")
@@ -70,8 +100,11 @@ def render(
     ] = None,
 ) -> None:
     """Render a scene's views as PNG, with PSNR and SSIM where there are photos; or a film along a path."""
-    film = out is not None and out.suffix.lower() in FILMS
-    _check(path, film, alpha, {"frames": frames, "fps": fps, "width": width, "height": height, "fov": fov})
+    film = _is_film(out)
+    if film and path is None:
+        raise UserError("a film needs a way: add --path spiral, orbit, ellipse, interpolate or FILE.json")
+    if not (path is None or path in KINDS or _of_file(path)):
+        raise UserError(f"--path takes {', '.join(KINDS)} or a FILE.json, got {path!r}")
 
     from .. import backends
 
@@ -82,12 +115,18 @@ def render(
     from ..model.sky import BLACK
     from .progress import Progress
     from .render_path import PathOptions, render_path
-    from .render_views import render_views
+    from .render_views import render_views, trained_names
 
     if film and out is not None:
         check_video(home_expanded(out))
     report = Progress(progress, quiet)
     found = open_model(model, report.message)
+    in_run = path in KINDS and scene is None and trained_names(found.run) is not None
+    idle.check(
+        render,
+        [UNREAD],
+        {"path": path, "images": images, "data_root": data_root, "set_": set_, "in_run": in_run},
+    )
     options = {
         "backend": backend,
         "images": images,
@@ -119,22 +158,6 @@ def render(
         )  # fmt: skip
 
 
-def _check(path: str | None, film: bool, alpha: bool, along: dict[str, float | None]) -> None:
-    """UserError for options that do not go together."""
-    if path is None:
-        if film:
-            raise UserError("a film needs a way: add --path spiral, orbit, ellipse, interpolate or FILE.json")
-        if requested := [name for name, value in along.items() if value is not None]:
-            raise UserError(
-                f"--{requested[0]} is for free cameras; add --path {', '.join(KINDS)} or FILE.json"
-            )
-        return
-    if path not in KINDS and not path.lower().endswith(".json"):
-        raise UserError(f"--path takes {', '.join(KINDS)} or a FILE.json, got {path!r}")
-    if alpha and film:
-        raise UserError("--alpha needs PNGs, .mp4 and .webm have no opacity here; name a folder with --out")
-
-
 def run_settings(
     scene: str | None, run: Path | None, options: dict[str, Any], assignments: list[str], photos: bool = True
 ) -> Config:
@@ -150,7 +173,7 @@ def run_settings(
             raise UserError(
                 "the model lies in no run folder; name the scene whose views to render with --scene"
             )
-        return configure(scene, requested.options)
+        return _with_effect(configure(scene, requested.options), requested.options)
     if fixed := {"eval", "test_every"} & requested.options.keys():
         raise UserError(
             f"{sorted(fixed)[0]} is what the run in {run} was trained with: views that it saw are no test; "
@@ -162,10 +185,16 @@ def run_settings(
         layers.append({key: getattr(named, key) for key in ("scene", "reader", "source")})
         if named.scene != config_module.read(run / "config.toml").get("scene"):
             layers.append({"images": named.images})
-    settings = config_module.load(layers, requested.options)
+    settings = _with_effect(config_module.load(layers, requested.options), requested.options)
     there = settings.reader in MADE or is_builtin(settings.scene) or Path(settings.scene).is_dir()
     if photos and not there:
         raise UserError(f"scene {settings.scene} of the run is not there; say where it is now with --scene")
+    return settings
+
+
+def _with_effect(settings: Config, requested: Mapping[str, Any]) -> Config:
+    """The settings, where all that was `requested` of them has an effect."""
+    check_effects(settings, requested)
     return settings
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -12,19 +13,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from .. import BEGAN
 from ..config import Config
 from ..errors import UserError
-from ..machine import process_seconds
 from ..settings import seconds_of
 from ..storage import home_expanded
 from . import AT_HELP, SET_HELP, BackendName, make_app, requested_settings, run, shows
+from .idle import Idle, refusing
 
 if TYPE_CHECKING:
     from .progress import Progress
 
-before_now = 0.0  # seconds that this process had worked when the command began: Python's start and imports
+before_now = 0.0  # seconds that this program had worked when the command began: Python's start and imports
 
 
+# Beside --check all others may stand: it is a rehearsal of their line.
+@refusing(
+    Idle("*", lambda o: o["write"], "beside {write}, which writes the demo and stops", "leave one of them out",
+         but="write size photos_only quiet progress"),
+    Idle("size photos_only", lambda o: not o["write"], "without --write: it says how the demo is written",
+         "give --write DIR, too"),
+    Idle("json_", lambda o: not o["check"], "without --check: it is the form of its report",
+         "give both, or --progress jsonl for a training's"),
+    Idle("overwrite", lambda o: not o["out"], "without --out: each run that nobody names has a folder of its own",
+         "name the run to replace by --out"),
+    Idle("devices", lambda o: os.environ.get("MLX_RANK"), "under mlx.launch, which has started the processes",
+         "leave it out"),
+)  # fmt: skip
 def train(
     scene: Annotated[
         str | None,
@@ -172,19 +187,12 @@ def train(
 
         write_demo_folder(scene, write, size, photos_only)
         return
-    if size is not None or photos_only:
-        raise UserError("--size and --photos-only say how --write writes the demo; give --write DIR, too")
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it; give one of them")
     if steps is not None and time_budget is not None:
         raise UserError("--time-budget decides the number of steps; leave out --steps, or the budget")
     if time_budget is not None:
         options |= {} if resume else {"schedule_steps": 0}  # those of a run whose settings are given
-
-    if json_ and not check:
-        raise UserError(
-            "--json is the form of --check's report; give both, or --progress jsonl for a training's"
-        )
 
     from ..config import configure
     from .from_photos import capture, made_scene, make_scene, named
@@ -204,13 +212,13 @@ def train(
         settings = replace(configure(place, requested.options, requested.files), scene=named(source))
     from .. import effects
 
-    if not (check or resume):
+    if not resume:
         effects.check(settings, requested.options)
         effects.check_files(place, requested.files)
     if check:
         from .check import check as check_scene
 
-        if not check_scene(settings, out, json_):
+        if not check_scene(settings, out, json_, quiet):
             raise SystemExit(UserError.exit_code)
         return
 
@@ -219,11 +227,12 @@ def train(
     backends.check_mlx()
     from .devices import begun
 
+    viewed = viewer or viewer_at is not None
     if viewer_at:
         from ..viewer.server import check_address
 
         check_address(viewer_at)
-    crew = begun(devices, settings, bool(viewer or viewer_at), seeds)
+    crew = begun(devices, settings, viewed, seeds)
     if crew is None:
         return
     from .one_run import train_in
@@ -232,7 +241,7 @@ def train(
     report = _progress(progress, quiet)
     shared: dict[str, Any] = {
         "report": report,
-        "viewer": viewer_at or "" if viewer or viewer_at else None,
+        "viewer": (viewer_at or "") if viewed else None,
         "of_steps": of_steps,
         "crew": crew,
     }
@@ -273,7 +282,7 @@ def _progress(mode: str | None, quiet: bool) -> Progress:
 
 def main() -> NoReturn:
     global before_now
-    before_now = process_seconds()
+    before_now = time.monotonic() - BEGAN
     run(make_app(train), "gs-train")
 
 

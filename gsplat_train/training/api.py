@@ -55,9 +55,9 @@ def train(
         chosen = fitted(load([], single), single)
     else:
         chosen = configure(os.fspath(scene), single)
-    effects.check(chosen, single)
     if isinstance(scene, Scene):
         effects.check_loaded(single)
+    effects.check(chosen, single)
 
     def say(line: str) -> None:
         for callback in callbacks:

@@ -22,7 +22,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .. import __version__, backends
+from .. import __version__, backends, effects
 from ..config import Config, to_toml
 from ..datasets.photo_buffers import Buffers
 from ..errors import (
@@ -104,11 +104,8 @@ class Trainer:
                 f"backend {config.backend} gives other bytes at each run on this device; "
                 "leave out deterministic=true, or choose another --backend"
             )
-        if config.floaters_every and config.strategy == "none" and resume is None:
-            raise UserError(
-                f"floaters_every={config.floaters_every} needs a strategy that refines, and it is none; give another, "
-                "or floaters_every=0"
-            )
+        if resume is None:  # who was given all settings at once finds it out here
+            effects.check(config, {"floaters_every": config.floaters_every})
         if config.floaters_every % getattr(config.own, "refine_every", 1):
             raise UserError(
                 f"floaters_every must be a multiple of refine_every ({config.own.refine_every}), got "
