@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import typer
-from test_cli import SHORT, call, environment, folder, trained  # noqa: F401  # fixtures
+from test_cli import call, environment, folder, trained  # noqa: F401  # fixtures
 from test_docs import PROGRAMS
 
 from gsplat_train import config, effects
@@ -135,6 +135,11 @@ def test_what_the_model_decides(trained: Any, tmp_path: Path) -> None:  # noqa: 
     said = call("export", run, "o.ply", "--data-root", "/", code=2, cwd=tmp_path).stderr
     assert "data_root=/ has no effect with scene=" in said
     assert [path.name for path in tmp_path.iterdir()] == ["alone.ply"]
+
+
+def test_what_is_not_measured_is_told(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    said = call("export", trained[0], tmp_path / "o.spz", "--spz-axes", "rub").stderr
+    assert "with --spz-axes rub what it loses is not measured" in said
 
 
 def test_a_process_of_several_starts_none() -> None:

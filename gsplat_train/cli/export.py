@@ -247,6 +247,8 @@ def export(
             progress=report.of("measuring"),
         )
         say(str(loss) if loss is not None else "no view was held out: what the file loses is not measured")
+    elif stages is not None and measure:
+        say("the file is read back in a .spz's usual axes: with --spz-axes rub what it loses is not measured")
     if report.mode == "jsonl":
         scores = {} if loss is None else loss._asdict()
         write_result(to_json({"file": str(out), "splats": splats.n, "bytes": size} | scores))
