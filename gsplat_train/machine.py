@@ -13,7 +13,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 UNLIMITED = 1 << 62  # what is above it is "no limit"
 AUTO_SHARE = 0.85  # of what is free: the rest is for the system's own files, and for what others will ask for
@@ -60,6 +60,18 @@ def processor() -> str:
     except OSError:
         pass
     return f"{name}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} processors"
+
+
+def shows_bars(stream: IO[str] | None) -> bool:
+    """Whether a stream is a terminal on which a bar can be drawn: that knows its size and overwrites a line. Those of
+    containers and editors do not always.
+    """
+    try:
+        if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
+            return False
+        return min(os.get_terminal_size(stream.fileno())) > 0
+    except (OSError, ValueError):
+        return False
 
 
 def peak_bytes() -> int:

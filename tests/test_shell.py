@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Habits of a shell: --version, --list, --settings, --backends, completion, NO_COLOR, odd paths, no arguments."""
 
+import fcntl
+import json
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import SHORT, call, environment, folder, trained  # noqa: F401  # fixtures
+from test_cli import SHORT, call, command, environment, folder, trained  # noqa: F401  # fixtures
 
 from gsplat_train import __version__, config, registry
 from gsplat_train.__main__ import commands
@@ -142,3 +148,50 @@ def test_paths_may_hold_spaces_and_any_bytes(folder: Path, tmp_path: Path) -> No
     call("render", os.fsdecode(run))
     assert os.path.isfile(os.path.join(run, b"renders", b"view_00.png"))
     call("export", os.fsdecode(run), tmp_path / "a model.ply")
+
+
+def on_terminal(rows: int, columns: int, program: str, *arguments: object, **env: str) -> str:
+    """What a command writes on a terminal of that size, standard output and error together."""
+    ours, its = pty.openpty()
+    try:
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        process = subprocess.Popen(
+            command(program, *arguments), stdin=its, stdout=its, stderr=its, env=environment(**env)
+        )
+        os.close(its)
+        written = b""
+        with suppress(OSError):  # so a terminal ends that nobody holds any more
+            while part := os.read(ours, 4096):
+                written += part
+        assert process.wait(60) == 0, written
+    finally:
+        os.close(ours)
+    return written.decode()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "term"), [(40, 120, "xterm"), (0, 0, "xterm"), (0, 80, "xterm"), (40, 80, "dumb")]
+)
+def test_a_terminal_gets_a_bar_or_lines_whatever_it_can_do(
+    rows: int,
+    columns: int,
+    term: str,
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """A terminal that does not say how large it is shows no bar: there its run was silent from start to end."""
+    text = on_terminal(rows, columns, "train", folder, "--out", tmp_path / "run", *SHORT, TERM=term)
+    is_bar = (rows, columns, term) == (40, 120, "xterm")
+    assert ("%|" in text) == is_bar
+    assert bool(re.search(r"^step \d+/\d+, .* it/s, ", text, re.MULTILINE)) != is_bar
+
+
+def test_at_a_terminal_results_are_told_in_words(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """JSON on standard output is for programs; a quiet run tells nothing else."""
+    run = tmp_path / "run"
+    text = on_terminal(40, 120, "train", folder, "--out", run, *SHORT)
+    assert "held-out PSNR" in text and '{"scene"' not in text
+    assert "PSNR" in (text := on_terminal(40, 120, "render", run)) and '{"psnr"' not in text
+    assert '{"psnr"' in on_terminal(40, 120, "render", run, "--quiet")
+    done = call("render", run)
+    assert json.loads(done.stdout)["psnr"] > 0 and "PSNR" in done.stderr

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ..machine import shows_bars
 from ..training.callbacks import Callback
 from ..training.clock import stage_summary
 from ..training.run_folder import RunFolder, to_json
@@ -37,11 +38,11 @@ VIEWER = "open it with any viewer of 3DGS, for example SuperSplat in a browser: 
 
 class Progress(Callback):
     """mode: bar (tqdm), plain (a line now and then), jsonl (log lines on standard output); None: bar on a
-    terminal.
+    terminal that can show one.
     """
 
     def __init__(self, mode: str | None = None, quiet: bool = False) -> None:
-        self.mode = mode or ("bar" if sys.stderr.isatty() else "plain")
+        self.mode = mode or ("bar" if shows_bars(sys.stderr) else "plain")
         self.quiet = quiet
         self.held: list[str] = []
         self.hold_until = time.monotonic() + HOLD_SECONDS
@@ -74,6 +75,11 @@ class Progress(Callback):
     def of(self, what: str) -> Callable[[int, int], None]:
         """`at` of this action."""
         return lambda done, total: self.at(what, done, total)
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """The result as a line of JSON on standard output, for programs. Who looks at a terminal has it in words."""
+        if self.quiet or self.mode == "jsonl" or not sys.stdout or not sys.stdout.isatty():
+            self.result(to_json(values))
 
     def result(self, line: str) -> None:
         """A line on standard output, of a command that tells results while it works."""
@@ -204,6 +210,6 @@ def tell_result(metrics: dict[str, Any], folder: RunFolder, report: Progress) ->
             split: metrics[split] and {k: v for k, v in metrics[split].items() if k != "views"}
             for split in ("test", "train")
         }
-        write_result(to_json(metrics | scores))
+        report.summary(metrics | scores)
     report.message(f"report: {folder.report}")
     report.message(f"model: {folder.ply}; {VIEWER}")

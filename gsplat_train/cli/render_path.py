@@ -31,8 +31,7 @@ from ..model.io import Model, committed, read_checkpoint, similarity_of
 from ..scene import View
 from ..storage import home_expanded
 from ..training.identity import cameras_of
-from ..training.run_folder import to_json
-from .progress import Progress, write_result
+from .progress import Progress
 from .render_views import keep_off_photos
 
 if TYPE_CHECKING:
@@ -126,13 +125,11 @@ def render_path(
         write_sheets(target.with_name(f"{target.stem}_sheet.png") if film else target / "sheet.png", rows)
     if not film:
         write_path(target / "path.json", [model.frame.camera(camera) for camera in made], fps)
-    write_result(
-        to_json(
-            {"frames": len(made), "fps": fps, "width": width, "height": height, "out": str(target)}
-            | ({"depth_unit": unit} if depth and not film else {})
-        )
+    report.summary(
+        {"frames": len(made), "fps": fps, "width": width, "height": height, "out": str(target)}
+        | ({"depth_unit": unit} if depth and not film else {})
     )
-    report.message(f"{len(made)} frames of {width}x{height} in {target}")
+    report.message(f"{len(made)} frame{'' if len(made) == 1 else 's'} of {width}x{height} in {target}")
     report.release()
 
 

@@ -103,7 +103,10 @@ def render_views(
                     metrics[part]["views"] = list(its)
         with atomic_write(folder / "metrics.json") as file:
             file.write(to_json(metrics, indent=1).encode() + b"\n")
-        write_result(to_json(named | {name: metrics[name] for name in FULLY}))
+        report.message(
+            f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}, mean of {len(scores)} views"
+        )
+        report.summary(named | {name: metrics[name] for name in FULLY})
     report.message(f"{len(views)} views in {folder}")
     report.release()
 

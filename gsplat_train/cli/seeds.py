@@ -14,7 +14,6 @@ from ..config import Config
 from ..errors import Interrupted, UserError
 from ..storage import atomic_write, parsed
 from ..training.run_folder import RunFolder, to_json
-from .progress import write_result
 from .runs import new_run, resumed_run
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def train_seeds(
         file.write(to_json(summary, indent=1).encode() + b"\n")
     report.message(in_words(summary))
     if report.mode != "jsonl":
-        write_result(to_json(summary))
+        report.summary(summary)
     report.message(f"the runs and {SUMMARY} are in {top.root}")
     return summary
 

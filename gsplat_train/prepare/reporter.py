@@ -10,17 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..machine import shows_bars
+
 MODES = ("bar", "plain", "jsonl")
 PLAIN_SECONDS = 10.0  # at most so often a plain line
 
 
 class Reporter:
     """mode: bar, plain (a line now and then), jsonl (one object a line on standard output); None: bar on a
-    terminal. `warnings` and `seconds` of the stages are kept for the report.
+    terminal that can show one. `warnings` and `seconds` of the stages are kept for the report.
     """
 
     def __init__(self, mode: str | None = None, quiet: bool = False) -> None:
-        self.mode = mode or ("bar" if sys.stderr.isatty() else "plain")
+        self.mode = mode or ("bar" if shows_bars(sys.stderr) else "plain")
         self.quiet = quiet
         self.warnings: list[str] = []
         self.seconds: dict[str, float] = {}
