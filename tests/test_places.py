@@ -9,7 +9,8 @@ import pytest
 from colmap_files import CAMERAS, IMAGES, POINTS, binary_files, check_good, text_files, write_scene
 from PIL import Image
 
-from gsplat_train.datasets import load_scene
+from gsplat_train.cli.from_photos import poseless
+from gsplat_train.datasets import holds_photos_only, load_scene
 from gsplat_train.datasets.names import guess, match, natural
 from gsplat_train.errors import UserError
 
@@ -428,6 +429,35 @@ def test_the_next_step_is_named(tmp_path, files, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     assert remedy in answer(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("file", "program"),
+    [
+        ("reconstruction.json", "OpenSfM"),
+        ("reconstruction/sfm_data.json", "OpenMVG"),
+        ("cameras_sphere.npz", "NeuS"),
+        ("out/bundle.rd.out", "Bundler"),
+        ("mill.nvm", "VisualSFM"),
+        ("keyframes/corrected_cameras/1.json", "Polycam"),
+        ("rgbd/0.json", "Record3D"),
+        ("mill.rcproj", "RealityCapture"),
+    ],
+)
+def test_cameras_that_no_reader_takes_are_named(tmp_path, file, program):
+    root = tmp_path / "x"
+    (root / file).parent.mkdir(parents=True)
+    (root / file).write_bytes(b"")
+    said = answer(root)
+    assert f"holds cameras of {program}, which are not read: " in said and str(tmp_path) in said
+    (root / "photos").mkdir()
+    Image.new("RGB", (40, 30)).save(root / "photos/a.png")
+    assert f"holds cameras of {program}" in answer(root)
+    assert answer(root).endswith(
+        "without them it holds 1 photos but no poses: gs-prepare finds them (or COLMAP)"
+    )
+    assert holds_photos_only(root)
+    assert program in poseless(root) and "\n" not in poseless(root)
 
 
 def test_a_file_that_is_no_folder(tmp_path):

@@ -133,6 +133,20 @@ def test_a_folder_in_a_folder_and_a_scenes_images(folder, tmp_path):
     assert find_photos(scene)[0] == scene / "images"
 
 
+def test_depth_maps_and_masks_are_no_photos(tmp_path):
+    """As Polycam, TUM and 7-Scenes lay them beside the photos."""
+    for name in ("images/1.jpg", "depth/1.png", "confidence/1.png", "2_mask.png", "3.depth.png", "2.png"):
+        path = tmp_path / "keyframes" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scenery().save(path)
+    root, names, others = find_photos(tmp_path)
+    assert (root, names) == (tmp_path / "keyframes", ["2.png", "images/1.jpg"])
+    assert "keyframes/depth/1.png" in others and len(others) == 4
+    assert find_photos(tmp_path / "keyframes/depth")[1] == [
+        "1.png"
+    ]  # where there is nothing else, it is taken
+
+
 def test_focal_length_and_camera_come_from_exif(folder, tmp_path):
     exif = Image.Exif()
     exif[0x010F], exif[0x0110] = "Maker", "Model"

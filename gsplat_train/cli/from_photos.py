@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..config import is_builtin
 from ..datasets import MADE_OF_PHOTOS as SCENE
 from ..datasets import holds_photos_only
+from ..datasets.advice import foreign_cameras
 from ..errors import UserError
 from ..prepare.steps import read_json
 from ..prepare.video import is_video
@@ -35,6 +36,16 @@ def named(source: Path) -> str:
     return str(source.with_suffix("") if source.is_file() else source)
 
 
+def poseless(source: Path) -> str:
+    """That photos or a video have no poses, with whose cameras lie beside them all the same."""
+    foreign = foreign_cameras(source) if source.is_dir() else ""
+    return (
+        f"{source} has no camera poses that can be read ({foreign})"
+        if foreign
+        else f"{source} has no camera poses"
+    )
+
+
 def make_scene(source: Path, run: RunFolder, report: Progress) -> str:
     """The scene made of `source` in the run's folder, or what is there of it gone on with."""
     from ..prepare.make import prepare
@@ -42,7 +53,7 @@ def make_scene(source: Path, run: RunFolder, report: Progress) -> str:
     from ..prepare.steps import Options
 
     out = run.root / SCENE
-    report.message(f"{source} has no camera poses: they are found first, into {out} (as gs-prepare does)")
+    report.message(f"{poseless(source)}: they are found first, into {out} (as gs-prepare does)")
     report.release()
     reporter = Reporter(report.mode if report.mode != "jsonl" else "plain", report.quiet)
     try:

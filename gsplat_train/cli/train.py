@@ -196,7 +196,7 @@ def train(
         options |= {} if resume else {"schedule_steps": 0}  # those of a run whose settings are given
 
     from ..config import configure
-    from .from_photos import capture, made_scene, make_scene, named
+    from .from_photos import capture, made_scene, make_scene, named, poseless
 
     requested = requested_settings(scene, config, options, set_ or [])
     source = capture(scene)
@@ -208,7 +208,7 @@ def train(
     if source is None:
         settings = configure(scene, requested.options, requested.files)
     elif check:
-        raise UserError(f"{scene} has no camera poses yet; first: gs-prepare {scene} OUT, then --check OUT")
+        raise UserError(f"{poseless(source)}; first: gs-prepare {scene} OUT, then --check OUT")
     else:
         settings = replace(configure(place, requested.options, requested.files), scene=named(source))
     from .. import effects

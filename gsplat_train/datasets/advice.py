@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,25 @@ ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".zst",
 SCENE_FILES = {".json", ".npy", ".bin", ".txt", ".db", ".xml", ".csv"}
 ABOVE, BELOW = 3, 2  # levels at which a scene is looked for round a folder that is none
 SHOWN = 3
+# Files with cameras that no reader takes: whose they are, and what makes a scene of them
+MODEL = "export them as a COLMAP model or a transforms.json"
+PROCESS = "nerfstudio's ns-process-data writes a transforms.json of them"
+FOREIGN_CAMERAS = {
+    "sfm_data.json": ("OpenMVG", MODEL),
+    "sfm_data.bin": ("OpenMVG", MODEL),
+    "cameras.sfm": ("Meshroom", MODEL),
+    "reconstruction.json": ("OpenSfM", MODEL),
+    "bundle.out": ("Bundler", MODEL),
+    "bundle.rd.out": ("Bundler", MODEL),
+    "cameras.npz": ("IDR", MODEL),
+    "cameras_sphere.npz": ("NeuS", MODEL),
+    "mesh_info.json": ("Polycam", PROCESS),
+    "corrected_cameras": ("Polycam", PROCESS),
+    "rgbd": ("Record3D", PROCESS),
+    "*.nvm": ("VisualSFM", MODEL),
+    "*.psx": ("Metashape", "export the cameras as cameras.xml"),
+    "*.rcproj": ("RealityCapture", "export the camera parameters as CSV"),
+}
 PHOTOS_ONLY = "photos but no poses: gs-prepare finds them (or COLMAP)"
 
 
@@ -29,8 +49,11 @@ def advice(root: Path, is_scene: Callable[[Path], bool]) -> str:
     if any(path.name == "database.db" for path in files):
         return "database.db holds COLMAP's features only: run its mapper, which makes sparse/0"
     pictures = list_pictures(root)
+    foreign = foreign_cameras(root)
     if pictures:
-        return f"it holds {len(pictures)} {PHOTOS_ONLY}"
+        return f"{foreign}; without them " * bool(foreign) + f"it holds {len(pictures)} {PHOTOS_ONLY}"
+    if foreign:
+        return foreign
     for suffixes, remedy in (
         (VIDEO_SUFFIXES, "is a video: give its name to gs-train, or to gs-prepare"),
         (ARCHIVE_SUFFIXES, "is an archive: unpack it first"),
@@ -39,6 +62,16 @@ def advice(root: Path, is_scene: Callable[[Path], bool]) -> str:
         if found := [path for path in files if path.suffix.lower() in suffixes]:
             return f"{found[0].name} {remedy}"
     return "" if files else "it is empty"
+
+
+def foreign_cameras(root: Path) -> str:
+    """What to do about another program's cameras in a folder, which no reader takes; empty where there are none."""
+    named = {path.name: path for path in sorted(root.rglob("*"), reverse=True)}
+    for pattern, (program, remedy) in FOREIGN_CAMERAS.items():
+        if found := fnmatch.filter(named, pattern):
+            path = named[found[-1]].relative_to(root)
+            return f"{path} holds cameras of {program}, which are not read: {remedy}"
+    return ""
 
 
 def file_advice(path: Path, is_scene: Callable[[Path], bool]) -> str:

@@ -32,7 +32,10 @@ FOREIGN_SUFFIXES = {
 }  # to be converted
 SHOWN = 3  # names in a message, the rest is counted
 DEPTH = 3  # of sub-folders that are searched for photos
-NO_PHOTOS = re.compile(r"mask|depth|normal|segment|semantic|label|thumb|render", re.IGNORECASE)
+NO_PHOTOS = re.compile(
+    r"mask|depth|confidence|disparit|normal|segment|semantic|label|thumb|render", re.IGNORECASE
+)
+NO_PHOTO = re.compile(r"[-_. ](mask|depth|confidence|disparity|normals?)$", re.IGNORECASE)  # a file's stem
 SIZES = re.compile(r"images?(_\d+)?", re.IGNORECASE)  # the same photos in several sizes
 LFS_HEAD = b"version https://git-lfs"
 

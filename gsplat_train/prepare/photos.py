@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..datasets.decode import open_picture
-from ..datasets.files import LFS_HEAD, PICTURE_SUFFIXES, list_pictures, shorten
+from ..datasets.files import LFS_HEAD, NO_PHOTO, NO_PHOTOS, PICTURE_SUFFIXES, list_pictures, shorten
 from ..errors import UserError
 from ..storage import atomic_write
 from .metadata import Metadata, read_metadata
@@ -65,7 +65,8 @@ class _Read:
 def find_photos(root: Path) -> tuple[Path, list[str], list[str]]:
     """The folder that holds the photos, their names in it, and the names of files that are something else.
 
-    A scene's own `images` is taken where there is one; a folder with nothing but one sub-folder is that.
+    A scene's own `images` is taken where there is one; a folder with nothing but one sub-folder is that. Masks, depth
+    maps and the like, told by their names, are others where photos lie beside them.
     HEIC counts where pillow-heif is installed; otherwise such files are among the others.
     """
     if (root / "images").is_dir() and list_pictures(root / "images"):
@@ -78,11 +79,20 @@ def find_photos(root: Path) -> tuple[Path, list[str], list[str]]:
         if any(part.startswith(".") for part in name.parts) or not path.is_file():
             continue
         (found if path.suffix.lower() in suffixes else others).append(name.as_posix())
+    photos = [name for name in found if not _is_beside_a_photo(name)]
+    if photos and len(photos) < len(found):
+        others, found = sorted({*others, *found} - {*photos}), photos
     tops = {name.split("/")[0] for name in found}
     if len(tops) == 1 and found[0].count("/"):
         inner = root / tops.pop()
         return inner, [name.split("/", 1)[1] for name in found], others
     return root, found, others
+
+
+def _is_beside_a_photo(name: str) -> bool:
+    """Whether its name says that a picture is a mask, a depth map or the like of a photo."""
+    folders, _, file = name.rpartition("/")
+    return bool(NO_PHOTOS.search(folders) or NO_PHOTO.search(os.path.splitext(file)[0]))
 
 
 def _register_heif() -> bool:
