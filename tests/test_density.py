@@ -52,7 +52,10 @@ def test_rotate_turns_as_the_quaternion_says() -> None:
 def divided(opacity: float, n: int) -> tuple[float, float]:
     """(opacity, factor of the scales) of each of `n` in the place of one."""
     logit = np.array([quaternions.logits(np.array(opacity))], np.float32)
-    new, shrink = copies.fainter(np, logit, np.array([n]), 0.0), copies.shrinking(np, logit, np.array([n]))
+    new, shrink = (
+        copies.fainter(np, logit, np.array([n]), (1e-6, 1 - 1e-6)),
+        copies.shrinking(np, logit, np.array([n])),
+    )
     assert new.dtype == shrink.dtype == np.float32
     return float(quaternions.opacities(new)[0]), float(np.exp(shrink[0]))
 
@@ -80,7 +83,7 @@ def test_the_factor_is_equation_nines(opacity: float, n: int) -> None:
 
 def test_many_copies_and_opacity_one_stay_finite() -> None:
     logits, n = np.array([1e4, 0, 30], np.float32), np.array([1000, 9999, 2])
-    new, shrink = copies.fainter(np, logits, n, 0.005), copies.shrinking(np, logits, n)
+    new, shrink = copies.fainter(np, logits, n, (0.005, 1 - 1e-6)), copies.shrinking(np, logits, n)
     opacity = quaternions.opacities(new)
     assert np.isfinite([new, shrink]).all() and (opacity >= 0.00499).all() and (opacity < 1).all()
 

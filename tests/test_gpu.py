@@ -249,7 +249,11 @@ def test_texts_name_their_arguments(name):
 
 def test_numbers_of_the_texts_and_of_the_table_are_the_same():
     text = (Path(_kernel_text.source_folder()) / "kernels/gpu.h").read_text()
-    for name, value in (("kBucket", _kernels.BUCKET), ("kIntersectGroup", _kernels.INTERSECT_GROUP)):
+    for name, value in (
+        ("kBucket", _kernels.BUCKET),
+        ("kIntersectGroup", _kernels.INTERSECT_GROUP),
+        ("kCountBlock", _kernels.COUNT_BLOCK),
+    ):
         assert f"{name} = {value};" in text
 
 

@@ -41,6 +41,7 @@ GS_CONSTANT uint kSlot = 12;
 GS_CONSTANT uint kBucket = 32;          // entries of a tile's list that one SIMD group takes in the backward pass: one a lane
 GS_CONSTANT uint kIntersectGroup = 256;  // splats of a group in intersect
 GS_CONSTANT uint kStride = 8;          // from one counter to the next: atomics on one cache line wait for each other
+GS_CONSTANT uint kCountBlock = 4096;  // counts that a group sums
 GS_CONSTANT uint kSortChunk = 2048;  // keys sorted in threadgroup memory: 16 kB
 
 GS_FN CameraParams unpack_camera(float4 a, float4 b, float4 c, float4 d, float4 e, int width, int height) {

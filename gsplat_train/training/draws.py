@@ -3,7 +3,7 @@
 
 Functions take `xp`, the module whose arrays they get and give: numpy or mlx.core. Random numbers are counters
 through a hash, weights and their sums are integers: neither knows an order of summation, and nothing is kept
-between two refinements.
+between two refinements. The module of a population on a GPU may have some of them itself (backends.gpu.arrays).
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ class Key(NamedTuple):
     step: int
     purpose: int
 
+    @property
+    def stream(self) -> int:
+        """32 bits that the hash begins with."""
+        return (self.step * 0x85EBCA77 + self.seed * 0xC2B2AE3D + self.purpose * 0x27D4EB2F) & WORD
+
 
 def hashed(xp: Any, index: Any, key: Key) -> Any:
     """uint32 of `index` (uint32) and key: a counter through lowbias32 (Chris Wellons' "hash prospector")."""
-    constant = (key.step * 0x85EBCA77 + key.seed * 0xC2B2AE3D + key.purpose * 0x27D4EB2F) & 0xFFFFFFFF
 
     def word(value: int) -> Any:
         return xp.array(value, dtype=xp.uint32)
 
-    x = index * word(0x9E3779B1) + word(constant)
+    x = index * word(0x9E3779B1) + word(key.stream)
     x = (x ^ (x >> 16)) * word(0x7FEB352D)
     x = (x ^ (x >> 15)) * word(0x846CA68B)
     return x ^ (x >> 16)
@@ -45,10 +49,9 @@ def hashed(xp: Any, index: Any, key: Key) -> Any:
 
 def uniforms(n: int, key: Key) -> tuple[float, ...]:
     """n numbers from 0 to 1 in 24 bits, those of `hashed`, in Python's integers, which for a few are fastest."""
-    constant = (key.step * 0x85EBCA77 + key.seed * 0xC2B2AE3D + key.purpose * 0x27D4EB2F) & WORD
-    found = []
+    found, stream = [], key.stream
     for index in range(n):
-        x = (index * 0x9E3779B1 + constant) & WORD
+        x = (index * 0x9E3779B1 + stream) & WORD
         x = ((x ^ (x >> 16)) * 0x7FEB352D) & WORD
         x = ((x ^ (x >> 15)) * 0x846CA68B) & WORD
         found.append(((x ^ (x >> 16)) >> 8) / 2**24)
@@ -68,14 +71,18 @@ def weights(xp: Any, logits: Any, min_opacity: float) -> Any:
 
     Out of a table, after one rounding, so that no machine's exponential decides who is drawn.
     """
-    alive = logits > logit_of(min_opacity)  # NaN is dead
+    dead = logit_of(min_opacity)
+    if (own := getattr(xp, "weigh", None)) is not None:
+        return own(logits, dead)
+    alive = logits > dead  # NaN is dead
     reach = CELLS * FARTHEST
     place = xp.round(xp.clip(xp.where(alive, logits, 0) * CELLS, -reach, reach)).astype(xp.int32) + reach
-    return xp.where(alive, rows_of(xp, xp.array(_table()), place), xp.array(0, dtype=xp.uint32))
+    return xp.where(alive, xp.array(table())[place], xp.array(0, dtype=xp.uint32))
 
 
 @cache
-def _table() -> np.ndarray:
+def table() -> np.ndarray:
+    """uint32: weights of logits from -FARTHEST to FARTHEST, CELLS to a unit."""
     logits = np.arange(-CELLS * FARTHEST, CELLS * FARTHEST + 1) / CELLS
     return np.maximum(1, np.round(65536 / (1 + np.exp(-logits)))).astype(np.uint32)
 
@@ -93,6 +100,8 @@ def multinomial(xp: Any, weights: Any, n: int, key: Key) -> Any:
     One comb of n teeth over the cumulative sum (systematic draws) was tried in its place: the built-in scene lost
     0.15 dB by it (mean of three seeds).
     """
+    if (own := getattr(xp, "drawn", None)) is not None:
+        return xp.sort(own(weights, n, key.stream))
     total_to = cumulative(xp, weights)  # below 2^40 for 2^24 rows
     total = total_to[-1:]
     bits = hashed(xp, xp.arange(n).astype(xp.uint32), key).astype(xp.uint64)
@@ -134,7 +143,7 @@ def cumulative(xp: Any, counts: Any) -> Any:
 
 
 def rows_of(xp: Any, array: Any, rows: Any) -> Any:
-    """array[rows], [n, ...]. rows [n] int32. A population on a GPU has its own way (backends.gpu.arrays)."""
+    """array[rows], [n, ...]. rows [n] int32."""
     own = getattr(xp, "rows_of", None)
     return array[rows] if own is None else own(array, rows)
 
@@ -151,6 +160,8 @@ def with_rows(xp: Any, array: Any, rows: Any, values: Any) -> Any:
 
 def positions(xp: Any, mask: Any, n: int) -> Any:
     """[n] int32: where `mask` [N], n times true, is."""
+    if (own := getattr(xp, "positions", None)) is not None:
+        return own(mask, n)
     if xp is np:
         return np.flatnonzero(mask).astype(np.int32)
     ranks = xp.arange(1, n + 1).astype(xp.uint64)

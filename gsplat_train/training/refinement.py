@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ..errors import Torn
 from .rows import Edit, Population
 from .scores import Maps, Scores
@@ -46,7 +48,8 @@ class Refinement:
     def not_finite(self) -> list[str]:
         """Leaves that hold a number that is not finite, of those that no loss tells."""
         xp = self._population.xp
-        return [name for name in SILENT if not bool(xp.isfinite(self._population.column(name)).all())]
+        whole = np.asarray(xp.stack([xp.isfinite(self._population.column(name)).all() for name in SILENT]))
+        return [name for name, finite in zip(SILENT, whole, strict=True) if not finite]
 
     @property
     def view_count(self) -> int:

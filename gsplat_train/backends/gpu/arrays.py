@@ -1,32 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of arrays of MLX by their numbers. MLX on CUDA compiles its own kernels for `a[rows]` when they are first used,
-3 s for each type of numbers; the kernels `take` and `put` are there at the start. They only carry words of 32 bits, so
-arrays of any such type are handed to them as they are.
+"""What density control does again and again with arrays of MLX, a kernel each: rows by their numbers, weights, draws,
+places. As operations of MLX most of a refinement's time was the host's, which asks for them; and MLX on CUDA compiles
+its own kernels for `a[rows]` when they are first used, 3 s for each type of numbers.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from math import prod
 from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
-from .engine import Engine, at_least_eight
-from .kernels import KERNELS
+from ...training import draws
+from .engine import Engine, at_least_eight, on_device
+from .kernels import COUNT_BLOCK, KERNELS
+
+FUNCTIONS = ("rows_of", "with_rows", "weigh", "drawn", "positions")  # that draws.py looks for
 
 
 def module(engine: Engine) -> Any:
-    """mlx.core with `rows_of` and `with_rows` beside: see training.draws."""
-    return SimpleNamespace(**vars(mx), rows_of=partial(rows_of, engine), with_rows=partial(with_rows, engine))
+    """mlx.core with FUNCTIONS beside; see those of their names in training.draws."""
+    own = {name: partial(globals()[name], engine) for name in FUNCTIONS}
+    return SimpleNamespace(**vars(mx) | own)
 
 
 def rows_of(engine: Engine, array: mx.array, rows: mx.array) -> mx.array:
     """array[rows], [n, ...]. array [B, ...] of 4 bytes a number, rows [n] int32."""
-    if not rows.shape[0]:
+    n, shape = rows.shape[0], (rows.shape[0], *array.shape[1:])
+    if not n:
         return array[:0]
-    return _launch(engine, "take", (rows.shape[0], *array.shape[1:]), array, rows)
+    _check(array)
+    sizes = _sizes(n, prod(array.shape[1:]), array.shape[0])
+    return _launch(engine, "take", [array, rows], sizes, prod(shape), [shape], [array.dtype])[0]
 
 
 def with_rows(
@@ -35,31 +43,108 @@ def with_rows(
     """[B, ...] `array` with `values`, [n, ...] or one number, in the rows [n] int32. They rise, and the i-th of them
     has row order[i] of the values; one that is there twice has the same values twice.
     """
-    n = rows.shape[0]
+    n, shape = rows.shape[0], (rows.shape[0], *array.shape[1:])
     if not n or not array.size:
         return array
+    _check(array)
     if order is None:
         order = mx.arange(n, dtype=mx.uint32)
-    shape = (n, *array.shape[1:])
     if not isinstance(values, mx.array):
         values = mx.full(shape, values, dtype=array.dtype)
-    return _launch(engine, "put", array.shape, array, rows, order, values.reshape(shape))
+    inputs, sizes = [array, rows, order, values.reshape(shape)], _sizes(n, prod(shape[1:]), array.shape[0])
+    return _launch(engine, "put", inputs, sizes, array.size, [array.shape], [array.dtype])[0]
+
+
+def weigh(engine: Engine, logits: mx.array, dead: float) -> mx.array:
+    """[N] uint32 weights of logits [N]; 0 where they are at most `dead`."""
+    n = logits.shape[0]
+    limits = mx.array([dead, draws.CELLS, draws.CELLS * draws.FARTHEST, *[0] * 5], dtype=mx.float32)
+    inputs = [logits, _table(), limits]
+    return _launch(engine, "weigh", inputs, _sizes(n), n, [(n,)], [mx.uint32])[0]
+
+
+def drawn(engine: Engine, weights: mx.array, n: int, stream: int) -> mx.array:
+    """[n] int32 rows in no order, drawn in proportion to weights [N] uint32 of which the sum is above 0."""
+    count, sums = weights.shape[0], _block_sums(engine, weights)
+    total_to = _launch(
+        engine, "prefix_sums", [weights, sums], _sizes(count), _threads(count), [(count,)], [mx.uint64]
+    )[0]
+    inputs = [at_least_eight(total_to), mx.array([stream] * 8, dtype=mx.uint32)]
+    return _launch(engine, "draw", inputs, _sizes(n, before=count), n, [(n,)], [mx.int32])[0]
+
+
+def positions(engine: Engine, mask: mx.array, n: int) -> mx.array:
+    """[n] int32: where `mask` [N] bool, n times true, is."""
+    count, counts = mask.shape[0], at_least_eight(mask.astype(mx.uint32))
+    if not n:
+        return mx.zeros(0, mx.int32)
+    inputs = [counts, _block_sums(engine, counts, count)]
+    return _launch(engine, "positions", inputs, _sizes(count, n), _threads(count), [(n,)], [mx.int32])[0]
+
+
+def halve(
+    engine: Engine, params: mx.array, rows: mx.array, before: int, how: tuple[float, ...]
+) -> list[mx.array]:
+    """[means [2n, 3], log scales [2n, 3], logits [2n]] of the two halves of the rows [n] int32, of which there are
+    some. params: packed, of `before` Gaussians; how: see csrc/kernels/halve.metal.
+    """
+    n, inputs = rows.shape[0], [params, rows, mx.array([*how, *[0] * 4], dtype=mx.float32)]
+    shapes: list[tuple[int, ...]] = [(2 * n, 3), (2 * n, 3), (2 * n,)]
+    return _launch(engine, "halve", inputs, _sizes(n, before=before), n, shapes, [mx.float32] * 3)
+
+
+def _block_sums(engine: Engine, counts: mx.array, n: int | None = None) -> mx.array:
+    n = counts.shape[0] if n is None else n
+    blocks = -(-n // COUNT_BLOCK)
+    return _launch(engine, "block_sums", [counts], _sizes(n), _threads(n), [(blocks,)], [mx.uint64], True)[0]
+
+
+def _threads(count: int) -> int:
+    """Of the kernels that take COUNT_BLOCK counts a group."""
+    return -(-count // COUNT_BLOCK) * KERNELS["block_sums"].threads
+
+
+@cache
+def _table() -> mx.array:
+    return on_device(mx.array(draws.table()))
+
+
+def _check(array: mx.array) -> None:
+    if array.dtype.size != 4:
+        raise TypeError(f"rows are of numbers of 4 bytes, not of {array.dtype}")
+
+
+def _sizes(n: int, parts: int = 0, before: int = 0) -> mx.array:
+    """What these kernels read of it; without Sizes, which a refinement would make for each of its calls."""
+    numbers = np.zeros(16, np.int32)
+    numbers[0], numbers[13], numbers[14] = n, parts, before
+    return mx.array(numbers)
 
 
 def _launch(
-    engine: Engine, name: str, shape: tuple[int, ...], array: mx.array, rows: mx.array, *more: mx.array
-) -> mx.array:
-    """The result [shape] of `take` or `put`; without Sizes, which a refinement would make for each of its calls."""
-    if array.dtype.size != 4:
-        raise TypeError(f"rows are of numbers of 4 bytes, not of {array.dtype}")
-    n, before, width = rows.shape[0], array.shape[0], prod(array.shape[1:])
-    size, threads = prod(shape), KERNELS[name].threads
-    sizes = mx.array([n, *[0] * 12, width, before, 0], dtype=mx.int32)
-    (result,) = engine.kernel(name)(
-        inputs=[*map(at_least_eight, (array, rows, *more)), sizes],
-        output_shapes=[shape if size >= 8 else (8,)],
-        output_dtypes=[array.dtype],
-        grid=(-(-size // threads) * threads, 1, 1),
+    engine: Engine,
+    name: str,
+    inputs: list[mx.array],
+    sizes: mx.array,
+    count: int,
+    shapes: list[tuple[int, ...]],
+    dtypes: list[mx.Dtype],
+    padded: bool = False,
+) -> list[mx.array]:
+    """The results of a kernel of so many threads. No array on its way has fewer than eight elements (see kernels.py);
+    `padded`: neither have the results.
+    """
+    threads = KERNELS[name].threads
+    results = engine.kernel(name)(
+        inputs=[*map(at_least_eight, inputs), sizes],
+        output_shapes=[shape if prod(shape) >= 8 else (8,) for shape in shapes],
+        output_dtypes=dtypes,
+        grid=(-(-count // threads) * threads, 1, 1),
         threadgroup=(threads, 1, 1),
     )
-    return result if size >= 8 else result[:size].reshape(shape)
+    if padded:
+        return results
+    return [
+        result if prod(shape) >= 8 else result[: prod(shape)].reshape(shape)
+        for result, shape in zip(results, shapes, strict=True)
+    ]

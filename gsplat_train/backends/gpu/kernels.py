@@ -17,7 +17,7 @@ from .text import body, header
 __all__ = ["KERNELS", "Array", "KernelSpec", "Sizes", "arguments", "body", "header"]
 
 TILE = 16  # px; csrc/constants.h
-BUCKET, INTERSECT_GROUP = 32, 256  # csrc/kernels/gpu.h
+BUCKET, INTERSECT_GROUP, COUNT_BLOCK = 32, 256, 4096  # csrc/kernels/gpu.h
 INDICES = 1 << 32  # the kernels index arrays by uint32
 DIMENSION = 1 << 31  # MLX counts a dimension of an array by int32
 ROW = 1024  # numbers in a row of an array that has more
@@ -58,6 +58,7 @@ class Sizes:
             "flags": -(-self.n // 128),
             "views": self.views,
             "parts": self.parts,
+            "count_blocks": -(-self.n // COUNT_BLOCK),
             "row": 8 + self.parts * self.n,  # numbers of a view's gradients
         }
 
@@ -119,6 +120,7 @@ _SLOTS = (
     "spans uint32 2 * n; group_starts uint32 groups; slot_grads float32 12 * capacity;"
     "status uint32 8; loss float32 8;"
 )
+_COUNTS = "counts uint32 n;"
 _NEW_BANDS = "new_shn float32 bands; new_m float32 bands; new_v float32 bands"
 
 KERNELS = {
@@ -328,6 +330,44 @@ KERNELS = {
             _arrays("new_words uint32 parts * before"),
             256,
             "-(-parts * before // 256)",
+        ),
+        KernelSpec(
+            "block_sums", _arrays(_COUNTS + _SIZES), _arrays("sums uint64 count_blocks"), 256, "count_blocks"
+        ),
+        KernelSpec(
+            "prefix_sums",
+            _arrays(_COUNTS + "sums uint64 count_blocks;" + _SIZES),
+            _arrays("total_to uint64 n"),
+            256,
+            "count_blocks",
+        ),
+        KernelSpec(
+            "positions",
+            _arrays(_COUNTS + "sums uint64 count_blocks;" + _SIZES),
+            _arrays("found int32 parts"),
+            256,
+            "count_blocks",
+        ),
+        KernelSpec(
+            "draw",
+            _arrays("total_to uint64 before; stream uint32 8;" + _SIZES),
+            _arrays("drawn int32 n"),
+            128,
+            "flags",
+        ),
+        KernelSpec(
+            "weigh",
+            _arrays("logits float32 n; table uint32 n; limits float32 8;" + _SIZES),
+            _arrays("weights uint32 n"),
+            128,
+            "flags",
+        ),
+        KernelSpec(
+            "halve",
+            _arrays("params float32 14 * before; rows int32 n; how float32 8;" + _SIZES),
+            _arrays("new_means float32 6 * n; new_log_scales float32 6 * n; new_logits float32 2 * n"),
+            128,
+            "flags",
         ),
         KernelSpec(
             "splat_grads",

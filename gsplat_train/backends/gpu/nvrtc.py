@@ -23,8 +23,15 @@ import mlx.core as mx
 from .kernels import KERNELS, KernelSpec
 from .text import body, header
 
-TYPES = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "uint8": "uint8_t"}
-INTEGERS = "typedef unsigned int uint32_t;\ntypedef int int32_t;\ntypedef unsigned char uint8_t;\n"
+TYPES = {
+    "float32": "float", "int32": "int32_t", "uint32": "uint32_t", "uint64": "uint64_t", "uint8": "uint8_t"
+}  # fmt: skip
+INTEGERS = """
+typedef int int32_t;
+typedef unsigned char uint8_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+"""
 
 
 def source(spec: KernelSpec, variant: tuple[bool, ...]) -> str:

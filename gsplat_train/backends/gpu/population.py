@@ -46,6 +46,11 @@ class GpuPopulation:
         """See Population.gaussians."""
         return unpack(*self.trees[0], self.n, self.rest)
 
+    def halves(self, rows: mx.array, how: tuple[float, ...]) -> dict[str, mx.array]:
+        """See training.strategies.copies.halves."""
+        columns = arrays.halve(self.engine, self.trees[0][0], rows, self.n, how)
+        return dict(zip(("means", "log_scales", "logit_opacities"), columns, strict=True))
+
     def apply(self, edit: Edit) -> None:
         """See Population.apply. All that is new is made beside the old, and takes its place when it is there."""
         params, *moments = self.trees

@@ -10,7 +10,8 @@ When a Gaussian of opacity o becomes n in one place, each gets (Kheradmand et al
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,38 +51,57 @@ def shared(
     """The edit that makes the rows `copies` of the rows `drawn`, which rise: opacity and scale are divided among
     the copies of one and itself, and the moments of all become zero.
     """
-    xp = population.xp
-    logits = taken(population, "logit_opacities", drawn)
-    once: dict[str, Any] = {}
-    if split:
-        n = xp.array([2])  # copies that are set apart are of one row each
-        once["log_scales"], offset = halves(population, drawn, split)
-        means = taken(population, "means", drawn)
+    least = max(min_opacity, FAINTEST)
+    if split:  # copies that are set apart are of one row each
+        halve = getattr(population, "halves", partial(halves, population))
+        shorter = 0.5 * math.log(1 - split * split)
+        columns = halve(drawn, Halving(split, shorter, least, NEARLY_OPAQUE))
     else:
-        n = draws.mentions(xp, drawn) + 1
-        shrink = shrinking(xp, logits, n)
-        once["log_scales"] = taken(population, "log_scales", drawn) + shrink[:, None]
-    once["logit_opacities"] = fainter(xp, logits, n, min_opacity)
-    columns = {name: xp.concatenate([column, column]) for name, column in once.items()}
-    if split:
-        columns["means"] = xp.concatenate([means - offset, means + offset])
-    return Edit(source, xp.concatenate([drawn, copies]), columns)
+        columns = together(population, drawn, least)
+    return Edit(source, population.xp.concatenate([drawn, copies]), columns)
 
 
-def halves(population: Population, index: Any, split: float) -> tuple[Any, Any]:
-    """(log scales [S, 3] of either half of Gaussians, offset [S, 3] of one half from the middle): two of the standard
-    deviation s sqrt(1 - split^2) at +- split s have the variance s^2 of one.
+def together(population: Population, drawn: Any, least: float) -> dict[str, Any]:
+    """Columns of the rows `drawn` [S], which rise, and of a copy for each, in one place. least: opacity."""
+    xp, logits = population.xp, taken(population, "logit_opacities", drawn)
+    n = draws.mentions(xp, drawn) + 1
+    log_scales = taken(population, "log_scales", drawn) + shrinking(xp, logits, n)[:, None]
+    columns = {"logit_opacities": fainter(xp, logits, n, (least, NEARLY_OPAQUE)), "log_scales": log_scales}
+    return {name: xp.concatenate([column, column]) for name, column in columns.items()}
+
+
+class Halving(NamedTuple):
+    """How one becomes two: `split` standard deviations to either side, the logarithm of the axis so much `shorter`, the
+    `least` and the `largest` opacity.
+    """
+
+    split: float
+    shorter: float
+    least: float
+    largest: float
+
+
+def halves(population: Population, index: Any, how: Halving) -> dict[str, Any]:
+    """Columns [2 S, ...] of the two halves of Gaussians, set apart along the longest axis: two of the standard
+    deviation s sqrt(1 - split^2) at +- split s have the variance s^2 of one. On a GPU: csrc/kernels/halve.metal.
     """
     xp, log_scales = population.xp, taken(population, "log_scales", index)
     unit = (xp.arange(3)[None] == xp.argmax(log_scales, axis=1)[:, None]).astype(xp.float32)
-    reach = split * xp.exp(adc.largest(xp, log_scales)[:, None])
+    reach = how.split * xp.exp(adc.largest(xp, log_scales)[:, None])
+    means = taken(population, "means", index)
     offset = rotate(taken(population, "quats", index), reach * unit, xp)
-    return log_scales + unit * (0.5 * math.log(1 - split * split)), offset
+    logits = fainter(xp, taken(population, "logit_opacities", index), xp.array([2]), (how.least, how.largest))
+    log_scales = log_scales + unit * how.shorter
+    return {
+        "means": xp.concatenate([means - offset, means + offset]),
+        "log_scales": xp.concatenate([log_scales, log_scales]),
+        "logit_opacities": xp.concatenate([logits, logits]),
+    }
 
 
-def fainter(xp: Any, logits: Any, n: Any, min_opacity: float) -> Any:
-    """The logit [S] of each of `n` [S] Gaussians that replace one, float32."""
-    new = xp.clip(_divided(xp, logits, n), max(min_opacity, FAINTEST), NEARLY_OPAQUE)
+def fainter(xp: Any, logits: Any, n: Any, within: tuple[float, float]) -> Any:
+    """The logit [S] of each of `n` [S] Gaussians that replace one, float32; of an opacity `within` two."""
+    new = xp.clip(_divided(xp, logits, n), *within)
     return xp.log(new) - xp.log1p(-new)
 
 
