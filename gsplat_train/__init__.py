@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .datasets import load_scene, open_scene
+    from .errors import Interrupted, UserError
     from .model.gaussians import Gaussians
     from .model.io import load_model
     from .renderer import render
@@ -36,7 +37,9 @@ __all__ = [
     "Callback",
     "Camera",
     "Gaussians",
+    "Interrupted",
     "Scene",
+    "UserError",
     "View",
     "load_model",
     "load_scene",
@@ -49,7 +52,9 @@ _HOMES = {
     "Callback": "training.callbacks",
     "Camera": "scene",
     "Gaussians": "model.gaussians",
+    "Interrupted": "errors",
     "Scene": "scene",
+    "UserError": "errors",
     "View": "scene",
     "load_model": "model.io",
     "load_scene": "datasets",

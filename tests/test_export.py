@@ -14,7 +14,7 @@ import splats as made
 from conftest import load_backend
 
 from gsplat_train.errors import UserError
-from gsplat_train.evaluate.exported import contributions, loss_of
+from gsplat_train.evaluate.exported import Loss, contributions, loss_of
 from gsplat_train.model import filters, frame
 from gsplat_train.model.formats import format_of, ply
 from gsplat_train.model.io import from_splats
@@ -231,3 +231,7 @@ def test_every_long_part_tells_how_far_it_is(tmp_path: Path) -> None:
     view, model = View("a", camera, np.zeros((96, 96, 3), np.uint8)), from_splats(splats)
     loss_of(model, model, [view], backend, background="black", progress=progress)
     assert output == [(1, 2), (2, 2)]
+
+
+def test_what_is_not_lost_has_no_sign_of_a_loss() -> None:
+    assert "(+0.00)" in str(Loss(30.0, 29.999, 4)) and "(-0.01)" in str(Loss(30.0, 29.99, 4))

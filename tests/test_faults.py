@@ -415,3 +415,24 @@ def test_what_to_do_about_it_fits_what_the_file_system_says(tmp_path: Path) -> N
         number = getattr(errno, name)
         with pytest.raises(StorageError, match=f"{os.strerror(number)}; .*{says}"), storage(tmp_path):
             raise OSError(number, os.strerror(number))
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what the run takes at most; what lies there already is its own."""
+    free = shutil.disk_usage(tmp_path)
+
+    def warnings(root: Path, size: int) -> list[str]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=size))
+        lines: list[str] = []
+        listening = Callback()
+        monkeypatch.setattr(listening, "message", lines.append)
+        train(root, resume=root.exists(), callbacks=[listening])
+        return [line for line in lines if line.startswith("warning: disk")]
+
+    (line,) = warnings(tmp_path / "small", 10_000)
+    assert line.startswith(f"warning: disk: 0 MB free in {tmp_path / 'small'}, ")
+    taken = sum(path.stat().st_size for path in (tmp_path / "small").rglob("*") if path.is_file())
+    assert warnings(tmp_path / "large", 20 * taken) == []
+    assert warnings(tmp_path / "large", taken // 2) == []  # resumed: most is there

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where models and photos are found, which photo is whose, and what is said of a folder that is no scene."""
 
+import errno
 import os
 import shutil
 import unicodedata
@@ -480,3 +481,39 @@ def test_a_name_that_no_file_can_have_matches_nothing() -> None:
     """JSON can hold half of a pair of surrogates."""
     found = match(["\ud800.png", "b.png"], ["a.png", "b.png"])
     assert list(found.found) == ["b.png"]
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Makes folders of a name such that they may not be listed, whoever asks: searches pass over them in silence."""
+    really = os.scandir
+
+    def close(name):
+        def scandir(path="."):
+            if os.path.basename(path) == name:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return really(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    return close
+
+
+def test_photos_that_may_not_be_listed_are_not_called_missing(good, closed):
+    move(good, "images", "pictures")
+    closed("pictures")
+    assert answer(good).startswith(f"{good / 'pictures'} cannot be listed: permission denied; without it: ")
+
+
+def test_a_scene_that_may_not_be_listed_is_not_called_empty(tmp_path, closed):
+    (tmp_path / "scene").mkdir()
+    closed("scene")
+    assert answer(tmp_path / "scene").startswith(f"{tmp_path / 'scene'} cannot be listed: permission denied")
+
+
+def test_masks_that_may_not_be_listed_are_missed(good, closed):
+    (good / "masks").mkdir()
+    closed("masks")
+    lines = []
+    load_scene(good, trust=True, log=lines.append)
+    assert any(line.startswith(f"warning: {good / 'masks'} cannot be listed") for line in lines)

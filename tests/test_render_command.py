@@ -100,6 +100,19 @@ def test_a_model_of_no_run_follows_a_file(trained: Any, tmp_path: Path) -> None:
     assert (tmp_path / "renders" / "path" / "00001_depth.png").is_file()
 
 
+def test_of_width_and_height_the_other_follows_along_a_file_too(trained: Any, tmp_path: Path) -> None:  # noqa: F811
+    """The picture of the file, larger: it was cut to the asked width, at the file's height."""
+    call("render", trained[0], "--path", "spiral", "--frames", 1, "--out", tmp_path / "p")
+    small = Image.open(tmp_path / "p" / "00000.png")
+    for option, size in (("--width", small.width), ("--height", small.height)):
+        asked = ["--path", tmp_path / "p" / "path.json", option, 2 * size, "--out", tmp_path / option]
+        call("render", trained[0], *asked)
+        large = Image.open(tmp_path / option / "00000.png")
+        assert large.size == (2 * small.width, 2 * small.height)
+        difference = np.asarray(large.resize(small.size, Image.Resampling.BOX), float) - np.asarray(small)
+        assert np.abs(difference).mean() < 8
+
+
 def test_a_sheet_along_a_path(trained: Any, tmp_path: Path) -> None:  # noqa: F811
     """Three frames, two a row, each with its depth; no pictures of depth beside the frames."""
     call("render", trained[0], "--path", "spiral", "--frames", 3, "--out", tmp_path / "p", "--sheet")

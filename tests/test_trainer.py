@@ -18,10 +18,10 @@ import tiny
 from foreign_scenes import small_demo
 
 import gsplat_train
-from gsplat_train import Callback, load_model
+from gsplat_train import Callback, Interrupted, UserError, load_model
 from gsplat_train.config import Config
 from gsplat_train.datasets.demo import make_demo
-from gsplat_train.errors import Interrupted, OutOfMemory, StorageError, TrainingDiverged, UserError
+from gsplat_train.errors import OutOfMemory, StorageError, TrainingDiverged
 from gsplat_train.evaluate.measure import measure
 from gsplat_train.scene import Photo, Scene
 from gsplat_train.training import checkpoint, evaluation, rows

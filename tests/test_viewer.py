@@ -116,8 +116,11 @@ def test_addresses() -> None:
     assert parse_address("") == ("127.0.0.1", 8765) and parse_address(":9000") == ("127.0.0.1", 9000)
     assert parse_address("0.0.0.0") == ("0.0.0.0", 8765) and parse_address("[::1]:80") == ("::1", 80)
     assert is_local("127.0.0.1") and is_local("localhost") and is_local("::1") and not is_local("0.0.0.0")
-    for wrong in ("host:port", "a/b", ":99999"):
+    for wrong in ("host:port", "a/b"):
         with pytest.raises(UserError, match="the viewer's address"):
+            parse_address(wrong)
+    for wrong in (":99999", "0.0.0.0:65536", "[::1]:70000"):
+        with pytest.raises(UserError, match=f"the viewer's port must be .*, got {wrong[-5:]}"):
             parse_address(wrong)
 
 

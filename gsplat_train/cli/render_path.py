@@ -77,7 +77,7 @@ def render_path(
         cameras = [model.camera(view.camera) for view in views if view.name not in held]
         made = make_path(asked.kind, cameras, points_of(model), asked.frames or FRAMES)
     else:
-        of_scene, stored = read_path(home_expanded(asked.kind), asked.frames, asked.width, asked.height)
+        of_scene, stored = read_path(home_expanded(asked.kind), asked.frames)
         fps, model = fps or stored, model.to_render(of_scene)
         made = [model.camera(camera) for camera in of_scene]
     made = [with_lens(camera, asked.width, asked.height, asked.fov) for camera in made]

@@ -29,6 +29,7 @@ from ..scene import Scene
 from ..storage import home_expanded
 from .advice import PHOTOS_ONLY, advice, file_advice
 from .check import Verdict, checked, judge
+from .files import closed_folder
 from .options import LoadOptions
 from .point_ply import read_points
 
@@ -57,7 +58,19 @@ def load_scene(path: str | os.PathLike[str], *, reader: str = "auto", **options:
 
 
 def _load(root: Path, reader: str, options: LoadOptions) -> Scene:
-    """The scene as it is, before the check."""
+    """The scene as it is, before the check. Of a folder that may not be read that is told, whatever comes of it."""
+    try:
+        scene = _recognised(root, reader, options)
+    except UserError as error:
+        if type(error) is UserError and (closed := closed_folder(root)):
+            raise UserError(f"{closed} cannot be listed: permission denied; without it: {error}") from None
+        raise
+    if closed := closed_folder(root):
+        options.log(f"warning: {closed} cannot be listed: permission denied; what it holds may be missed")
+    return scene
+
+
+def _recognised(root: Path, reader: str, options: LoadOptions) -> Scene:
     if reader != "auto" and reader not in registry.READERS:
         raise UserError(f"reader must be one of auto, {', '.join(registry.READERS)}, got {reader!r}")
     if not root.exists():

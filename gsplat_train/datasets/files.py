@@ -52,6 +52,23 @@ def list_pictures(folder: Path) -> list[str]:
     )
 
 
+def closed_folder(root: Path) -> Path | None:
+    """A folder of the scene that this user may not list, so that searches find nothing in it and say nothing."""
+    level = [root]
+    for _ in range(3):  # as deep as sparse/0
+        below: list[Path] = []
+        for folder in level:
+            try:
+                with os.scandir(folder) as entries:
+                    below += [Path(entry.path) for entry in entries if entry.is_dir()]
+            except PermissionError:
+                return folder
+            except OSError:  # a file, or gone; searches tell that
+                continue
+        level = below
+    return None
+
+
 def find_image_folder(root: Path, images: str | None) -> Path:
     """The folder `images` of the scene; None means `images`, or the only `images_*` where that is missing."""
     candidates = sorted(path.name for path in root.glob("images*") if path.is_dir())

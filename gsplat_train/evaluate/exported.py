@@ -28,7 +28,7 @@ class Loss(NamedTuple):
     def __str__(self) -> str:
         return (
             f"PSNR {self.psnr_before:.2f} dB as trained, {self.psnr_after:.2f} dB as written "
-            f"({self.psnr_after - self.psnr_before:+.2f}) on {self.views} held-out views"
+            f"({round(self.psnr_after - self.psnr_before, 2) + 0.0:+.2f}) on {self.views} held-out views"
         )
 
 

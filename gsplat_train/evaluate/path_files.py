@@ -39,12 +39,10 @@ class CameraPath(NamedTuple):
 
 
 @np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
-def read_path(
-    path: Path, frames: int | None = None, width: int | None = None, height: int | None = None
-) -> CameraPath:
+def read_path(path: Path, frames: int | None = None) -> CameraPath:
     """The path in a file. frames: so many, evenly along it; None: those of the file.
 
-    width, height: where the file says none. UserError, in one line, where it is no path.
+    Pictures of the file's size, 1280x720 where it says none. UserError, in one line, where it is no path.
     """
     try:
         content = parsed(text_of(path.read_bytes()))
@@ -59,8 +57,8 @@ def read_path(
     if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_FRAMES:
         raise UserError(f"camera path {path} has no list `frames` (or nerfstudio's `camera_path`) of cameras")
     try:
-        width = int(width or content.get("render_width" if theirs else "width") or 1280)
-        height = int(height or content.get("render_height" if theirs else "height") or 720)
+        width = int(content.get("render_width" if theirs else "width") or 1280)
+        height = int(content.get("render_height" if theirs else "height") or 720)
         default = float(content.get("default_fov" if theirs else "fov") or 50.0)
         undo = _undo(path.with_name("dataparser_transforms.json")) if theirs else np.eye(4)
         made = [_camera(frame, width, height, default, undo, theirs) for frame in listed]

@@ -50,9 +50,9 @@ def with_lens(camera: Camera, width: int | None, height: int | None, fov: float 
     if width is None and height is None and fov is None:
         return camera
     if width is None:
-        width = camera.width if height is None else round(camera.width * height / camera.height)
+        width = camera.width if height is None else max(round(camera.width * height / camera.height), 1)
     if height is None:
-        height = round(camera.height * width / camera.width)
+        height = max(round(camera.height * width / camera.width), 1)
     if fov is None:
         focal = camera.K[1, 1] * height / camera.height
     else:

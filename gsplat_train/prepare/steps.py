@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets import colmap
-from ..datasets.files import PICTURE_SUFFIXES, shorten
+from ..datasets.files import PICTURE_SUFFIXES, closed_folder, shorten
 from ..datasets.options import LoadOptions
 from ..storage import atomic_write, parsed
 from . import dense
@@ -81,6 +81,8 @@ def _from_photos(source: Path, images: Path, reporter: Reporter) -> tuple[list[P
         advice = "; for HEIC: pip install pillow-heif" if heic else ""
         videos = [name for name in others if is_video(Path(name))]
         advice = f"; for a video give its name: {source / videos[0]}" if videos and not heic else advice
+        if closed := closed_folder(source):
+            raise NoScene(f"{closed} cannot be listed: permission denied")
         raise NoScene(f"{source} holds no photos ({', '.join(sorted(PICTURE_SUFFIXES))}){advice}")
     with reporter.stage("photos", len(names)) as stage:
         found, left_out = gather(root, names, images, stage.at)

@@ -62,6 +62,7 @@ class MemoryPlan:
     depth: int = 0  # photos read ahead; 0: all are in memory
     kept: int = 0  # bytes of photos in the stepper's own form
     most: int = 0  # splats that there may be
+    reached: int = 0  # splats that the run can have at its end
     lowered: bool = False  # because of the budget
     growth_ended: bool = False  # that growth has ended
 
@@ -81,6 +82,13 @@ class MemoryPlan:
     def ahead(self) -> int:
         """Bytes of photos read ahead, those in use, and what decoding takes."""
         return (self.depth + IN_USE) * 3 * self.largest if self.depth else 0
+
+    def on_disk(self, config: Config) -> int:
+        """Bytes of files that the run has at once, at most: checkpoints (each with two moments a parameter) with the
+        one that is being written, the last and the best model.
+        """
+        written = (config.steps - 1) // config.checkpoint_every + 1
+        return (3 * min(config.checkpoint_keep + 1, written) + 2) * self.splat * self.reached
 
     def fitting(self, room: int) -> int:
         """Splats that fit in `room` bytes, in round numbers."""
@@ -143,7 +151,7 @@ def planned(
     most = min(plan.most, wanted)
     own = int(PIXEL * sum(sizes)) if takes.keeps_photos else 0
     left = found.bytes - plan.need(most).total
-    plan = replace(plan, kept=max(0, min(own, left, KEPT_PHOTOS)))
+    plan = replace(plan, kept=max(0, min(own, left, KEPT_PHOTOS)), reached=most)
     lines = [plan.line(most)]
     if lowered:
         lines.insert(

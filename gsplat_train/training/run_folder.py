@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from .. import __version__
 from .. import config as config_module
 from ..config import Config
 from ..errors import StorageError, UserError
-from ..machine import peak_bytes
+from ..machine import in_words, peak_bytes
 from ..model.formats import ply
 from ..model.placing import Placing, beside_of, write_placing
 from ..model.sky import sky_beside
@@ -135,6 +136,21 @@ class RunFolder:
         for folder, pattern in patterns:
             for path in sorted(folder.glob(pattern)):
                 remove(path)
+
+    def room(self, size: int) -> str | None:
+        """A warning where the disk may not hold files of `size` bytes in all, those that are there counted."""
+        there = [self.ply, self.best, *self.checkpoints.glob("*")]
+        try:
+            more = size - sum(path.stat().st_size for path in there if path.is_file())
+            free = shutil.disk_usage(self.root).free
+        except OSError:
+            return None
+        if free >= more:
+            return None
+        return (
+            f"warning: disk: {in_words(free)} free in {self.root}, and checkpoints and models of this run may take "
+            f"{in_words(more)}; free space there, or give another --out"
+        )
 
     def write_config(self, config: Config) -> None:
         with atomic_write(self.config) as file:

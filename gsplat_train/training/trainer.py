@@ -547,6 +547,8 @@ class Trainer:
         self.memory, lines = planned(config, self.strategy, self.scene.views, n, fused, first)
         for line in lines:
             self.message(line)
+        if self.run is not None and (short := self.run.room(self.memory.on_disk(config))):
+            self.message(short)
         if self.memory.lowered:
             self._lower(self.memory.most)
         if (least := self.crew.least(self.config.max_splats)) < self.config.max_splats:

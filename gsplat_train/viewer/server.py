@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import threading
 import time
@@ -84,6 +85,8 @@ def parse_address(address: str) -> tuple[str, int]:
         port = parts.port
     except ValueError:
         port = -1
+    if port == -1 and not parts.path and (number := re.search(r":(\d+)$", address)):
+        raise UserError(f"the viewer's port must be from 0 to 65535, got {number[1]}")
     if port == -1 or parts.path or (address and parts.hostname is None and port is None):
         raise UserError(f"the viewer's address must be HOST, HOST:PORT or :PORT, got {address!r}")
     return parts.hostname or HOST, PORT if port is None else port
