@@ -486,23 +486,27 @@ def test_a_name_that_no_file_can_have_matches_nothing() -> None:
 @pytest.fixture
 def closed(monkeypatch):
     """Makes folders of a name such that they may not be listed, whoever asks: searches pass over them in silence."""
-    really = os.scandir
 
     def close(name):
-        def scandir(path="."):
-            if os.path.basename(path) == name:
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-            return really(path)
+        def refused(really):
+            def listing(path="."):
+                if os.path.basename(path) == name:
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+                return really(path)
 
-        monkeypatch.setattr(os, "scandir", scandir)
+            return listing
+
+        monkeypatch.setattr(os, "scandir", refused(os.scandir))
+        monkeypatch.setattr(os, "listdir", refused(os.listdir))
 
     return close
 
 
 def test_photos_that_may_not_be_listed_are_not_called_missing(good, closed):
-    move(good, "images", "pictures")
-    closed("pictures")
-    assert answer(good).startswith(f"{good / 'pictures'} cannot be listed: permission denied; without it: ")
+    for name in NAMES:  # whose exact names are found without a list
+        move(good, f"images/{name}", f"images/x/{name}")
+    closed("images")
+    assert answer(good).startswith(f"{good / 'images'} cannot be listed: permission denied; without it: ")
 
 
 def test_a_scene_that_may_not_be_listed_is_not_called_empty(tmp_path, closed):
