@@ -40,6 +40,15 @@ def test_labels_without_extension_and_drawn_points(tmp_path):
     assert "20,000 drawn" in said
 
 
+@pytest.mark.parametrize("folder", ["/home/me/job/", "C:\\job\\", "../job/"])
+def test_labels_that_are_paths_lead_nowhere_else(tmp_path, folder):
+    """Names of views become paths of renders."""
+    scene, _ = load(written(tmp_path, label=lambda view: f"{folder}{view.name}"))
+    views = foreign.small_demo().views
+    home = "home/me/" if "home" in folder else ""
+    assert [view.name for view in scene.views] == [f"{home}job/{view.name}" for view in views]
+
+
 def test_a_cloud_in_the_worlds_coordinates_is_brought_back(tmp_path):
     demo = foreign.small_demo()
     angle = 0.7

@@ -191,6 +191,20 @@ def test_nerfstudios_own_split(tmp_path):
     assert load(root)[0].test_names == set(names[:3])
 
 
+def test_frames_apart_are_held_out_and_bad_ones_left_out(tmp_path):
+    """As ScanNet++ writes its split and its blurred photos."""
+    root = write_transforms(tmp_path)
+    whole = json.loads((root / "transforms.json").read_text())
+    named = sorted(whole["frames"], key=lambda frame: frame["file_path"])
+    named[0]["is_bad"] = named[-1]["is_bad"] = True
+    named[1]["is_bad"] = False
+    write_json(root / "transforms.json", whole | {"test_frames": named[8:]}, named[:8])
+    scene, said = load(root)
+    assert [view.name for view in scene.views] == [frame["file_path"] for frame in named[1:-1]]
+    assert scene.test_names == {frame["file_path"] for frame in named[8:-1]}
+    assert "2 frames that the file calls bad (is_bad) are left out" in said
+
+
 def test_a_matrix_that_is_scaled_whole(tmp_path):
     views = small_demo().views
     write_photos(tmp_path / "images", views)

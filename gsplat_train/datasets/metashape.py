@@ -24,6 +24,7 @@ from .agreement import in_picture
 from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
 from .images import PhotoFile, load_photos, with_masks
+from .names import as_name
 from .options import LoadOptions
 from .point_ply import cloud_beside
 
@@ -82,7 +83,7 @@ def read_cameras(chunk: ElementTree.Element, path: Path, log: Callable[[str], No
         for c in chunk.iterfind("components/component")
     }
     for camera in chunk.iterfind("cameras//camera"):
-        label, transform = camera.get("label", ""), camera.find("transform")
+        label, transform = as_name(camera.get("label", "")), camera.find("transform")
         if not label or camera.get("enabled") in ("0", "false"):
             continue
         if transform is None:

@@ -31,6 +31,12 @@ class Matches(NamedTuple):
     shared: dict[str, list[str]]  # files without a name, each with the several names it could be
 
 
+def as_name(path: str) -> str:
+    """A path that some program wrote as the name of a view: with "/", without drive, never leading out of a folder."""
+    parts = PurePosixPath(re.sub(r"^[A-Za-z]:", "", path.strip().replace("\\", "/"))).parts
+    return "/".join(part for part in parts if part not in ("/", "//", ".", ".."))
+
+
 def match(names: Iterable[str], files: Iterable[str]) -> Matches:
     """The file of each name by the first way that finds one and only one; a name may be in none of the three.
 

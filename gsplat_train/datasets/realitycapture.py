@@ -26,6 +26,7 @@ from ..storage import text_of
 from .colmap_records import CameraRecord, intrinsics
 from .files import find_photos, shorten
 from .images import PhotoFile, load_photos, with_masks
+from .names import as_name
 from .options import LoadOptions
 from .point_ply import cloud_beside
 
@@ -75,8 +76,7 @@ def read_rows(path: Path, log: Callable[[str], None] = lambda line: None) -> dic
             for key, value in row.items()
             if isinstance(key, str)
         }
-        name = re.sub(r"^[A-Za-z]:", "", named.get("name", "")).replace("\\", "/")
-        name = "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+        name = as_name(named.get("name", ""))
         if not name or name.startswith("#"):
             continue
         try:

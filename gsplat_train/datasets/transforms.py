@@ -9,7 +9,6 @@ photos are held out; the validation file's are used for nothing where there is a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +26,7 @@ from .agreement import SmallView, small_views_of
 from .colmap_records import intrinsics
 from .files import are_equal, find_photos, shorten, tell_outside
 from .images import PhotoFile, load_photos, with_masks
+from .names import as_name
 from .options import LoadOptions
 from .point_ply import read_points
 from .points import company, draw, looked_at, sweep_agreement
@@ -130,11 +130,11 @@ def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
     if whole is not None:
         contents = whole
         frames = _named(contents.frames, WHOLE, log)
-        held = frozenset(_name(path) for path in contents.held_out) or None
+        held = frozenset(as_name(path) for path in contents.held_out) or None
         test = next((part for part in (TEST, VAL) if part in parts), None)
         if held is None and test and TRAIN in parts:
             trained, tested = (
-                frozenset(_name(frame.path) for frame in transforms_file.read_file(root / part).frames)
+                frozenset(as_name(frame.path) for frame in transforms_file.read_file(root / part).frames)
                 for part in (TRAIN, test)
             )
             held = (tested - trained) & frozenset(frames) or None
@@ -153,6 +153,8 @@ def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
             log(f"transforms: {TRAIN} is trained on, {split}{unused}")
     if contents.mirrored:
         log("transforms: the matrices mirror (a left-handed world); the world's z was turned round")
+    if contents.bad:
+        log(f"transforms: {contents.bad} frames that the file calls bad (is_bad) are left out")
     if contents.has_depth:
         log("transforms: the depth pictures are not used")
     return Chosen(frames, held, contents.points)
@@ -175,7 +177,7 @@ def _named(frames: list[Frame], file: str, log: Callable[[str], None]) -> dict[s
     named: dict[str, Frame] = {}
     twice = []
     for frame in frames:
-        name = _name(frame.path)
+        name = as_name(frame.path)
         if not name:
             raise UserError(f"{file}: {frame.path!r} is no path of a photo")
         if name in named:
@@ -185,12 +187,6 @@ def _named(frames: list[Frame], file: str, log: Callable[[str], None]) -> dict[s
     if twice:
         log(f"warning: {file} has {len(twice)} photos more than once ({shorten(twice)}); the first counts")
     return named
-
-
-def _name(path: str) -> str:
-    """The path as the name of a view: with "/", without drive, and never leading out of a folder."""
-    parts = PurePosixPath(re.sub(r"^[A-Za-z]:", "", path.strip().replace("\\", "/"))).parts
-    return "/".join(part for part in parts if part not in ("/", "//", ".", ".."))
 
 
 def _find_files(

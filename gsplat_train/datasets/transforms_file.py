@@ -48,6 +48,7 @@ class Contents(NamedTuple):
     points: str | None  # the path of a PLY, as written
     held_out: frozenset[str]  # paths that the file itself holds out
     has_depth: bool
+    bad: int  # frames that are left out, as the file calls them bad
 
 
 def read_file(path: Path) -> Contents:
@@ -64,6 +65,11 @@ def read_file(path: Path) -> Contents:
         raise UserError(f"{path} must have a list 'frames' of objects with file_path and transform_matrix")
     if not listed:
         raise UserError(f"{path} has no frames; write it again from the reconstruction")
+    apart = top.get("test_frames")
+    apart = [item for item in apart if isinstance(item, dict)] if isinstance(apart, list) else []
+    sound = [item for item in [*listed, *apart] if item.get("is_bad") is not True]
+    bad = len(listed) + len(apart) - len(sound) if sound else 0
+    listed = sound or [*listed, *apart]
     frames = [_frame(item, top, f"frame {i} of {path}") for i, item in enumerate(listed)]
     signs = np.array([np.linalg.det(frame.camtoworld[:3, :3]) > 0 for frame in frames])
     if not signs.all():
@@ -74,13 +80,14 @@ def read_file(path: Path) -> Contents:
         frames = [frame._replace(camtoworld=flip @ frame.camtoworld) for frame in frames]
     frames = [frame._replace(camtoworld=_rigid(frame, path)) for frame in frames]
     points = top.get("ply_file_path")
-    held = top.get("test_filenames") or top.get("val_filenames") or []
+    held = top.get("test_filenames") or top.get("val_filenames") or [item.get("file_path") for item in apart]
     return Contents(
         frames,
         not signs.all(),
         points if isinstance(points, str) and points else None,
         frozenset(name for name in held if isinstance(name, str)) if isinstance(held, list) else frozenset(),
         any("depth_file_path" in item or "depth_path" in item for item in listed),
+        bad,
     )
 
 
