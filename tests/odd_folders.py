@@ -355,6 +355,7 @@ add("names", "images/ before some", renamed(name=some(lambda name: f"images/{nam
 add("names", "photos in day1/ and day2/", renamed(file=lambda name: f"day{1 + number(name) % 2}/{name}"))
 add("names", "folders in the names only", renamed(name=lambda name: f"cam{number(name) % 2}/{name}"))
 add("names", "absolute paths of another machine", renamed(name=lambda name: f"D:\\job\\{name}"))
+add("names", "absolute paths of a machine like this", renamed(name=lambda name: f"/home/me/job/{name}"))
 add(
     "names",
     "one base name in two folders",

@@ -242,9 +242,9 @@ BROKEN = {
         replace(images=[image(), image(id=8, translation=[0, 0, 5])]),
         "two images have the name 'b.png'",
     ),
-    "name upwards": (replace(images=[image(name="../b.png")]), "leads outside the folder of photos"),
-    "name absolute": (replace(images=[image(name="/etc/b.png")]), "leads outside the folder of photos"),
-    "name empty": (replace(images=[image(name="")]), "leads outside the folder of photos"),
+    "name upwards only": (replace(images=[image(name="../..")]), r"image name '\.\./\.\.' names no photo"),
+    "name of the root": (replace(images=[image(name="/")]), "image name '/' names no photo"),
+    "name empty": (replace(images=[image(name="")]), "image name '' names no photo"),
     "points NaN": (replace(points=[([NAN, 0, 0], [0, 0, 0], 0)] * 2), "2 of 2 points lie nowhere, the first"),
     "point absurd": (replace(points=[([1e300, 0, 0], [0, 0, 0], 0)]), r"number 1, at \[1e\+300"),
     "a camera twice": (

@@ -78,6 +78,14 @@ def test_the_folder_decides_between_equal_base_names():
     assert files_of(names, files) == dict(zip(names, files[:2], strict=True))
 
 
+@pytest.mark.parametrize("folder", ["/home/me/job/", "../job/"])
+def test_names_that_are_whole_paths_lead_nowhere_else(tmp_path, folder):
+    images = [(*image[:4], f"{folder}{image[4]}") for image in IMAGES]
+    scene = load_scene(write_scene(tmp_path / "scene", binary_files(CAMERAS, images, POINTS)))
+    inside = folder.replace("../", "").lstrip("/")
+    assert [view.name for view in scene.views] == [f"{inside}{name}" for name in NAMES]
+
+
 def test_what_is_doubtful_is_said_and_not_guessed():
     matches = match(["1.png"], ["cam0/1.png", "cam1/1.png"])
     assert not matches.found and matches.doubtful == {"1.png": ["cam0/1.png", "cam1/1.png"]}

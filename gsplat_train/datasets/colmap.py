@@ -22,6 +22,7 @@ from .colmap_records import CameraRecord, ImageRecord, Points, intrinsics, rotat
 from .files import find_photos, shorten
 from .held_out import held_out
 from .images import PhotoFile, fitted, load_photos, with_masks
+from .names import as_name
 from .options import LoadOptions
 
 MIN_QUATERNION = 1e-6  # norm; COLMAP writes 1
@@ -179,6 +180,7 @@ def _photos(records: list[ImageRecord], model: Path, log: Callable[[str], None])
     An image without a usable pose, or given twice alike, is left out with a warning.
     """
     cameras = _cameras(model, log)
+    records = [record._replace(name=_name(record.name, model)) for record in records]
     usable = [record for record in records if _has_pose(record)]
     if lost := [record for record in records if not _has_pose(record)]:
         if not usable:
@@ -191,7 +193,6 @@ def _photos(records: list[ImageRecord], model: Path, log: Callable[[str], None])
     photos: dict[str, PhotoFile] = {}
     by_name: dict[str, ImageRecord] = {}
     for record in usable:
-        _check_name(record.name, model)
         if by_name.setdefault(record.name, record) != record:
             raise UserError(f"{model}: two images have the name {record.name!r}; names must differ")
         if record.camera_id not in cameras:
@@ -215,11 +216,15 @@ def _has_pose(record: ImageRecord) -> bool:
     return bool(believable and np.linalg.norm(record.quat) >= MIN_QUATERNION)
 
 
-def _check_name(name: str, model: Path) -> None:
-    # The name becomes a path below the folder of photos, and below the folder of renders.
+def _name(name: str, model: Path) -> str:
+    """The name of an image as that of a view, which becomes a path below folders: hand-made models name photos by whole
+    paths. UserError where nothing is left of it.
+    """
     path = PurePosixPath(name)
-    if not path.name or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{model}: image name {name!r} leads outside the folder of photos; rename it")
+    inside = as_name(name) if path.is_absolute() or ".." in path.parts else name
+    if not PurePosixPath(inside).name:
+        raise UserError(f"{model}: image name {name!r} names no photo; rename it")
+    return inside
 
 
 def _usable(points: Points, model: Path, log: Callable[[str], None]) -> Points:
