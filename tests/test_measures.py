@@ -9,6 +9,7 @@ import tiny
 
 from gsplat_train.datasets.demo import make_demo, orbit_camera, photograph
 from gsplat_train.evaluate.corrected import corrected, half_fitted
+from gsplat_train.evaluate.measure import means_of
 from gsplat_train.evaluate.metrics import psnr, ssim, to_uint8
 from gsplat_train.evaluate.perceptual import ms_ssim
 from gsplat_train.scene import Photo
@@ -68,6 +69,18 @@ def test_exposure_is_fitted_and_scored_apart() -> None:
     left = np.zeros(PHOTO.shape[:2], np.uint8)
     left[:, :100] = 1
     assert np.isnan(half_fitted(PHOTO, darker, left)) and corrected(PHOTO, darker, left) > 45
+
+
+def test_a_perfect_picture_does_not_make_the_mean_infinite() -> None:
+    """As of nothing, before black: a view that looks past the scene."""
+    scores = {
+        "a": {"psnr": 20.0, "ssim": 0.5},
+        "b": {"psnr": np.inf, "ssim": 1.0},
+        "c": {"psnr": np.nan, "ssim": 0.6},
+    }
+    means = means_of(scores, ("psnr", "ssim"))
+    assert means["psnr"] == 60 and means["ssim"] == pytest.approx(0.7) and means["views"] == scores
+    assert np.isnan(means_of({}, ("psnr",))["psnr"])
 
 
 def test_the_photos_that_are_shown_worst_are_named() -> None:

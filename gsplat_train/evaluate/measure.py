@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..backends import Backend
 
 PLAIN = ("psnr", "ssim")
+MOST = 100.0  # dB, of a picture that equals its photo
 FULLY = (*PLAIN, "ms_ssim", "psnr_half", "psnr_corrected")
 BACKGROUNDS = {
     "auto": BLACK,
@@ -83,7 +84,10 @@ def more_scores(picture: np.ndarray, photo: np.ndarray, mask: np.ndarray | None)
 
 
 def means_of(scores: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, Any]:
-    """The means of the named scores over the views that have them, and "views": all."""
-    finite = {name: [s[name] for s in scores.values() if not np.isnan(s[name])] for name in names}
-    means = {name: float(np.mean(values)) if values else float("nan") for name, values in finite.items()}
+    """The means of the named scores over the views that have them, and "views": all.
+
+    A render that equals its photo, as of nothing before black, counts MOST: infinity would be the mean of all.
+    """
+    found = {name: [min(s[name], MOST) for s in scores.values() if not np.isnan(s[name])] for name in names}
+    means = {name: float(np.mean(values)) if values else float("nan") for name, values in found.items()}
     return {**means, "views": dict(scores)}
