@@ -62,8 +62,8 @@ class Config:
     backend: str = choice("auto", table=registry.BACKENDS)  # where to compute; auto: the first that runs here
     memory_budget: str = size("auto")  # of the host, for all of the process; auto: most of what is free
     gpu_memory: float = number(0.0, 0.0)  # bytes, up to 1 a share of the GPU's; 0: what keeps it busy
-    # Behind the splats. random: a new colour each step; random-first: that in the first half, then black; auto: this,
-    # but black where photos are see-through or end in black; sh: a sky, learnt
+    # Behind the splats. random: a new colour each step; random-first: that in the first half, then each fourth step;
+    # auto: this, but black where photos are see-through or end in black; sh: a sky, learnt
     background: str = choice("auto", "black", "white", "random", "random-first", "sh")
     antialiased: bool = False  # splats below a pixel fade instead of growing [Mip-Splatting's 2D filter]
 

@@ -35,10 +35,3 @@ def test_kernel_compiles(name, compiler):
 def test_a_fault_is_told_in_the_compilers_words(compiler):
     with pytest.raises(RuntimeError, match=r"do not compile: .*undefined"):
         nvrtc.compile_for("__global__ void f(float* x) { x[0] = nothing; }", "sm_80")
-
-
-def test_the_first_use_of_mlx_own_kernels_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MLX_PTX_CACHE_DIR", str(tmp_path))
-    assert nvrtc.is_first_use()
-    (tmp_path / "scatter_float32_int32_1.ptx").write_bytes(b"")
-    assert not nvrtc.is_first_use()

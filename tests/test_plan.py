@@ -57,9 +57,11 @@ def test_a_random_background_is_a_function_of_seed_and_step() -> None:
     schedule = Schedule(config, strategies.load(config))
     assert schedule.at(3).background == schedule.at(3).background != schedule.at(4).background
     other = settings(background="random", seed=1)
-    first = settings(background="random-first", steps=10)
-    colours = [Schedule(first, strategies.load(first)).at(number).background for number in range(1, 11)]
-    assert len(set(colours[:5])) == 5 and set(colours[5:]) == {(0.0, 0.0, 0.0)}
+    first = settings(background="random-first", steps=16)
+    colours = [Schedule(first, strategies.load(first)).at(number).background for number in range(1, 17)]
+    black = (0.0, 0.0, 0.0)
+    assert len({*colours} - {black}) == 10 and black not in colours[:8], "the first half, and two more"
+    assert [number for number, colour in enumerate(colours, 1) if colour != black][8:] == [12, 16]
     assert Schedule(other, strategies.load(other)).at(3).background != schedule.at(3).background
 
 

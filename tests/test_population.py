@@ -14,6 +14,7 @@ from tiny import random_gaussians, random_state, scene, settings
 
 from gsplat_train.backends import probe
 from gsplat_train.backends.gpu.engine import pack, unpack
+from gsplat_train.backends.gpu.limits import STEP
 from gsplat_train.backends.gpu.population import GpuPopulation
 from gsplat_train.evaluate.floaters import sightings
 from gsplat_train.model.gaussians import Gaussians
@@ -140,6 +141,21 @@ def test_the_stages_ask_mlx_for_no_kernel_of_indexing() -> None:
     assert np.isfinite(stepper.result().loss)
     picture = render(stepper.look().gaussians, views[0].camera, backend).image
     backend.engine.score(picture, views[0].pixels.image)
+
+
+def test_memory_is_counted_of_the_kernels_that_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, launched = emulated(), []
+    own = backend.engine.kernel
+
+    def kernel(name: str) -> Any:
+        launched.append(name)
+        return own(name)
+
+    monkeypatch.setattr(backend.engine, "kernel", kernel)
+    stepper = backend.stepper(rows.start(random_gaussians(20)))
+    stepper.take(scene().views[0], plan(1))
+    stepper.result()
+    assert launched == list(STEP)
 
 
 def test_without_room_nothing_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:

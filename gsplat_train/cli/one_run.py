@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 
 from .. import backends
 from ..config import Config, is_builtin
@@ -49,8 +48,6 @@ def train_in(
     chosen = backends.choose(settings.backend, report.message)
     backends.load(chosen)  # or say why not, before the photos are loaded
     report.message(f"backend: {chosen}" + (" (auto)" if settings.backend == "auto" else ""))
-    if chosen == "cuda" and import_module("gsplat_train.backends.gpu.nvrtc").is_first_use():
-        report.message("MLX compiles kernels of its own at the first refinement: 20 s, once on this machine")
     settings = replace(settings, backend=chosen)
     if settings.reader not in MADE and is_builtin(settings.scene):
         settings = replace(settings, data_root=str(scene_folder(settings).parent.resolve()))

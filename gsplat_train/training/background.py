@@ -3,8 +3,8 @@
 
 Over a background that is always black a dark thing may as well be a hole: nothing tells the two apart until a viewer
 shows another colour there. Over one that changes with each step what lets it through costs |background - photo|, 0.25
-of full scale at the least in the mean, wherever the photo is opaque. What has become solid stays so over black, where
-the end of a run is spent best: that is `random-first`.
+of full scale at the least in the mean, wherever the photo is opaque. What has become solid is kept so by a step in
+four, and scores, which are over black, are best where the end of a run is spent there: that is `random-first`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from ..model.sky import BLACK, WHITE, Colour
 from ..scene import Photo, View, evenly
 from . import draws
 
-FIRST, FIRST_SHARE = "random-first", 0.5  # the setting; of the schedule, over random colours. Then black
+FIRST, FIRST_SHARE = "random-first", 0.5  # the setting; of the schedule, over random colours
+AFTER = 4  # then each so many steps one, and black between
 SAMPLES = 8  # photos looked at
 DARK, MOST = (
     3,
@@ -28,7 +29,8 @@ DARK, MOST = (
 
 def ground_at(background: str, seed: int, number: int, horizon: int) -> Colour:
     """The colour in step `number` of a schedule of `horizon` steps."""
-    drawn = background == "random" or (background == FIRST and number <= FIRST_SHARE * horizon)
+    early = number <= FIRST_SHARE * horizon or number % AFTER == 0
+    drawn = background == "random" or (background == FIRST and early)
     if not drawn:
         return WHITE if background == "white" else BLACK
     red, green, blue = draws.uniforms(3, draws.Key(seed, number, draws.BACKGROUND))

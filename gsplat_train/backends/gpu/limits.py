@@ -24,8 +24,11 @@ ROOMY = 8  # the former where lists with it take less than 1 / ROOMY of the memo
 AREA_ARRAYS, SLOT = 9, 12  # numbers of the longest array a pixel (`maps`) and an intersection (`slot_grads`)
 
 
-# Kernels of the stages alone, and of steps over several views.
-UNFUSED = ("splat_grads", "project_vjp", "score", "move", "gradients", "combine", "combine_shn")
+# The kernels of a fused step, in order.
+STEP = (
+    "project", "colour", "intersect", "scan", "scatter", "tile_sort", "forward", "ssim", "loss", "backward", "update",
+    "update_shn",
+)  # fmt: skip
 
 
 @cache
@@ -39,8 +42,7 @@ def device_memory() -> int:
 def step_bytes(sizes: Sizes) -> int:
     """What the kernels of a step write."""
     names, itemsize = sizes.names, {"uint8": 1}
-    specs = [spec for spec in KERNELS.values() if spec.name not in UNFUSED]
-    return sum(a.count(names) * itemsize.get(a.dtype, 4) for spec in specs for a in spec.outputs)
+    return sum(a.count(names) * itemsize.get(a.dtype, 4) for name in STEP for a in KERNELS[name].outputs)
 
 
 @cache

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -124,16 +123,6 @@ def launcher(spec: KernelSpec) -> Callable[..., list[mx.array]]:
         )  # fmt: skip
 
     return launch
-
-
-def is_first_use() -> bool:
-    """Whether MLX has yet to compile its own kernels of indexing on this machine, which takes it 20 s at the first
-    refinement. It keeps them in files.
-    """
-    kept = os.environ.get("MLX_PTX_CACHE_DIR")
-    version: str = mx.__version__  # type: ignore[attr-defined]
-    folder = Path(kept) if kept else Path(tempfile.gettempdir(), "mlx", version, "ptx")
-    return not any(folder.glob("scatter_*.ptx"))
 
 
 def _library() -> str:
