@@ -56,7 +56,9 @@ def keep_others_pictures(targets: Iterable[Path]) -> None:
         except OSError:  # it is not there; otherwise writing it tells what is wrong
             continue
         if PROGRAM.encode() not in head:
-            raise UserError(f"{path} is there, and is no render: it is not written over; name another --out")
+            raise UserError(
+                f"{path} is there, and does not say that gs-render wrote it: it is kept; name another --out, or move it"
+            )
 
 
 def with_alpha(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
