@@ -6,6 +6,9 @@ traceback and exits with the class's `exit_code`; any other exception is a bug a
 """
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MOST = 1000  # characters of a message: what a file holds may be quoted in it
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -24,6 +27,16 @@ def one_line(message: str) -> str:
     """A message as a terminal can show it; of one that is too long the beginning and the end."""
     line = _CONTROL.sub(" ", message)
     return line if len(line) <= MOST else f"{line[: MOST * 7 // 10]} ... {line[-MOST // 4 :]}"
+
+
+@contextmanager
+def ending_in_one_line(program: str) -> Iterator[None]:
+    """Of a script: a UserError inside becomes its line on standard error and its exit code, as of a command."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
 class BackendUnavailable(UserError):

@@ -36,6 +36,7 @@ from bench_steps import Training, endless, one_step, time_in_turn
 
 from gsplat_train import backends
 from gsplat_train.datasets import load_scene
+from gsplat_train.errors import ending_in_one_line
 from gsplat_train.machine import peak_bytes
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
@@ -253,4 +254,5 @@ def quiet(message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line("bench.py"):
+        main()

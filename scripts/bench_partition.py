@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # behind an installed package, which has the compiled module
 
 from gsplat_train.datasets import demo, demo_world  # noqa: E402
+from gsplat_train.errors import ending_in_one_line  # noqa: E402
 from gsplat_train.evaluate.pictures import write_png  # noqa: E402
 from gsplat_train.scene import Camera, Photo, Scene, View  # noqa: E402
 
@@ -155,4 +156,5 @@ def across(out: Path, backend: str, size: tuple[int, int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ending_in_one_line("bench_partition.py"):
+        sys.exit(main())

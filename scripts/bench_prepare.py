@@ -31,6 +31,7 @@ from gsplat_train.datasets import demo
 from gsplat_train.datasets.colmap_binary import read_cameras, read_images, write_pinholes
 from gsplat_train.datasets.colmap_records import Points, rotation_matrix
 from gsplat_train.datasets.files import list_pictures
+from gsplat_train.errors import ending_in_one_line
 
 RATE, FILM_SECONDS = 12, 20  # frames a second
 Poses = dict[str, tuple[np.ndarray, np.ndarray]]  # by name: rotation, world to camera, and position
@@ -176,4 +177,5 @@ def compared(made: Path, true: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line("bench_prepare.py"):
+        main()

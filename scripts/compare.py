@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from gsplat_train.config import Config, check, configure, names, value_of
 from gsplat_train.datasets import read_scene
-from gsplat_train.errors import UserError
+from gsplat_train.errors import UserError, ending_in_one_line
 from gsplat_train.training.api import train as train_here
 
 DATA = Path(os.environ.get("GS_DATA", "data"))
@@ -84,7 +84,10 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="train nothing, print the table")
     args = parser.parse_args()
-    variants = tomllib.loads(args.variants.read_text("utf-8")) | {GSPLAT: {}}
+    try:
+        variants = tomllib.loads(args.variants.read_text("utf-8")) | {GSPLAT: {}}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the variants in {args.variants}: {error}; give a TOML file") from None
     chosen = args.only.split(",") if args.only else [name for name in variants if name != GSPLAT]
     runs = [
         Run(scene, name, int(seed))
@@ -284,4 +287,5 @@ def markdown(rows: list[dict[str, Any]], variants: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line("compare.py"):
+        main()

@@ -34,6 +34,7 @@ from gsplat_train.datasets import demo, demo_world, load_scene
 from gsplat_train.datasets.colmap_records import quaternion
 from gsplat_train.datasets.lenses import ONE_FOCAL, PARAMETERS, Lens, colmap_lens
 from gsplat_train.datasets.undistort import growth
+from gsplat_train.errors import ending_in_one_line
 from gsplat_train.evaluate.measure import measure
 from gsplat_train.scene import Camera, Photo, Scene, View
 from gsplat_train.training.api import train
@@ -253,4 +254,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line("lens_scenes.py"):
+        main()

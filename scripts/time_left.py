@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gsplat_train import config
-from gsplat_train.errors import UserError
+from gsplat_train.errors import UserError, ending_in_one_line
 from gsplat_train.training import strategies
 from gsplat_train.training.forecast import Forecast
 
@@ -61,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line("time_left.py"):
+        main()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmarks' own arithmetic: fits, counts and clocks."""
 
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -184,3 +186,28 @@ def test_devices_beside_one(monkeypatch, capsys):
     bench_devices.main()
     said = capsys.readouterr().out
     assert "2 devices, 2,000 splats, 30 steps: the bytes of one" in said and "| 2,000 | 2 |" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [
+        ("bench.py", ["step", "--scene", "fern"], "data/fern is not there"),
+        ("compare.py", ["nothing.toml"], "cannot read the variants in nothing.toml"),
+        ("time_left.py", ["nothing"], "cannot read the settings in nothing"),
+    ],
+)
+def test_scripts_tell_wrong_input_in_one_line(
+    script: str, arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    """As the commands do; the first stands in the README, and who has no Fern met its traceback."""
+    path = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, path / "scripts" / script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "GS_DATA"} | {"PYTHONPATH": str(path)},
+        timeout=60,
+    )
+    assert done.returncode == 2 and says in done.stderr
+    assert done.stderr.startswith(f"{script}: ") and done.stderr.count("\n") == 1
