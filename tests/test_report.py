@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from browser import Browser
-from test_cli import SHORT, call, folder, trained  # noqa: F401  # fixtures
+from test_cli import SHORT, STEPS, call, folder, trained  # noqa: F401  # fixtures
 
 from gsplat_train import config
 from gsplat_train.datasets.demo import make_demo
@@ -111,6 +111,10 @@ def test_a_browser_shows_it(trained: Any, tmp_path: Path) -> None:  # noqa: F811
         )
         assert browser.evaluate("document.querySelectorAll('.chart svg polyline').length") >= 6
         assert browser.evaluate("document.querySelectorAll('.view').length") == 2
+        steps = (
+            "[...document.querySelectorAll('.chart svg text[text-anchor=middle]')].map(t => t.textContent)"
+        )
+        assert set(browser.evaluate(steps)) == {str(STEPS // 2)}  # a whole number, as 50 and not 50.00
         clip = "document.querySelector('.slide img + img').style.clipPath"
         before = browser.evaluate(clip)
         browser.evaluate(
