@@ -22,7 +22,7 @@ ORDER = """
     datasets.file_photo datasets.photo_buffers datasets.photo_store datasets.images datasets.colmap_records
     datasets.agreement datasets.point_ply datasets.points
     datasets.colmap_binary datasets.colmap_text datasets.held_out datasets.colmap datasets.llff
-    datasets.transforms_file datasets.transforms datasets.metashape datasets.realitycapture
+    datasets.transforms_file datasets.transforms_paths datasets.transforms datasets.metashape datasets.realitycapture
     datasets.conventions datasets.check
     datasets.demo_paints datasets.demo_world datasets.demo datasets
     datasets.survey datasets.check_picture

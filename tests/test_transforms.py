@@ -116,6 +116,23 @@ def test_photos_that_are_not_there_are_left_out_with_a_warning(tmp_path):
     assert "warning: 2 of 12 photos are not there ('images/view_03.png', 'images/view_05.png')" in said
 
 
+def test_paths_from_a_folder_above(tmp_path):
+    """As a script writes them that is run there."""
+    views = small_demo().views
+    write_photos(tmp_path / "raw", views)
+    root = write_json(
+        tmp_path / "out/transforms.json", demo_lens(), frames(views, lambda view: f"raw/{view.name}")
+    )
+    scene, said = load(root)
+    foreign.same_cameras(scene, views)
+    assert "warning: 12 photos lie outside of" in said
+    (tmp_path / "out/transforms.json").write_text(
+        (root / "transforms.json").read_text().replace("raw/", "")  # a name alone is nobody's
+    )
+    with pytest.raises(UserError, match=r"none of the 12 photos .* is in a folder of"):
+        load(root)
+
+
 def test_none_of_the_photos(tmp_path):
     root = write_json(tmp_path / "transforms.json", demo_lens(), frames(small_demo().views))
     with pytest.raises(UserError, match=r"none of the 12 photos .* is in a folder of"):

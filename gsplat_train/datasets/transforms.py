@@ -8,11 +8,9 @@ photos are held out; the validation file's are used for nothing where there is a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,21 +18,18 @@ from PIL import Image
 
 from ..errors import UserError
 from ..scene import Camera, Scene, View
-from ..storage import is_file
 from . import transforms_file
 from .agreement import SmallView, small_views_of
 from .colmap_records import intrinsics
-from .files import are_equal, find_photos, shorten, tell_outside
+from .files import shorten, tell_outside
 from .images import PhotoFile, load_photos, with_masks
 from .names import as_name
 from .options import LoadOptions
 from .point_ply import read_points
 from .points import company, draw, looked_at, sweep_agreement
 from .transforms_file import Frame
+from .transforms_paths import TEST, TRAIN, VAL, WHOLE, as_written, find_files, without_repeats
 
-WHOLE = "transforms.json"
-TRAIN, VAL, TEST = (f"transforms_{part}.json" for part in ("train", "val", "test"))
-ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # of paths that are written without
 NERFSTUDIO_POINTS = "sparse_pc.ply"
 AWAY = 0.1  # share of cameras that look at the scene, below which the axes are doubted ...
 TOWARDS = 0.9  # share from which nothing is doubted
@@ -67,8 +62,8 @@ def load(root: Path, options: LoadOptions) -> Scene:
     """The scene in `root`; UserError where it is broken or none of its photos is there."""
     log = options.log
     chosen = _choose(root, log)
-    files = _find_files(chosen.frames, root, options.images, log)
-    files, held_out = _without_repeats(files, chosen, log)
+    files = find_files(chosen.frames, root, options.images, log)
+    files, held_out = without_repeats(files, chosen.frames, chosen.held_out, log)
     photos = [_photo(name, chosen.frames[name], path) for name, path in sorted(files.items())]
     if options.mask_mode != "off":
         photos = _with_named_masks(photos, chosen.frames, root, log)
@@ -189,69 +184,12 @@ def _named(frames: list[Frame], file: str, log: Callable[[str], None]) -> dict[s
     return named
 
 
-def _find_files(
-    frames: dict[str, Frame], root: Path, images: str | None, log: Callable[[str], None]
-) -> dict[str, Path]:
-    """The photo of each frame: where its path says, else by its name; frames without one are left out."""
-    found: dict[str, Path] = {}
-    if images is None:
-        for name, frame in frames.items():
-            if file := _as_written(root, frame.path) or _as_written(root, PurePosixPath(name).name):
-                found[name] = file
-    tell_outside(root, found.values(), log)
-    missing = [name for name in frames if name not in found]
-    if not missing:
-        log(f"photos: {len(found)} where {WHOLE if (root / WHOLE).is_file() else TRAIN} says")
-        return found
-    if not found:
-        return find_photos(missing, root, images, log)
-    with suppress(UserError):  # none of them is anywhere
-        found |= find_photos(missing, root, images, lambda line: None)
-    lost = [name for name in frames if name not in found]
-    log(f"photos: {len(found)} of {len(frames)} found")
-    if lost:
-        log(f"warning: {len(lost)} of {len(frames)} photos are not there ({shorten(lost)}) and are left out")
-    return found
-
-
-def _without_repeats(
-    files: dict[str, Path], chosen: Chosen, log: Callable[[str], None]
-) -> tuple[dict[str, Path], frozenset[str] | None]:
-    """The files and what is held out without photos that are trained on as well, at the same camera: their scores would
-    tell nothing. Small captures are often split into the same photos twice.
-    """
-    held = chosen.held_out or frozenset()
-    trained: dict[bytes, list[Path]] = {}
-    for name, path in files.items():
-        if name not in held:
-            trained.setdefault(chosen.frames[name].camtoworld.tobytes(), []).append(path)
-    again = {
-        name
-        for name in held & files.keys()
-        for path in trained.get(chosen.frames[name].camtoworld.tobytes(), ())
-        if are_equal(path, files[name])
-    }
-    if not again:
-        return files, chosen.held_out
-    names = shorten(sorted(again))
-    log(f"warning: {len(again)} of {len(held)} photos held out ({names}) are trained on as well; left out")
-    return {name: path for name, path in files.items() if name not in again}, held - again or None
-
-
-def _as_written(root: Path, path: str) -> Path | None:
-    file = Path(os.path.normpath(root / path.strip().replace("\\", "/")))
-    for candidate in (file, *(file.with_name(file.name + ending) for ending in ENDINGS)):
-        if is_file(candidate):
-            return candidate
-    return None
-
-
 def _with_named_masks(
     photos: list[PhotoFile], frames: dict[str, Frame], root: Path, log: Callable[[str], None]
 ) -> list[PhotoFile]:
     """The photos with the masks that their frames name."""
     wanted = {photo.name: mask for photo in photos if (mask := frames[photo.name].mask)}
-    found = {name: file for name, mask in wanted.items() if (file := _as_written(root, mask))}
+    found = {name: file for name, mask in wanted.items() if (file := as_written(root, mask))}
     if lost := len(wanted) - len(found):
         log(f"warning: {lost} of {len(wanted)} masks that the file names are not there")
     tell_outside(root, found.values(), log, "masks")
@@ -278,7 +216,7 @@ def _photo(name: str, frame: Frame, path: Path) -> PhotoFile:
 
 def _with_points(scene: Scene, root: Path, written: str | None, log: Callable[[str], None]) -> Scene:
     """The points of the PLY that the file names, which are in the file's own frame; else none."""
-    path = _as_written(root, written) if written else None
+    path = as_written(root, written) if written else None
     if path is None and (root / NERFSTUDIO_POINTS).is_file():
         path = root / NERFSTUDIO_POINTS
     if path is None:
