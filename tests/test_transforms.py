@@ -2,6 +2,7 @@
 """transforms.json in the dialects of its writers, from the built-in scene."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import foreign_scenes as foreign
@@ -114,6 +115,34 @@ def test_photos_that_are_not_there_are_left_out_with_a_warning(tmp_path):
     scene, said = load(root)
     assert len(scene.views) == 10
     assert "warning: 2 of 12 photos are not there ('images/view_03.png', 'images/view_05.png')" in said
+
+
+def test_photos_of_other_frames_do_not_stand_in_for_missing_ones(tmp_path):
+    """Blender's parts name their photos alike; other names may have the same numbers."""
+    views = small_demo().views
+    root = write_split(tmp_path / "split", views[:8], test=views[:4])
+    for part in ("train", "test"):
+        write_json(
+            root / f"transforms_{part}.json",
+            demo_lens(),
+            [
+                frame | {"file_path": f"{part}/r_{i}"}
+                for i, frame in enumerate(frames(views[:8] if part == "train" else views[8:]))
+            ],
+        )
+    shutil.rmtree(root / "test")
+    for i in range(8):
+        (root / "train" / f"view_{i:02d}.png").rename(root / "train" / f"r_{i}.png")
+    scene, said = load(root)
+    assert [view.name for view in scene.views] == [f"train/r_{i}" for i in range(8)]
+    assert scene.test_names is None and "warning: 4 of 12 photos are not there ('test/r_0'" in said
+    foreign.same_cameras(scene, views[:8], names=[f"train/r_{i}" for i in range(8)])
+
+    numbered = write_transforms(tmp_path / "numbers")
+    named = [f"images/view_{i:02d}.png" if i < 8 else f"images/other_{i - 8}.png" for i in range(12)]
+    listed = [frame | {"file_path": name} for frame, name in zip(frames(views), named, strict=True)]
+    write_json(numbered / "transforms.json", demo_lens(), listed)
+    assert [view.name for view in load(numbered)[0].views] == named[:8]
 
 
 def test_paths_from_a_folder_above(tmp_path):

@@ -7,7 +7,7 @@ import filecmp
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,23 +94,27 @@ def find_photos(
     log: Callable[[str], None],
     *,
     likely: Sequence[Path] = (),
+    taken: Collection[Path] = (),
 ) -> dict[str, Path]:
     """The photo of each name, from the folder that holds most of the names; views without one are left out.
 
-    images: the folder in `root`; None searches `likely`, then what is in `root`. A warning tells which views
-    have no photo, and where names and files had to be paired by their order. UserError where no photo is
-    found, or where it is undecided which is meant.
+    images: the folder in `root`; None searches `likely`, then what is in `root`. taken: the photos of other names,
+    beside which none is guessed. A warning tells which views have no photo, and where names and files had to be paired
+    by their order. UserError where no photo is found, or where it is undecided which is meant.
     """
     names = sorted(set(names))
+    others = {os.path.abspath(path) for path in taken}
     if images is not None:
         folder = find_image_folder(root, images)
-        matches = match(names, _files(folder, names))
+        matches = match(names, _files(folder, names, others))
     else:
-        folder, matches = _search(names, root, likely)
+        folder, matches = _search(names, root, likely, others)
     for name, choices in matches.doubtful.items():
         raise UserError(f"image {name!r} could be any of {shorten(choices)} in {folder}; keep only one there")
     for file, claimants in matches.shared.items():
         raise UserError(f"picture {file!r} in {folder} fits several images, such as {claimants[0]!r}")
+    if taken and not matches.found:
+        raise UserError(f"none of {shorten(names)} is in {root}")
     found = matches.found or _guessed(names, folder, log)
     _tell(names, found, folder, root, log)
     if images is None:
@@ -128,18 +132,21 @@ def tell_outside(root: Path, files: Iterable[Path], log: Callable[[str], None], 
         )
 
 
-def _files(folder: Path, names: Sequence[str]) -> set[str]:
-    """The pictures, and what the names name whatever its ending."""
-    return {*list_pictures(folder), *(name for name in names if is_file(folder / name))}
+def _files(folder: Path, names: Sequence[str], others: Collection[str]) -> set[str]:
+    """The pictures, and what the names name whatever its ending, without those of `others`."""
+    files = {*list_pictures(folder), *(name for name in names if is_file(folder / name))}
+    return {file for file in files if os.path.abspath(folder / file) not in others} if others else files
 
 
-def _search(names: list[str], root: Path, likely: Sequence[Path]) -> tuple[Path, Matches]:
+def _search(
+    names: list[str], root: Path, likely: Sequence[Path], others: Collection[str]
+) -> tuple[Path, Matches]:
     """The folder that holds most of the names, the first of equals, and what was found in it."""
     best: tuple[tuple[int, int], Path, Matches] | None = None
     equal: list[Path] = []
     preferred = _unique(path for path in likely if path.is_dir())
     for folder in _unique([*preferred, *_subfolders(root), root]):
-        matches = match(names, _files(folder, names))
+        matches = match(names, _files(folder, names, others))
         if folder == root:  # everything lies below it: only a name with its folders tells anything
             kept = {name: hit for name, hit in matches.found.items() if hit.way in FOLDERS_KEPT}
             matches = Matches(kept, {}, {})
@@ -157,7 +164,7 @@ def _search(names: list[str], root: Path, likely: Sequence[Path]) -> tuple[Path,
                 f"none of the {len(names)} photos ({shorten(names)}) is in a folder of {root}: {error}, or name "
                 "their folder with --images"
             ) from None
-        return folder, match(names, _files(folder, names))
+        return folder, match(names, _files(folder, names, others))
     _, folder, matches = best
     rivals = [other for other in equal if other.parent == folder.parent and not SIZES.fullmatch(other.name)]
     if rivals and folder not in preferred and not SIZES.fullmatch(folder.name):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -25,8 +26,12 @@ def find_files(
     """The photo of each frame: where its path says, else by its name; frames without one are left out."""
     found: dict[str, Path] = {}
     if images is None:
-        for name, frame in frames.items():
-            if file := as_written(root, frame.path) or as_written(root, PurePosixPath(name).name):
+        found = {name: file for name, frame in frames.items() if (file := as_written(root, frame.path))}
+        used, rest = set(found.values()), [name for name in frames if name not in found]
+        alike = Counter(PurePosixPath(name).name for name in rest)
+        for name in rest:
+            base = PurePosixPath(name).name
+            if alike[base] == 1 and (file := as_written(root, base)) and file not in used:
                 found[name] = file
     tell_outside(root, found.values(), log)
     missing = [name for name in frames if name not in found]
@@ -41,8 +46,9 @@ def find_files(
             if not found:
                 raise
         tell_outside(root, found.values(), log)
+    missing = [name for name in frames if name not in found]
     with suppress(UserError):  # none of them is anywhere
-        found |= find_photos(missing, root, images, lambda line: None)
+        found |= find_photos(missing, root, images, lambda line: None, taken=found.values())
     lost = [name for name in frames if name not in found]
     log(f"photos: {len(found)} of {len(frames)} found")
     if lost:
