@@ -151,6 +151,20 @@ def test_it_never_writes_among_the_photos(trained: Any, folder: Path) -> None:  
     assert before == {path: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
+def test_pictures_of_a_run_are_written_over_by_newer_ones(trained: Any, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """In its own renders/, whatever wrote them: those of 0.1 do not say so."""
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run, ignore=shutil.ignore_patterns("renders"))
+    (run / "renders" / "orbit").mkdir(parents=True)
+    old = [run / "renders" / "view_00.png", run / "renders" / "orbit" / "00000.png"]
+    for path in old:
+        shutil.copy(folder / "images" / "view_00.png", path)
+    before = [path.read_bytes() for path in old]
+    call("render", run)
+    call("render", run, "--path", "orbit", "--frames", 1)
+    assert all(path.read_bytes() != content for path, content in zip(old, before, strict=True))
+
+
 def test_photos_are_kept_whatever_else_lies_among_them(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     """Neither a run's files there nor a folder outside the scene's, where its photos lie, lets pictures over them."""
     shutil.copytree(folder, tmp_path / "scene")

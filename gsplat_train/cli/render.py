@@ -144,17 +144,19 @@ def render(
     ground = ground_of(background, found.sky, settings.background if settings else "black")
     look = Look(BLACK if alpha else ground, found.antialiased, supersample, depth or sheet)
     folder = home_expanded(out) if out else (found.run or home_expanded(model).parent) / "renders"
+    ours = out is None and found.run is not None
     if path is None:
         assert settings is not None
         render_views(
-            found, settings, split, stages, look, folder, report, depth=depth, alpha=alpha, sheet=sheet
-        )
+            found, settings, split, stages, look, folder, report,
+            depth=depth, alpha=alpha, sheet=sheet, ours=ours,
+        )  # fmt: skip
     else:
         asked = PathOptions(path, frames, fps, width, height, fov)
         target = folder if out else folder / Path(path).stem
         render_path(
             found, settings, scene is not None, asked, stages, look, target, film, alpha, report,
-            depth=depth, sheet=sheet,
+            depth=depth, sheet=sheet, ours=ours,
         )  # fmt: skip
 
 

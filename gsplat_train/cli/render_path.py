@@ -66,9 +66,12 @@ def render_path(
     *,
     depth: bool,
     sheet: bool,
+    ours: bool = False,
 ) -> None:
     """Writes the film `target`, or 00000.png, 00001.png ... and path.json into that folder; with depth asked for
     also a film or pictures of it; sheet.png, beside a film <its name>_sheet.png, of frames evenly along the path.
+
+    ours: see render_views.
     """
     fps = asked.fps
     if asked.kind in PATHS:
@@ -84,6 +87,7 @@ def render_path(
     fps = fps or FPS
     if not film:
         keep_off_photos(target, settings)
+    if not film and not ours:
         keep_others_pictures(target / f"{number:05d}.png" for number in range(len(made)))
     near, far = depth_range(model.gaussians, made) if look.depth else (1.0, 2.0)
     scale = model.frame.scale

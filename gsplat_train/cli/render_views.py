@@ -50,14 +50,19 @@ def render_views(
     depth: bool,
     alpha: bool,
     sheet: bool,
+    ours: bool = False,
 ) -> None:
-    """Writes NAME.png of each view, NAME_depth.png and NAME_depth_color.png where asked, metrics.json, sheets."""
+    """Writes NAME.png of each view, NAME_depth.png and NAME_depth_color.png where asked, metrics.json, sheets.
+
+    ours: what lies in the folder was written by this command, and may be written over.
+    """
     keep_off_photos(folder, settings)
     data = read_scene(settings, report.message, report.at)
     parts = split_views(data, settings, model.run)
     views = chosen(parts, split, data.name, settings)
     names = file_names(views)
-    keep_others_pictures(folder / name for name in names.values())
+    if not ours:
+        keep_others_pictures(folder / name for name in names.values())
     model = model.to_render([view.camera for view in data.views])
     near, far = model_depths(model, [view.camera for view in views]) if look.depth else (1.0, 2.0)
     unit = depth_unit(far)
