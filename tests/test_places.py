@@ -86,6 +86,13 @@ def test_names_that_are_whole_paths_lead_nowhere_else(tmp_path, folder):
     assert [view.name for view in scene.views] == [f"{inside}{name}" for name in NAMES]
 
 
+def test_another_folder_does_not_stand_in_for_a_missing_one():
+    """Of a rig with photos of the same names, cam0 is gone; cam2 has no poses."""
+    names = [f"{cam}/{i}.png" for cam in ("cam0", "cam1") for i in range(3)]
+    files = [f"{cam}/{i}.png" for cam in ("cam1", "cam2") for i in range(3)]
+    assert files_of(names, files) == {name: name for name in names[3:]}
+
+
 def test_what_is_doubtful_is_said_and_not_guessed():
     matches = match(["1.png"], ["cam0/1.png", "cam1/1.png"])
     assert not matches.found and matches.doubtful == {"1.png": ["cam0/1.png", "cam1/1.png"]}

@@ -40,13 +40,16 @@ def as_name(path: str) -> str:
 def match(names: Iterable[str], files: Iterable[str]) -> Matches:
     """The file of each name by the first way that finds one and only one; a name may be in none of the three.
 
-    Each name goes its own way: a set whose names differ from the files' for some views only loses no view.
+    Each name goes its own way: a set whose names differ from the files' for some views only loses no view. Where
+    folders in names are those on disk, though, a photo of another folder does not stand in for one that is missing.
     """
     waiting, free = sorted(set(names)), set(files)
     found: dict[str, Match] = {}
     doubtful: dict[str, list[str]] = {}
     shared: dict[str, list[str]] = {}
     for way, keys in WAYS:
+        if way not in FOLDERS_KEPT and any("/" in name for name in found):
+            waiting = [name for name in waiting if not ("/" in name and name.isascii())]
         if not waiting:
             break
         claims: dict[str, set[str]] = {}  # by name: files
