@@ -97,9 +97,11 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield Path(work)
             for entry in sorted(Path(work).iterdir()):
                 entry.replace(path / entry.name)
-    except OSError as error:
+    except BaseException as error:
         if is_new:
             shutil.rmtree(path, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(f"{path} cannot be written: {error.strerror or error}; {_cure(error)}") from error
 
 

@@ -166,7 +166,14 @@ def test_render_writes_every_view_with_metrics(trained, tmp_path: Path) -> None:
     call("render", run / "point_cloud.ply", "--backend", tiny.BACKEND)  # beside the model, its config known
     assert (run / "renders" / "view_08.png").is_file() and not (run / "renders" / "view_01.png").exists()
     ours = json.loads((run / "renders" / "metrics.json").read_text())
-    assert ours == json.loads((run / "metrics.json").read_text())["test"]
+    # The file is in the scene's frame, training in its own: between the two float32 moves a pixel now and then by
+    # one of 255 steps, which is below 1e-4 of a score of these 48x36 pixels.
+    scores = json.loads((run / "metrics.json").read_text())["test"]
+    assert ours["views"].keys() == scores["views"].keys()
+    for found, wanted in [(ours, scores), *((ours["views"][k], scores["views"][k]) for k in ours["views"])]:
+        assert {k: v for k, v in found.items() if k != "views"} == pytest.approx(
+            {k: v for k, v in wanted.items() if k != "views"}, rel=1e-4
+        )
     assert json.loads(done.stdout)["psnr"] != ours["psnr"]
     photo, picture = (
         np.asarray(tiny.scene().views[0].image),

@@ -199,6 +199,19 @@ def test_a_full_disk_leaves_nothing(scene, tmp_path, monkeypatch, exists):
     assert [path.name for path in tmp_path.rglob("*")] == (["demo"] if exists else [])
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_interrupt_leaves_nothing(scene, tmp_path, monkeypatch, exists):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    if exists:
+        (tmp_path / "demo").mkdir()
+    monkeypatch.setattr(demo, "write_pinholes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_demo(tmp_path / "demo", scene)
+    assert [path.name for path in tmp_path.rglob("*")] == (["demo"] if exists else [])
+
+
 def test_a_folder_that_cannot_be_made(scene, tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "file.png")
     with pytest.raises(StorageError, match="cannot be written"):
