@@ -13,13 +13,15 @@ from test_rows import snapshot
 from tiny import random_gaussians, random_state, scene, settings
 
 from gsplat_train.backends import probe
+from gsplat_train.backends.gpu import arrays
 from gsplat_train.backends.gpu.engine import pack, unpack
 from gsplat_train.backends.gpu.limits import STEP
 from gsplat_train.backends.gpu.population import GpuPopulation
 from gsplat_train.evaluate.floaters import sightings
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
-from gsplat_train.training import rows, strategies
+from gsplat_train.training import draws, rows, strategies
+from gsplat_train.training.draws import Key
 from gsplat_train.training.rows import Edit, HostPopulation, TrainState
 
 pytestmark = pytest.mark.usefixtures("clang")
@@ -141,6 +143,30 @@ def test_the_stages_ask_mlx_for_no_kernel_of_indexing() -> None:
     assert np.isfinite(stepper.result().loss)
     picture = render(stepper.look().gaussians, views[0].camera, backend).image
     backend.engine.score(picture, views[0].pixels.image)
+
+
+@pytest.mark.parametrize(
+    ("weights", "n"),
+    [
+        ([0, 0, 0], 2),
+        ([0, 5, 0], 1),
+        ([0, 5, 0], 9),
+        ([3, 1, 0, 2], 3),
+        (np.arange(10_000) % 7, 4_000),
+        (np.arange(9_000) % 5 * 60_000 * 4_096, 200),  # sums beyond 32 bits
+        (np.where(np.arange(5_000) % 50, 0, 9), 300),  # fewer than are drawn
+    ],
+)
+def test_draws_and_places_are_the_hosts(weights: Any, n: int) -> None:
+    weights, xp, key = np.array(weights, np.uint32), arrays.module(emulated().engine), Key(3, 700, 2)
+    for theirs, ours in (
+        (draws.distinct(np, weights, n, key), draws.distinct(xp, mx.array(weights), n, key)),
+        (np.flatnonzero(weights), draws.positions(xp, mx.array(weights) > 0, int((weights > 0).sum()))),
+    ):
+        assert ours.dtype == mx.int32 and np.array(ours).tolist() == theirs.tolist()
+    if weights.any():
+        drawn = draws.multinomial(xp, mx.array(weights), n, key)
+        assert np.array(drawn).tolist() == draws.multinomial(np, weights, n, key).tolist()
 
 
 def test_memory_is_counted_of_the_kernels_that_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:

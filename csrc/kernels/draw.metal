@@ -1,18 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows drawn in proportion to weights: a thread hashes its number to a point below the weights' sum, and finds the first row whose sum is
-// above it. stream: what tells these random numbers from others.
+// Rows drawn in proportion to weights, of which total_to are the sums.
 const uint i = thread_position_in_grid.x, last = uint(sizes[kBefore]) - 1;
 if (i < uint(sizes[kN])) {
-    const ulong bits = hash(i * 0x9E3779B1u + stream[0]), total = total_to[last];
-    const ulong point = bits * (total >> 32) + ((bits * (total & ulong(0xFFFFFFFFu))) >> 32);  // bits * total / 2^32
-    uint low = 0;
-    for (uint high = last; low < high;) {
-        const uint middle = (low + high) / 2;
-        if (total_to[middle] > point) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
+    const ulong total = total_to[last];
+    #include "parts/drawn_row.metal"
     drawn[i] = int(low);
 }

@@ -110,6 +110,30 @@ def multinomial(xp: Any, weights: Any, n: int, key: Key) -> Any:
     return xp.searchsorted(total_to, xp.sort(points), side="right").astype(xp.int32)
 
 
+def distinct(xp: Any, weights: Any, n: int, key: Key) -> Any:
+    """Rows int32 in rising order, none twice, drawn in proportion to the weights [N]: of `n` draws what was drawn again
+    is drawn once more among the others, so a few less than `n` may come of it, or fewer where so few are above 0.
+    """
+    again = key._replace(purpose=AGAIN + key.purpose)
+    if (own := getattr(xp, "distinct", None)) is not None:
+        return own(weights, n, (key.stream, again.stream))
+    alive = int((weights > 0).sum())
+    if not alive:
+        return xp.zeros(0).astype(xp.int32)
+    drawn = _once(xp, multinomial(xp, weights, n, key))
+    if len(drawn) < min(n, alive):
+        left = with_rows(xp, weights + 0, drawn, 0)
+        more = _once(xp, multinomial(xp, left, n - len(drawn), again))
+        drawn = xp.sort(xp.concatenate([drawn, more]))
+    return drawn
+
+
+def _once(xp: Any, drawn: Any) -> Any:
+    """Rows in rising order, each once."""
+    first = xp.concatenate([xp.ones(1) > 0, drawn[1:] != drawn[:-1]])
+    return rows_of(xp, drawn, positions(xp, first, int(first.sum())))
+
+
 def without_return(xp: Any, weights: Any, n: int, key: Key) -> Any:
     """[N] bool, n times true: rows drawn one after the other in proportion to the weights [N] of those that are left,
     of which n at least are above 0. The n largest of weight / -log(u), u uniform, are such a draw (Efraimidis and

@@ -18,7 +18,7 @@ from ...training import draws
 from .engine import Engine, at_least_eight, on_device
 from .kernels import COUNT_BLOCK, KERNELS
 
-FUNCTIONS = ("rows_of", "with_rows", "weigh", "drawn", "positions")  # that draws.py looks for
+FUNCTIONS = ("rows_of", "with_rows", "weigh", "drawn", "distinct", "positions")  # that draws.py looks for
 
 
 def module(engine: Engine) -> Any:
@@ -65,17 +65,29 @@ def weigh(engine: Engine, logits: mx.array, dead: float) -> mx.array:
 
 def drawn(engine: Engine, weights: mx.array, n: int, stream: int) -> mx.array:
     """[n] int32 rows in no order, drawn in proportion to weights [N] uint32 of which the sum is above 0."""
-    count, sums = weights.shape[0], _block_sums(engine, weights)
-    total_to = _launch(
-        engine, "prefix_sums", [weights, sums], _sizes(count), _threads(count), [(count,)], [mx.uint64]
-    )[0]
-    inputs = [at_least_eight(total_to), mx.array([stream] * 8, dtype=mx.uint32)]
+    count = weights.shape[0]
+    inputs = [_prefix_sums(engine, at_least_eight(weights), count), _eight(stream, mx.uint32)]
     return _launch(engine, "draw", inputs, _sizes(n, before=count), n, [(n,)], [mx.int32])[0]
 
 
-def positions(engine: Engine, mask: mx.array, n: int) -> mx.array:
-    """[n] int32: where `mask` [N] bool, n times true, is."""
-    count, counts = mask.shape[0], at_least_eight(mask.astype(mx.uint32))
+def distinct(engine: Engine, weights: mx.array, n: int, streams: tuple[int, int]) -> mx.array:
+    """See training.draws.distinct. How many were drawn twice is not asked, only how many rows there are in the end."""
+    count, weights = weights.shape[0], at_least_eight(weights)
+
+    def marked(weights: mx.array, stream: int, few: mx.array) -> mx.array:
+        inputs = [_prefix_sums(engine, weights, count), _eight(stream, mx.uint32), few]
+        sizes, shapes = _sizes(n, before=count), [weights.shape]
+        return _launch(engine, "mark", inputs, sizes, n, shapes, [mx.uint32], init_value=0)[0]
+
+    few = _eight(n, mx.int32)
+    marks = marked(weights, streams[0], few)
+    marks = marks + marked(weights * (1 - marks), streams[1], few - marks.sum().astype(mx.int32))
+    return positions(engine, marks, int(marks.sum()), count)
+
+
+def positions(engine: Engine, mask: mx.array, n: int, count: int | None = None) -> mx.array:
+    """[n] int32: where `mask` [N], n times true, is; its first `count`, if that is given."""
+    count, counts = mask.shape[0] if count is None else count, at_least_eight(mask.astype(mx.uint32))
     if not n:
         return mx.zeros(0, mx.int32)
     inputs = [counts, _block_sums(engine, counts, count)]
@@ -93,10 +105,20 @@ def halve(
     return _launch(engine, "halve", inputs, _sizes(n, before=before), n, shapes, [mx.float32] * 3)
 
 
-def _block_sums(engine: Engine, counts: mx.array, n: int | None = None) -> mx.array:
-    n = counts.shape[0] if n is None else n
-    blocks = -(-n // COUNT_BLOCK)
-    return _launch(engine, "block_sums", [counts], _sizes(n), _threads(n), [(blocks,)], [mx.uint64], True)[0]
+def _block_sums(engine: Engine, counts: mx.array, n: int) -> mx.array:
+    blocks = max(8, -(-n // COUNT_BLOCK))
+    return _launch(engine, "block_sums", [counts], _sizes(n), _threads(n), [(blocks,)], [mx.uint64])[0]
+
+
+def _prefix_sums(engine: Engine, counts: mx.array, n: int) -> mx.array:
+    """[at least eight] uint64 inclusive sums of the first `n` counts."""
+    inputs: list[mx.array] = [counts, _block_sums(engine, counts, n)]
+    shapes: list[tuple[int, ...]] = [(max(8, n),)]
+    return _launch(engine, "prefix_sums", inputs, _sizes(n), _threads(n), shapes, [mx.uint64])[0]
+
+
+def _eight(value: int, dtype: mx.Dtype) -> mx.array:
+    return mx.array([value] * 8, dtype=dtype)
 
 
 def _threads(count: int) -> int:
@@ -129,11 +151,9 @@ def _launch(
     count: int,
     shapes: list[tuple[int, ...]],
     dtypes: list[mx.Dtype],
-    padded: bool = False,
+    **more: Any,
 ) -> list[mx.array]:
-    """The results of a kernel of so many threads. No array on its way has fewer than eight elements (see kernels.py);
-    `padded`: neither have the results.
-    """
+    """The results of a kernel of `count` threads. No array on its way has fewer than eight elements: see kernels.py."""
     threads = KERNELS[name].threads
     results = engine.kernel(name)(
         inputs=[*map(at_least_eight, inputs), sizes],
@@ -141,9 +161,8 @@ def _launch(
         output_dtypes=dtypes,
         grid=(-(-count // threads) * threads, 1, 1),
         threadgroup=(threads, 1, 1),
+        **more,
     )
-    if padded:
-        return results
     return [
         result if prod(shape) >= 8 else result[: prod(shape)].reshape(shape)
         for result, shape in zip(results, shapes, strict=True)

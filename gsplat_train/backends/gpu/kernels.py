@@ -356,6 +356,13 @@ KERNELS = {
             "flags",
         ),
         KernelSpec(
+            "mark",
+            _arrays("total_to uint64 before; stream uint32 8; few int32 8;" + _SIZES),
+            _arrays("marks uint32 before"),
+            128,
+            "flags",
+        ),
+        KernelSpec(
             "weigh",
             _arrays("logits float32 n; table uint32 n; limits float32 8;" + _SIZES),
             _arrays("weights uint32 n"),

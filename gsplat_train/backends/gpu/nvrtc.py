@@ -114,12 +114,13 @@ def launcher(spec: KernelSpec) -> Callable[..., list[mx.array]]:
         grid: tuple[int, int, int],
         threadgroup: tuple[int, int, int],
         template: list[tuple[str, bool]] | None = None,
+        init_value: float | None = None,
     ) -> list[mx.array]:
         variant = tuple(value for _, value in template or ())
         return mx.fast.precompiled_cuda_kernel(
             name=symbol(spec, variant), compiled_source=program(spec.name, variant), inputs=inputs,
             output_shapes=output_shapes, output_dtypes=output_dtypes, scalars=[], grid=grid,
-            threadgroup=threadgroup, ensure_row_contiguous=True,
+            threadgroup=threadgroup, init_value=init_value, ensure_row_contiguous=True,
         )  # fmt: skip
 
     return launch

@@ -24,25 +24,13 @@ from . import adc, taken
 FAINTEST, NEARLY_OPAQUE = 1e-6, 1.0 - 1e-6  # opacities of 0 and 1 have no logit
 
 
-def draw(xp: Any, weights: Any, n: int, key: Key, split: float, alive: int) -> Any:
-    """The rows to copy, in rising order, drawn by `weights`, of which `alive` are above 0. Where copies are set apart
-    none comes twice: what was drawn again is drawn once more among the others, and a few less than `n` may come of it.
+def draw(xp: Any, weights: Any, n: int, key: Key, split: float) -> Any:
+    """The rows to copy, in rising order, drawn by `weights`: none where all are 0; where copies are set apart none
+    comes twice.
     """
-    drawn = draws.multinomial(xp, weights, n, key)
-    if not split:
-        return drawn
-    drawn = distinct(xp, drawn)
-    if len(drawn) < min(n, alive):
-        left = draws.with_rows(xp, weights + 0, drawn, 0)
-        more = draws.multinomial(xp, left, n - len(drawn), key._replace(purpose=draws.AGAIN + key.purpose))
-        drawn = xp.sort(xp.concatenate([drawn, distinct(xp, more)]))
-    return drawn
-
-
-def distinct(xp: Any, drawn: Any) -> Any:
-    """Rows in rising order, each once."""
-    first = xp.concatenate([xp.ones(1) > 0, drawn[1:] != drawn[:-1]])
-    return draws.rows_of(xp, drawn, draws.positions(xp, first, int(first.sum())))
+    if split:
+        return draws.distinct(xp, weights, n, key)
+    return draws.multinomial(xp, weights, n if bool((weights > 0).any()) else 0, key)
 
 
 def shared(

@@ -184,7 +184,7 @@ def relocate(
     n = int((weights == 0).sum())
     if n in (0, population.n):
         return 0
-    drawn = draw(xp, weights, n, key, split, population.n - n)
+    drawn = draw(xp, weights, n, key, split)
     dead = draws.positions(xp, weights == 0, n)[: len(drawn)]
     source = xp.arange(population.n).astype(xp.int32)
     source = draws.with_rows(xp, source, dead, drawn)
@@ -211,11 +211,10 @@ def grow(
     weights = draws.weights(xp, population.column("logit_opacities"), min_opacity)
     if shares is not None:
         weights = weights * shares
-    alive = int((weights > 0).sum())
-    if not alive:  # nothing to draw from
-        return 0
-    drawn = draw(xp, weights, n, key, split, alive)
+    drawn = draw(xp, weights, n, key, split)
     n = len(drawn)
+    if not n:  # nothing to draw from
+        return 0
     rows = xp.arange(old + n).astype(xp.int32)
     source = xp.concatenate([rows[:old], drawn])
     edit = shared(population, source, drawn, rows[old:], min_opacity, split)
