@@ -13,7 +13,7 @@ from PIL import Image
 
 from gsplat_train.datasets import demo, load_scene, transforms_file
 from gsplat_train.errors import UserError
-from gsplat_train.scene import Photo, View
+from gsplat_train.scene import Camera, Photo, View
 
 
 def load(root, **options):
@@ -295,6 +295,27 @@ def test_axes_of_opencv_among_cameras_that_look_elsewhere(tmp_path):
     scene, said = load(write_json(tmp_path / "transforms.json", top, wrong))
     foreign.same_cameras(scene, views)
     assert "warning: the matrices are read in OpenCV's axes" in said
+
+
+@pytest.mark.parametrize("forgot", [False, True])
+def test_axes_of_opencv_of_a_turn_on_the_spot(tmp_path, forgot):
+    """Read in the other axes, cameras that look out of a ring look into it: only photos tell."""
+    K = np.array([[80, 0, 48], [0, 80, 36], [0, 0, 1.0]])
+    views = []
+    for i in range(20):
+        ahead = np.array([np.cos(0.1 * np.pi * i), np.sin(0.1 * np.pi * i), -0.1])
+        ahead /= np.linalg.norm(ahead)
+        right = np.cross(ahead, [0, 0, 1]) / np.linalg.norm(np.cross(ahead, [0, 0, 1]))
+        viewmat = np.eye(4)
+        viewmat[:3, :3] = [right, np.cross(ahead, right), ahead]
+        viewmat[:3, 3] = -viewmat[:3, :3] @ (0.3 * ahead + [-1.5, 1.5, 0.8])
+        camera = Camera(viewmat, K, 96, 72)
+        views.append(View(f"{i:02d}.png", camera, Photo(demo.photograph(camera))))
+    write_photos(tmp_path / "images", views)
+    matrix = (lambda camera: np.linalg.inv(camera.viewmat)) if forgot else foreign.opengl
+    scene, said = load(write_json(tmp_path / "transforms.json", lens(camera), frames(views, matrix=matrix)))
+    foreign.same_cameras(scene, views)
+    assert ("warning: the matrices are read in OpenCV's axes" in said) == forgot
 
 
 def test_axes_of_opencv_where_photos_tell_nothing(tmp_path):

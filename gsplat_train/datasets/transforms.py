@@ -85,10 +85,11 @@ def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
     """The views with OpenGL's axes, as the format says, or OpenCV's where the photos prove a writer forgot it.
 
     Cameras that all look away from one place most likely look at it in OpenCV's axes: what they see in OpenGL's,
-    standing back to back, nobody else sees. Where some look at one place and some do not, photos alone decide.
+    standing back to back, nobody else sees. Cameras that turned on the spot look at it in OpenCV's axes wrongly. Where
+    some look at one place and some do not, photos alone decide.
     """
     _, ahead = looked_at(views)
-    if ahead >= TOWARDS or len(views) < FEWEST:
+    if len(views) < FEWEST:
         log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes")
         return views
     small_views = small_views_of(views, TRIED)
@@ -96,6 +97,9 @@ def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
     own, other = (np.nan_to_num(sweep_agreement(tried)) for tried in (small_views, turned_views))
     numbers = f"photos agree {other:.2f} so, {own:.2f} in OpenGL's"
     prove = other >= own + CLEARLY and (ahead < AWAY or other >= max(AGREED, own + 2 * CLEARLY))
+    if ahead >= TOWARDS and not prove:
+        log(f"cameras: {ahead:.0%} look at one place, in OpenGL's axes")
+        return views
     if not prove and ahead < AWAY:
         alone, together = (company(tried, draw(tried, SWEPT)[0]) for tried in (small_views, turned_views))
         if prove := alone < ALONE <= together:
