@@ -82,16 +82,21 @@ class Group:
         rows[self.row[view.name]] = self.module.gradient(gaussians, moves, camera, degree)
         return mx.array(rows)
 
+    def _row(self, values: mx.array, view: View) -> mx.array:
+        """The view's own, as a slice: for an index MLX on CUDA compiles kernels when they are first used, 3 s each."""
+        i = self.row[view.name]
+        return values[i : i + 1].reshape(-1)
+
     def behind(self, values: mx.array, view: View, camera: Camera) -> mx.array | None:
         """What is behind the splats, where the group says that."""
         if not hasattr(self.module, "behind"):
             return None
-        seen: mx.array = self.module.behind(values[self.row[view.name]], camera)
+        seen: mx.array = self.module.behind(self._row(values, view), camera)
         return seen
 
     def image(self, values: mx.array, view: View, image: mx.array) -> mx.array:
         """The render of `view` after this group, as a function of all its rows."""
-        shown: mx.array = self.module.image(values[self.row[view.name]], image, self.mode)
+        shown: mx.array = self.module.image(self._row(values, view), image, self.mode)
         return shown
 
     def beside(self, image: mx.array, photo: mx.array) -> mx.array:
