@@ -2,9 +2,11 @@
 """Where models and photos are found, which photo is whose, and what is said of a folder that is no scene."""
 
 import errno
+import glob
 import os
 import shutil
 import unicodedata
+from pathlib import Path
 
 import pytest
 from colmap_files import CAMERAS, IMAGES, POINTS, binary_files, check_good, text_files, write_scene
@@ -505,12 +507,16 @@ def closed(monkeypatch):
     def close(name):
         def refused(really):
             def listing(path="."):
-                if os.path.basename(path) == name:
+                if Path(path).name == name:
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
                 return really(path)
 
             return listing
 
+        if globber := getattr(
+            glob, "_StringGlobber", None
+        ):  # of Python 3.13: it holds scandir as it was at first
+            monkeypatch.setattr(globber, "scandir", staticmethod(refused(os.scandir)))
         monkeypatch.setattr(os, "scandir", refused(os.scandir))
         monkeypatch.setattr(os, "listdir", refused(os.listdir))
 
