@@ -13,6 +13,7 @@ import termios
 import tomllib
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from test_cli import SHORT, call, command, environment, folder, trained  # noqa:
 
 from gsplat_train import __version__, config, registry
 from gsplat_train.__main__ import commands
+from gsplat_train.cli.progress import Progress
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROGRAMS = [name.removeprefix("gs-") for name in tomllib.loads(PROJECT.read_text())["project"]["scripts"]]
@@ -195,3 +197,15 @@ def test_at_a_terminal_results_are_told_in_words(folder: Path, tmp_path: Path) -
     assert '{"psnr"' in on_terminal(40, 120, "render", run, "--quiet")
     done = call("render", run)
     assert json.loads(done.stdout)["psnr"] > 0 and "PSNR" in done.stderr
+
+
+def test_a_run_of_several_tells_no_score_of_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:
+    """--seeds: the second seed's line began with the first's held-out PSNR, and came ten seconds late."""
+    report = Progress("plain")
+    record = {"step": 10, "n_splats": 5, "loss": 0.5, "it_per_s": 1.0}
+    for _ in range(2):
+        report.start(SimpleNamespace(config=SimpleNamespace(steps=20)))  # type: ignore[arg-type]
+        report.record(None, record)  # type: ignore[arg-type]
+        report.record(None, record | {"step": 20, "test": {"psnr": 30.0}})  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert ["dB" in line for line in lines] == [False, True, False, True]

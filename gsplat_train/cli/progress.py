@@ -133,6 +133,7 @@ class Progress(Callback):
         """The loop begins."""
         self.release()
         self.total = trainer.config.steps
+        self.test_psnr, self.spoken = None, -PLAIN_SECONDS  # of --seeds another run may have ended before
         if self.mode == "bar" and not self.quiet:
             self.bar = tqdm(
                 total=self.total,
