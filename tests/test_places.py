@@ -5,6 +5,7 @@ import errno
 import glob
 import os
 import shutil
+import threading
 import unicodedata
 from pathlib import Path
 
@@ -542,3 +543,19 @@ def test_masks_that_may_not_be_listed_are_missed(good, closed):
     lines = []
     load_scene(good, trust=True, log=lines.append)
     assert any(line.startswith(f"warning: {good / 'masks'} cannot be listed") for line in lines)
+
+
+def test_a_pipe_is_no_scene_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    failed = []
+
+    def load():
+        try:
+            load_scene(tmp_path / "pipe")
+        except UserError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert failed and "is not a folder" in failed[0]

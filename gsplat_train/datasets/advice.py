@@ -96,6 +96,8 @@ def scene_above(folder: Path, is_scene: Callable[[Path], bool]) -> Path | None:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is the stand-in that a clone without git-lfs leaves."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(len(LFS_HEAD)) == LFS_HEAD
