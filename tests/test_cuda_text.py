@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVIDIA's own compiler takes every kernel, on a machine without a GPU: pip install nvidia-cuda-nvrtc-cu12."""
+"""NVIDIA's own compiler takes every kernel, on a machine without a GPU: pip install nvidia-cuda-nvrtc."""
 
 import os
 from importlib.util import find_spec
@@ -10,6 +10,7 @@ import pytest
 
 from gsplat_train.backends.gpu import nvrtc
 from gsplat_train.backends.gpu.kernels import KERNELS
+from gsplat_train.datasets import cache
 
 
 @pytest.fixture
@@ -20,8 +21,8 @@ def compiler(monkeypatch):
     found = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so*"))]
     if not found:
         if "nvrtc" in os.environ.get("GS_REQUIRE", "").replace(",", " ").split():
-            pytest.fail("GS_REQUIRE asks for nvrtc: pip install nvidia-cuda-nvrtc-cu12")
-        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc-cu12)")
+            pytest.fail("GS_REQUIRE asks for nvrtc: pip install nvidia-cuda-nvrtc")
+        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
     monkeypatch.setattr(nvrtc, "_library", lambda: str(found[0]))
 
 
@@ -35,3 +36,31 @@ def test_kernel_compiles(name, compiler):
 def test_a_fault_is_told_in_the_compilers_words(compiler):
     with pytest.raises(RuntimeError, match=r"do not compile: .*undefined"):
         nvrtc.compile_for("__global__ void f(float* x) { x[0] = nothing; }", "sm_80")
+
+
+def test_machine_code_is_kept(compiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GS_CACHE", str(tmp_path))
+    monkeypatch.setattr(nvrtc, "_capability", lambda: 80)
+    compiled: list[str] = []
+    own = nvrtc.compile_for
+
+    def compile_for(text: str, *args: object) -> bytes:
+        compiled.append(text)
+        return own(text, *args)
+
+    monkeypatch.setattr(nvrtc, "compile_for", compile_for)
+    spec = KERNELS["take"]
+    first = nvrtc._compile(spec, ())
+    assert first[:4] == b"\x7fELF" and nvrtc._compile(spec, ()) == first and len(compiled) == 1
+    (kept,) = tmp_path.glob("*.code")
+    for damage in (kept.read_bytes()[:-1], b"", b"x" * 40):
+        kept.write_bytes(damage)
+        compiled.clear()
+        assert nvrtc._compile(spec, ()) == first and len(compiled) == 1, "what is damaged is made again"
+    nvrtc._compile(KERNELS["put"], ())
+    monkeypatch.setattr(nvrtc, "_capability", lambda: 90)
+    nvrtc._compile(spec, ())
+    assert len(list(tmp_path.glob("*.code"))) == 3, "a key names the text and the architecture"
+    assert cache.clear()[0] == 3
+    monkeypatch.setenv("GS_CACHE_SIZE", "0")
+    assert nvrtc._compile(spec, ())[:4] == b"\x7fELF" and not list(tmp_path.glob("*.code"))

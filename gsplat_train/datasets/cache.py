@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that took long to make, kept on disk under a key of everything they were made from.
+"""Pictures that took long to make, kept on disk under a key of everything they were made from; a GPU's kernels too.
 
-A file of the cache is a PNG, or the photos of a whole scene as they are in memory (photo_store.py). It appears
-complete or not at all, is checked when read, and may be deleted. All of them together take no more than `limit`:
-what was not used for the longest time goes first. Another run that reads what goes still has it open.
+A file of the cache is a PNG, the photos of a whole scene as they are in memory (photo_store.py), or a kernel's machine
+code. It appears complete or not at all, is checked when read, and may be deleted. All of them together take no more
+than `limit`: what was not used for the longest time goes first. Another run that reads what goes still has it open.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import StorageError, UserError
 from ..machine import bytes_of
-from ..storage import cache_folder
+from ..storage import atomic_write, cache_folder
 
-ENDINGS = (".png", ".photos")
+CODE = ".code"
+ENDINGS = (".png", ".photos", CODE)
 LEFT = ".tmp"  # ends what a writer has not finished
 LIMIT = 40_000_000_000  # bytes; GS_CACHE_SIZE is another
 SPARE = 2_000_000_000  # bytes of the disk that the cache never takes: checkpoints need them
+DIGEST = 32  # bytes of SHA-256
 COUNTED_AGAIN = 200_000_000  # bytes written since the folder was looked at, after which it is again
 
 _writing = threading.Lock()
@@ -193,3 +195,27 @@ def _has_room(count: int) -> bool:
             return True
         _left[folder] = slack if make_room(count + slack) is None else 0
         return _left[folder] > 0 or make_room(count) is None
+
+
+def read_code(name: str) -> bytes | None:
+    """The machine code of that key; None where there is none or it is damaged."""
+    path = cache_folder() / f"{name}{CODE}"
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+        return None
+    used(path)
+    return data[DIGEST:]
+
+
+def write_code(name: str, code: bytes) -> None:
+    """Keeps machine code, behind its digest, where the disk and the limit allow it."""
+    try:
+        if _has_room(len(code) + DIGEST):
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            with atomic_write(cache_folder() / f"{name}{CODE}") as file:
+                file.write(hashlib.sha256(code).digest() + code)
+    except (OSError, StorageError):
+        return

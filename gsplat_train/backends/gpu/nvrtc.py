@@ -2,24 +2,26 @@
 """CUDA source -> machine code, by the NVRTC library that MLX's CUDA build has loaded.
 
 mx.fast.cuda_kernel compiles a kernel behind headers of its own: 2 s each. Without those headers it takes a
-fifth of that; mx.fast.precompiled_cuda_kernel runs the result. `compile_ahead` compiles all kernels of a
-training step at once, while photos are read.
+fifth of that; mx.fast.precompiled_cuda_kernel runs the result. `compile_ahead` compiles all kernels at once, while
+photos are read. Machine code is kept in the cache, by its text, the compiler and the GPU's architecture.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from ...datasets import cache
 from .kernels import KERNELS, KernelSpec
+from .limits import STEP
 from .text import body, header
 
 TYPES = {
@@ -56,21 +58,27 @@ def program(name: str, variant: tuple[bool, ...]) -> bytes:
 
 
 def compile_ahead() -> None:
-    """Begins to compile what a training step takes, each kernel by a thread of its own; does not wait."""
-    for spec in KERNELS.values():
-        _compiling(spec.name, (False,) * len(spec.template))
+    """Begins to compile, each kernel by a thread of its own, those of a step first; does not wait."""
+    for name in (*STEP, *KERNELS):
+        _compiling(name, (False,) * len(KERNELS[name].template))
 
 
-@cache
+@functools.cache
 def _compiling(name: str, variant: tuple[bool, ...]) -> Future[bytes]:
     return _compilers().submit(_compile, KERNELS[name], variant)
 
 
 def _compile(spec: KernelSpec, variant: tuple[bool, ...]) -> bytes:
-    return compile_for(source(spec, variant), f"sm_{_capability()}", spec.registers)
+    text, architecture = source(spec, variant), f"sm_{_capability()}"
+    key = cache.key(text, architecture, str(spec.registers), _version())
+    code = cache.read_code(key)
+    if code is None:
+        code = compile_for(text, architecture, spec.registers)
+        cache.write_code(key, code)
+    return code
 
 
-@cache
+@functools.cache
 def _compilers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(len(KERNELS), os.cpu_count() or 1), "nvrtc")
 
@@ -124,6 +132,14 @@ def launcher(spec: KernelSpec) -> Callable[..., list[mx.array]]:
         )  # fmt: skip
 
     return launch
+
+
+def _version() -> str:
+    """Of the compiler."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    if ctypes.CDLL(_library()).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)):
+        raise OSError("NVRTC tells no version")
+    return f"NVRTC {major.value}.{minor.value}"
 
 
 def _library() -> str:
