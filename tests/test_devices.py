@@ -22,7 +22,7 @@ from gsplat_train.cli import devices
 from gsplat_train.cli.devices import _ring, without_devices
 from gsplat_train.datasets.demo import make_demo, write_demo
 from gsplat_train.errors import UserError
-from gsplat_train.training.company import Company
+from gsplat_train.training.company import Company, limit_of
 from gsplat_train.training.crew import ALONE
 
 ROOT = Path(gsplat_train.__file__).parents[1]
@@ -114,8 +114,10 @@ def command(scene: Path, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+def run(*arguments: Any, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=ENVIRONMENT | env, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_run_on_devices_resumes_on_another_number_of_them(scene: Path, tmp_path: Path) -> None:
@@ -208,6 +210,15 @@ def test_what_cannot_be_is_said_in_one_line(scene: Path, tmp_path: Path) -> None
     assert many.returncode == 2 and "needs as many to train on" in many.stderr
     seen = run(scene, tmp_path / "c", "--devices", "2", "--viewer")
     assert seen.returncode == 2 and "--viewer is for the training of one device" in seen.stderr
+    limit = run(scene, tmp_path / "d", "--devices", "2", GS_DEVICES_LIMIT="soon")
+    assert limit.returncode == 2 and limit.stderr.startswith("gs-train: GS_DEVICES_LIMIT must be seconds")
+
+
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", "-1", "0", "1e9"])
+def test_a_limit_of_no_seconds_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"GS_DEVICES_LIMIT must be seconds.*got '{text}'"):
+        limit_of(text)
+    assert limit_of("6") == 6
 
 
 # ---- alone ----

@@ -43,6 +43,7 @@ def join(environment: Mapping[str, str] = os.environ) -> Crew:
     """
     if not environment.get("MLX_RANK"):
         return ALONE
+    limit = limit_of(environment.get("GS_DEVICES_LIMIT") or str(LIMIT))
     means = "nccl" if "NCCL_HOST_IP" in environment else "ring"
     means = "jaccl" if "MLX_JACCL_COORDINATOR" in environment else means
     try:
@@ -51,16 +52,29 @@ def join(environment: Mapping[str, str] = os.environ) -> Crew:
         raise UserError(
             f"process {environment['MLX_RANK']} cannot reach the others ({means}): {error}; see docs/devices.md"
         ) from None
-    return Company(group, means) if group.size() > 1 else ALONE
+    return Company(group, means, limit) if group.size() > 1 else ALONE
+
+
+def limit_of(text: str) -> float:
+    """The seconds that GS_DEVICES_LIMIT says; UserError where it says none."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 1e6:  # nor where it is not a number
+        raise UserError(
+            f"GS_DEVICES_LIMIT must be seconds, from 1 to a million, got {text!r}; unset it for {LIMIT:g}"
+        )
+    return seconds
 
 
 class Company(Crew):
     """One of several processes. means: ring, jaccl or nccl."""
 
-    def __init__(self, group: Any, means: str = "ring", limit: float | None = None) -> None:
+    def __init__(self, group: Any, means: str = "ring", limit: float = LIMIT) -> None:
         self.group, self.means = group, means
         self.rank, self.size = group.rank(), group.size()
-        self.limit = float(os.environ.get("GS_DEVICES_LIMIT", LIMIT)) if limit is None else limit
+        self.limit = limit
         self.root = Path()  # the run's folder, on the first process's machine
         self._stream: Any = mx.gpu if means == "nccl" else mx.cpu
         self._allowed = FIRST_LIMIT
