@@ -29,6 +29,14 @@ def one_line(message: str) -> str:
     return line if len(line) <= MOST else f"{line[: MOST * 7 // 10]} ... {line[-MOST // 4 :]}"
 
 
+def words_of(error: BaseException) -> str:
+    """What an exception of a library says, for a line of one's own: no Python."""
+    if isinstance(error, KeyError) and error.args:
+        name = str(error.args[0])
+        return name if " " in name else f"{name} is missing"
+    return str(error) or type(error).__name__
+
+
 @contextmanager
 def ending_in_one_line(program: str) -> Iterator[None]:
     """Of a script: a UserError inside becomes its line on standard error and its exit code, as of a command."""

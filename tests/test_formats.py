@@ -5,6 +5,7 @@ file is more than one line.
 
 import io
 import json
+import re
 import struct
 import zipfile
 import zlib
@@ -363,3 +364,15 @@ def test_a_codebook_is_finer_than_even_steps_where_the_values_are() -> None:
     error = [np.square(book[nearest_levels(book, values)] - values).mean() for book in (levels, even)]
     assert error[0] < error[1] / 5
     assert (codebook(np.full(9, 2.5, np.float32)) == 2.5).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK nothing", b"glTF"])
+@pytest.mark.parametrize("end", [".sog", ".glb", ".splat"])
+def test_what_is_wrong_is_told_without_python(end: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"model{end}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        format_of(path).read(path)
+    assert not re.search(r"Error\(|BadZipFile|struct\.", str(error.value))
+    if not content and end == ".splat":
+        assert "it is empty" in str(error.value)

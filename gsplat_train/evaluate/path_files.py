@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, words_of
 from ..scene import Camera
 from ..storage import atomic_write, parsed, text_of
 from .paths import along
@@ -66,7 +66,7 @@ def read_path(path: Path, frames: int | None = None) -> CameraPath:
     except UserError as error:
         raise UserError(f"camera path {path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, np.linalg.LinAlgError) as error:
-        raise UserError(f"camera path {path} is damaged: {type(error).__name__} {error}") from None
+        raise UserError(f"camera path {path} is damaged: {words_of(error)}") from None
     if theirs and "camera_path" not in content and frames is None:
         frames = max(round((fps or 24) * float(content.get("seconds") or len(made))), 1)
     if frames is not None and frames != len(made):

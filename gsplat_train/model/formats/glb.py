@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, words_of
 from ...storage import atomic_write
 from ..splats import C0, Splats, sigmoid, unit
 from ..usable import usable
@@ -115,7 +115,7 @@ def read(path: Path) -> Splats:
         extras = document.get("asset", {}).get("extras")
         antialiased = isinstance(extras, dict) and extras.get("antialiased") is True
     except gltf_nodes.DAMAGE as error:
-        raise UserError(f"{path} is no binary glTF of splats, or damaged: {error!r}") from None
+        raise UserError(f"{path} is no binary glTF of splats, or damaged: {words_of(error)}") from None
     degree = max(part.sh_degree for part in parts)
     padded = [part.padded(degree).arrays for part in parts]
     arrays = {name: np.concatenate([part[name] for part in padded]) for name in padded[0]}

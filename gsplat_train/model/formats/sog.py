@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...errors import UserError
+from ...errors import UserError, words_of
 from ...storage import atomic_write, parsed
 from ..splats import Splats, sigmoid
 from ..usable import usable
@@ -142,7 +142,7 @@ def read(path: Path) -> Splats:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except sog_textures.DAMAGE as error:
-        raise UserError(f"{path} is no SOG, or damaged: {error!r}") from None
+        raise UserError(f"{path} is no SOG, or damaged: {words_of(error)}") from None
     antialiased = meta.get("model") == "antialiased" or meta.get("antialias") is True
     return usable(path, Splats(arrays, antialiased))
 

@@ -43,7 +43,9 @@ def read(path: Path) -> Splats:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if not data or len(data) % ROW.itemsize:
+    if not data:
+        raise UserError(f"{path} is no .splat: it is empty")
+    if len(data) % ROW.itemsize:
         raise UserError(f"{path} is no .splat: its {len(data):,} bytes are not a multiple of {ROW.itemsize}")
     rows = np.frombuffer(data, ROW)
     with np.errstate(divide="ignore", invalid="ignore"):  # a scale of 0 becomes -inf and is dealt with later
