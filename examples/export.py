@@ -13,6 +13,8 @@ from gsplat_train.model import formats
 from gsplat_train.model.io import open_model
 from gsplat_train.model.placing import HERE
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 found = open_model(Path(sys.argv[1])).at(HERE)  # in the scene's own frame
 opaque = np.asarray(found.gaussians.opacities) > 0.02
 splats = found.splats.take(opaque)

@@ -15,7 +15,9 @@ from gsplat_train.evaluate.paths import make_path
 from gsplat_train.evaluate.pictures import write_png
 from gsplat_train.evaluate.video import Video
 
-model, scene, out = sys.argv[1:4]
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+model, scene, out = sys.argv[1:]
 gaussians = gs.load_model(model)
 cameras = [view.camera for view in gs.open_scene(scene).views]
 path = make_path("orbit", cameras, np.asarray(gaussians.means), frames=24)

@@ -67,6 +67,8 @@ def golden(gaussians, antialiased, background):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:  # --help among them: it writes files of the repository
+        sys.exit(__doc__)
     folder = ROOT / "tests" / "data"
     folder.mkdir(exist_ok=True)
     for name, case in CASES.items():

@@ -30,6 +30,19 @@ def test_train(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     assert (tmp_path / "live.png").is_file()
 
 
+@pytest.mark.parametrize("name", ["export", "render_path"])
+def test_an_example_without_what_it_needs_says_its_use(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1 and f"python examples/{name}.py MODEL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_render_path_and_export(trained: Any, folder: Path, tmp_path: Path) -> None:  # noqa: F811
     assert "24 frames" in example("render_path", trained[0], folder, tmp_path / "frames", cwd=tmp_path)
     assert len(list((tmp_path / "frames").glob("*.png"))) == 24
