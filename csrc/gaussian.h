@@ -125,10 +125,10 @@ GS_FN Splat<F> project(const GS_THREAD Projection<F>& k, const GS_THREAD CameraP
 template <class F>
 GS_FN Gaussian<F> project_vjp(const GS_THREAD Projection<F>& k, const GS_THREAD Splat<F>& s, SplatGrad<F> d,
                                const GS_THREAD CameraParams& cam, bool antialiased) {
-    const F half = 0.5f, two = 2.0f;
+    const F one_half = 0.5f, two = 2.0f;
     Gaussian<F> g;
     // conic = inverse(cov): v_cov = -conic v_conic conic, with v_b shared by the two off-diagonal entries.
-    const F hb = half * d.b;
+    const F hb = one_half * d.b;
     const F t00 = s.a * d.a + s.b * hb, t01 = s.a * hb + s.b * d.c;
     const F t10 = s.b * d.a + s.c * hb, t11 = s.b * hb + s.c * d.c;
     F va = -(t00 * s.a + t01 * s.b);
@@ -138,7 +138,7 @@ GS_FN Gaussian<F> project_vjp(const GS_THREAD Projection<F>& k, const GS_THREAD 
     if (antialiased) {
         // comp^2 = det / det_blur; its gradient vanishes with comp.
         const F v_comp = d.opacity * k.base_opacity;
-        const F v_ratio = select(k.comp > F(0.0f), half * v_comp / max(k.comp, F(1e-12f)), F(0.0f));
+        const F v_ratio = select(k.comp > F(0.0f), one_half * v_comp / max(k.comp, F(1e-12f)), F(0.0f));
         const F inv = F(1.0f) / k.det_blur;
         const F v_det = v_ratio * inv, v_blur = -v_ratio * k.comp * k.comp * inv;
         va += v_det * k.c + v_blur * s.cov_c;

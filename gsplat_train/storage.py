@@ -29,10 +29,15 @@ NAME_BYTES = 235  # of a file's name: file systems take 255, `atomic_write` adds
 
 
 def cache_folder() -> Path:
-    """GS_CACHE, else gsplat_train in XDG_CACHE_HOME, else in ~/.cache."""
+    """GS_CACHE, else gsplat_train in XDG_CACHE_HOME, else in ~/.cache. Where the user has no home: a folder that cannot
+    be made, so that nothing is kept.
+    """
     if override := os.environ.get("GS_CACHE"):
         return Path(override)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsplat_train"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsplat_train"
+    except RuntimeError:
+        return Path(os.devnull) / "gsplat_train"
 
 
 def file_name(stem: str, end: str) -> str:

@@ -64,3 +64,22 @@ def test_machine_code_is_kept(compiler, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert cache.clear()[0] == 3
     monkeypatch.setenv("GS_CACHE_SIZE", "0")
     assert nvrtc._compile(spec, ())[:4] == b"\x7fELF" and not list(tmp_path.glob("*.code"))
+
+
+@pytest.mark.parametrize("size", ["", "much"])
+def test_machine_code_needs_no_cache(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a home, which the users of some containers do not have."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("GS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("GS_CACHE_SIZE", size)
+    monkeypatch.setattr(nvrtc, "_capability", lambda: 80)
+    monkeypatch.setattr(nvrtc, "_version", lambda: "NVRTC 13.0")
+    monkeypatch.setattr(nvrtc, "compile_for", lambda *_: b"code")
+    assert nvrtc._compile(KERNELS["take"], ()) == b"code"
+    assert cache.entries() == []
+    cache.remove_leftovers()

@@ -150,6 +150,8 @@ RULES = {
     "constexpr float k = 1.0f;": "line 1: k lies outside functions and is not constant",
     "inline float f(float x) { return x * 0.5; }": "line 1: a number without f",
     "inline float f() { double x = 1.0f; return float(x); }": "line 1: x is double",
+    "inline float f(float x) { const float half = 0.5f; return half * x; }": "line 1: half is a word of Metal's own",
+    "inline float f(float half) { return half; }": "line 1: half is a word of Metal's own",
     "inline int f() { static int n = 0; return n++; }": "line 1: n is static",
     "inline int f() { return [](int x) { return x; }(1); }": "line 1: a lambda expression",
 }

@@ -15,6 +15,7 @@ from tiny import random_gaussians, random_state, scene, settings
 from gsplat_train.backends import probe
 from gsplat_train.backends.gpu import arrays
 from gsplat_train.backends.gpu.engine import pack, unpack
+from gsplat_train.backends.gpu.kernels import KERNELS
 from gsplat_train.backends.gpu.limits import STEP
 from gsplat_train.backends.gpu.population import GpuPopulation
 from gsplat_train.evaluate.floaters import sightings
@@ -23,6 +24,8 @@ from gsplat_train.renderer import render
 from gsplat_train.training import draws, rows, strategies
 from gsplat_train.training.draws import Key
 from gsplat_train.training.rows import Edit, HostPopulation, TrainState
+from gsplat_train.training.strategies import mcmc
+from gsplat_train.training.strategies.copies import draw
 
 pytestmark = pytest.mark.usefixtures("clang")
 
@@ -167,6 +170,50 @@ def test_draws_and_places_are_the_hosts(weights: Any, n: int) -> None:
     if weights.any():
         drawn = draws.multinomial(xp, mx.array(weights), n, key)
         assert np.array(drawn).tolist() == draws.multinomial(np, weights, n, key).tolist()
+
+
+def test_kernels_get_and_give_the_types_of_their_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For another type MLX would compile the kernel once more."""
+    strategy, population, own = (
+        strategies.load(settings(max_splats=300)),
+        packed(some_state()),
+        arrays._launch,
+    )
+    launched = set()
+
+    def launch(engine: Any, name: str, inputs: list[mx.array], *rest: Any, **more: Any) -> list[mx.array]:
+        spec, types = KERNELS[name], [*(array.dtype for array in (*inputs, rest[0])), *rest[3]]
+        assert types == [getattr(mx, array.dtype) for array in (*spec.inputs, *spec.outputs)], name
+        launched.add(name)
+        return own(engine, name, inputs, *rest, **more)
+
+    monkeypatch.setattr(arrays, "_launch", launch)
+    strategy.refine(Carrying(population), 10)
+    array = mx.arange(20)
+    assert population.xp.rows_of(array, mx.argsort(-array)).dtype == array.dtype
+    assert population.xp.with_rows(mx.zeros((4, 2)), mx.array([1, 3]), mx.ones((2, 2))).tolist()[3] == [1, 1]
+    assert {"take", "put", "weigh", "block_sums", "prefix_sums", "mark", "positions", "halve"} <= launched
+
+
+def test_nothing_is_drawn_of_the_dead_and_none_of_none() -> None:
+    xp, key, dead = arrays.module(emulated().engine), Key(3, 700, 2), mx.zeros(20, mx.uint32)
+    for split in (0.0, 0.5):
+        assert draw(xp, dead, 5, key, split).tolist() == []
+    assert draws.distinct(xp, dead + 1, 0, key).tolist() == draws.positions(xp, dead > 0, 0).tolist() == []
+    assert draws.weights(xp, mx.zeros(0), 0.1).tolist() == []
+    population = packed(some_state(20))
+    population.apply(Edit(columns={"logit_opacities": mx.full((20,), -50.0)}))
+    assert mcmc.grow(population, 0.5, 100, 0.005, key) == 0 == mcmc.relocate(population, 0.005, key)
+
+
+def test_weights_are_the_hosts_of_every_number() -> None:
+    logits = np.array(
+        [np.nan, np.inf, -np.inf, 0, 20, -20, 16.5, 1e30, -1e30, -5.293305, 0.00024414], np.float32
+    )
+    xp = arrays.module(emulated().engine)
+    for least in (0, 0.005, 1):
+        theirs, ours = (draws.weights(m, m.array(logits), least) for m in (np, xp))
+        assert np.array(ours).tolist() == theirs.tolist(), least
 
 
 def test_memory_is_counted_of_the_kernels_that_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:

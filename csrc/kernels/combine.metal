@@ -61,8 +61,8 @@ if (valid) {
 #include "parts/adam_of_group.metal"
 #undef ADAM
 if (tid == 0) {
-    const bool half = (bad_groups[0] | bad_groups[1] | bad_groups[2] | bad_groups[3]) != 0;
-    flags[group] = half ? 2u : state == kWell && !counted ? 1u : 0u;  // as update's
+    const bool partly = (bad_groups[0] | bad_groups[1] | bad_groups[2] | bad_groups[3]) != 0;
+    flags[group] = partly ? 2u : state == kWell && !counted ? 1u : 0u;  // as update's
 }
 if (i == 0) {
     for (uint k = 0; k < 8; ++k) new_status[k] = status[k];

@@ -50,6 +50,6 @@ if (valid) {
 #undef ADAM
 if (tid == 0) {
     const bool lost = status[kState] == kWell && !is_finite(loss[0]);
-    const bool half = (bad_groups[0] | bad_groups[1] | bad_groups[2] | bad_groups[3]) != 0;
-    flags[group] = half ? 2u : lost ? 1u : 0u;  // 2: a gradient was not finite, other Gaussians have moved
+    const bool partly = (bad_groups[0] | bad_groups[1] | bad_groups[2] | bad_groups[3]) != 0;
+    flags[group] = partly ? 2u : lost ? 1u : 0u;  // 2: a gradient was not finite, other Gaussians have moved
 }

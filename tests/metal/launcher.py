@@ -91,6 +91,8 @@ class Launcher:
         template: Template,
         init_value: float | None,
     ) -> list[mx.array]:
+        if not all(grid):  # CUDA refuses it
+            raise KernelError(f"{kernel.name}: no threads")
         text = generate(kernel, inputs, output_dtypes, template)
         args = [np.asarray(x if x.size else mx.zeros(x.shape, x.dtype)) for x in map(mx.contiguous, inputs)]
         outputs = [_empty(s, d, init_value) for s, d in zip(output_shapes, output_dtypes, strict=True)]

@@ -2,7 +2,8 @@
 """Rules of Metal that clang does not know for C++, looked up in its syntax tree of the text.
 
 Metal Shading Language Specification: every pointer and reference names its address space, variables outside
-functions are `constant`, there are no lambda expressions, no static variables in functions and no double.
+functions are `constant`, there are no lambda expressions, no static variables in functions and no double. Its own
+words name nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from . import compiler
 
 SPACES = re.compile(r"\b(device|constant|threadgroup|thread)\b")
 DECLARED = {"ParmVarDecl", "VarDecl", "FieldDecl"}
+RESERVED = {"half", "bfloat", "kernel", "vertex", "fragment", "device", "constant", "threadgroup", "thread"}
 
 
 def broken_rules(text: str) -> list[str]:
@@ -48,6 +50,8 @@ def _complaints(node: dict[str, Any], parents: list[str], source: str, offset: i
         yield f"{name} is double"
     if kind not in DECLARED:
         return
+    if name in RESERVED:
+        yield f"{name} is a word of Metal's own"
     before, after = _declaration(source, offset, kind)
     points = "*" in before or "&" in before or (kind == "ParmVarDecl" and re.match(r"\w+\s*\[(?!\[)", after))
     if name and points and not SPACES.search(before):

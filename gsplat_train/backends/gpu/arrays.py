@@ -32,9 +32,9 @@ def rows_of(engine: Engine, array: mx.array, rows: mx.array) -> mx.array:
     n, shape = rows.shape[0], (rows.shape[0], *array.shape[1:])
     if not n:
         return array[:0]
-    _check(array)
     sizes = _sizes(n, prod(array.shape[1:]), array.shape[0])
-    return _launch(engine, "take", [array, rows], sizes, prod(shape), [shape], [array.dtype])[0]
+    inputs = [_words(array), rows.view(mx.int32)]
+    return _launch(engine, "take", inputs, sizes, prod(shape), [shape], [mx.uint32])[0].view(array.dtype)
 
 
 def with_rows(
@@ -46,13 +46,13 @@ def with_rows(
     n, shape = rows.shape[0], (rows.shape[0], *array.shape[1:])
     if not n or not array.size:
         return array
-    _check(array)
     if order is None:
         order = mx.arange(n, dtype=mx.uint32)
     if not isinstance(values, mx.array):
         values = mx.full(shape, values, dtype=array.dtype)
-    inputs, sizes = [array, rows, order, values.reshape(shape)], _sizes(n, prod(shape[1:]), array.shape[0])
-    return _launch(engine, "put", inputs, sizes, array.size, [array.shape], [array.dtype])[0]
+    inputs = [_words(array), rows, order, _words(values.astype(array.dtype).reshape(shape))]
+    sizes = _sizes(n, prod(shape[1:]), array.shape[0])
+    return _launch(engine, "put", inputs, sizes, array.size, [array.shape], [mx.uint32])[0].view(array.dtype)
 
 
 def weigh(engine: Engine, logits: mx.array, dead: float) -> mx.array:
@@ -131,9 +131,11 @@ def _table() -> mx.array:
     return on_device(mx.array(draws.table()))
 
 
-def _check(array: mx.array) -> None:
+def _words(array: mx.array) -> mx.array:
+    """Its bits: MLX compiles a kernel for each type of its arguments anew."""
     if array.dtype.size != 4:
         raise TypeError(f"rows are of numbers of 4 bytes, not of {array.dtype}")
+    return array.view(mx.uint32)
 
 
 def _sizes(n: int, parts: int = 0, before: int = 0) -> mx.array:
@@ -154,6 +156,8 @@ def _launch(
     **more: Any,
 ) -> list[mx.array]:
     """The results of a kernel of `count` threads. No array on its way has fewer than eight elements: see kernels.py."""
+    if not count:  # no GPU starts a grid of nothing
+        return [mx.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
     threads = KERNELS[name].threads
     results = engine.kernel(name)(
         inputs=[*map(at_least_eight, inputs), sizes],

@@ -364,7 +364,7 @@ KERNELS = {
         ),
         KernelSpec(
             "weigh",
-            _arrays("logits float32 n; table uint32 n; limits float32 8;" + _SIZES),
+            _arrays("logits float32 n; table uint32 65537; limits float32 8;" + _SIZES),
             _arrays("weights uint32 n"),
             128,
             "flags",
