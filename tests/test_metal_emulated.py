@@ -39,13 +39,14 @@ from test_gradients import (  # noqa: F401
 )
 
 from gsplat_train.backends import python
+from gsplat_train.backends.gpu import arrays
 from gsplat_train.backends.gpu.kernels import KERNELS
 from gsplat_train.backends.gpu.text import body
 from gsplat_train.datasets.decode import dim
 from gsplat_train.model.gaussians import Gaussians
 from gsplat_train.renderer import render
 from gsplat_train.scene import Photo, View
-from gsplat_train.training import rows
+from gsplat_train.training import draws, rows
 from gsplat_train.training.stepper import GenericStepper
 
 pytestmark = pytest.mark.usefixtures("clang")
@@ -240,7 +241,7 @@ BEYOND = {  # what keeps a kernel inside its arrays -> too much of it
 
 
 def run_every_kernel(backend):
-    """Steps over one view and over two, other rows, gradients by autograd, a tile whose list is sorted in pieces."""
+    """Steps over one view and over two, other rows, draws, gradients, a tile whose list is sorted in pieces."""
     train(backend, steps=1)
     stepper = backend.stepper(begun())
     stepper.take(seen(), plan(2, views=2), seen())
@@ -252,6 +253,15 @@ def run_every_kernel(backend):
     image = render(to_mlx(gaussians), view, backend).image
     mx.eval(image)
     backend.engine.score(image, photo(16, 16), np.eye(16))
+    xp, key = arrays.module(backend.engine), draws.Key(0, 10, draws.GROWTH)
+    weights = draws.weights(xp, mx.linspace(-9, 3, 9_000), 0.01)  # three groups that sum
+    found = draws.distinct(xp, weights, 40, key)
+    mx.eval(draws.multinomial(xp, weights, 40, key), draws.with_rows(xp, weights, found, 0))
+    how = (0.5, -0.1, 0.01, 0.9)
+    mx.eval(
+        arrays.halve(backend.engine, mx.ones(14 * 20), mx.arange(9), 20, how),
+        draws.rows_of(xp, weights, found),
+    )
 
 
 def changed(name, change):
