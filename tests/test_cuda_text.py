@@ -10,7 +10,7 @@ import pytest
 
 from gsplat_train.backends.gpu import nvrtc
 from gsplat_train.backends.gpu.kernels import KERNELS
-from gsplat_train.datasets import cache
+from gsplat_train.datasets import cache, photo_store
 
 
 @pytest.fixture
@@ -81,5 +81,4 @@ def test_machine_code_needs_no_cache(size: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(nvrtc, "_version", lambda: "NVRTC 13.0")
     monkeypatch.setattr(nvrtc, "compile_for", lambda *_: b"code")
     assert nvrtc._compile(KERNELS["take"], ()) == b"code"
-    assert cache.entries() == []
-    cache.remove_leftovers()
+    assert cache.entries() == [] and photo_store._opened("photos", 1, pytest.fail) is None

@@ -47,7 +47,7 @@ def make(spec: KernelSpec) -> Callable[..., Any]:
     if _compiles():
         return _nvrtc.launcher(spec)
     inputs, outputs = [a.name for a in spec.inputs], [a.name for a in spec.outputs]
-    # MLX keeps compiled kernels on disk by their names alone: the name must change with the text.
+    # The name changes with the text: MLX before 0.32.1 kept compiled kernels by their names alone.
     name = f"gs_{spec.name}_{fingerprint(spec.name)}"
     kernel = mx.fast.cuda_kernel(name, inputs, outputs, body(spec.name), header(cuda=True))
     return cast(Callable[..., Any], kernel)

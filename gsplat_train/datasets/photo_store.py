@@ -220,7 +220,7 @@ def _opened(name: str, count: int, log: Callable[[str], None]) -> PhotoStore | N
         store = PhotoStore(path, log)
         if len(store.places) != count:
             raise ValueError(f"{len(store.places)} photos in it, {count} expected")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, struct.error) as error:
         log(f"warning: {path} is damaged ({error}); it is written again")
