@@ -31,10 +31,13 @@ if not (hasattr(mx, "cuda") and mx.cuda.is_available()):  # older MLX has no mx.
     raise unavailable("cuda")
 
 
+OURS = os.environ.get("GS_CUDA_KERNELS") != "mlx"
+
+
 @cache
 def _compiles() -> bool:
     """Whether the kernels can be compiled here."""
-    if os.environ.get("GS_CUDA_KERNELS") == "mlx":
+    if not OURS:
         return False
     try:
         return bool(_nvrtc.program("scan", ()))
@@ -53,7 +56,7 @@ def make(spec: KernelSpec) -> Callable[..., Any]:
     return cast(Callable[..., Any], kernel)
 
 
-if os.environ.get("GS_CUDA_KERNELS") != "mlx":
+if OURS:
     _nvrtc.compile_ahead()
 engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize

@@ -39,11 +39,7 @@ def named(source: Path) -> str:
 def poseless(source: Path) -> str:
     """That photos or a video have no poses, with whose cameras lie beside them all the same."""
     foreign = foreign_cameras(source) if source.is_dir() else ""
-    return (
-        f"{source} has no camera poses that can be read ({foreign})"
-        if foreign
-        else f"{source} has no camera poses"
-    )
+    return f"{source} has no camera poses" + (f" that can be read ({foreign})" if foreign else "")
 
 
 def make_scene(source: Path, run: RunFolder, report: Progress) -> str:

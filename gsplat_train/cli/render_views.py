@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import Config
 from ..datasets import read_scene, scene_folder
-from ..datasets.files import FOREIGN_SUFFIXES, PICTURE_SUFFIXES
+from ..datasets.files import holds_pictures
 from ..errors import UserError
 from ..evaluate.depth import colored, depth_unit, write_depths
 from ..evaluate.frames import Look, depth_range, shoot
@@ -194,7 +194,7 @@ def _holds_photos(folder: Path) -> bool:
     written = any((folder / name).is_file() for name in ("metrics.json", "path.json"))
     if written and not (folder / "log.jsonl").exists():
         return False
-    return any(path.suffix.lower() in PICTURE_SUFFIXES | FOREIGN_SUFFIXES for path in folder.iterdir())
+    return holds_pictures(folder)
 
 
 def _row(

@@ -13,7 +13,7 @@ from typing import Any
 from .. import config as config_module
 from ..config import FREE_ON_RESUME, Config, is_builtin
 from ..datasets import scene_folder, scene_name
-from ..datasets.files import FOREIGN_SUFFIXES, PICTURE_SUFFIXES
+from ..datasets.files import holds_pictures
 from ..errors import UserError
 from ..registry import MADE
 from ..storage import home_expanded
@@ -51,7 +51,7 @@ def new_run(config: Config, out: Path | None, overwrite: bool) -> RunFolder:
 def _keep_off_photos(root: Path, config: Config) -> None:
     """UserError where a run would lie among photos, or where its scene does: the one would be taken for the other."""
     wrong = None
-    if any(path.suffix.lower() in PICTURE_SUFFIXES | FOREIGN_SUFFIXES for path in root.iterdir()):
+    if holds_pictures(root):
         wrong = "holds pictures"
     elif config.reader not in MADE:
         with suppress(UserError):  # of a scene that is not there; others tell that

@@ -43,15 +43,17 @@ def advice(root: Path, is_scene: Callable[[Path], bool]) -> str:
         return f"give {' or '.join(map(str, inside[:SHOWN]))}{more}, where a scene is"
     if above := scene_above(root, is_scene):
         return f"it is a part of the scene {above}: give that"
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    paths = sorted(root.rglob("*"))
+    files = [path for path in paths if path.is_file()]
     if pointers := [path for path in files if is_lfs_pointer(path)]:
         return f"{pointers[0].name} is a Git LFS pointer: run git lfs pull"
     if any(path.name == "database.db" for path in files):
         return "database.db holds COLMAP's features only: run its mapper, which makes sparse/0"
     pictures = list_pictures(root)
-    foreign = foreign_cameras(root)
+    foreign = _foreign_cameras(paths, root)
     if pictures:
-        return f"{foreign}; without them " * bool(foreign) + f"it holds {len(pictures)} {PHOTOS_ONLY}"
+        photos = f"it holds {len(pictures)} {PHOTOS_ONLY}"
+        return f"{foreign}; without them {photos}" if foreign else photos
     if foreign:
         return foreign
     for suffixes, remedy in (
@@ -66,7 +68,12 @@ def advice(root: Path, is_scene: Callable[[Path], bool]) -> str:
 
 def foreign_cameras(root: Path) -> str:
     """What to do about another program's cameras in a folder, which no reader takes; empty where there are none."""
-    named = {path.name: path for path in sorted(root.rglob("*"), reverse=True)}
+    return _foreign_cameras(sorted(root.rglob("*")), root)
+
+
+def _foreign_cameras(paths: list[Path], root: Path) -> str:
+    """The same of all that is in the folder, in order."""
+    named = {path.name: path for path in reversed(paths)}
     for pattern, (program, remedy) in FOREIGN_CAMERAS.items():
         if found := fnmatch.filter(named, pattern):
             path = named[found[-1]].relative_to(root)

@@ -52,6 +52,11 @@ def list_pictures(folder: Path) -> list[str]:
     )
 
 
+def holds_pictures(folder: Path) -> bool:
+    """Whether pictures lie in the folder itself, those among them that must be converted first."""
+    return any(path.suffix.lower() in PICTURE_SUFFIXES | FOREIGN_SUFFIXES for path in folder.iterdir())
+
+
 def closed_folder(root: Path) -> Path | None:
     """A folder of the scene that this user may not list, so that searches find nothing in it and say nothing."""
     level = [root]

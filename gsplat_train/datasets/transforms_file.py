@@ -67,9 +67,8 @@ def read_file(path: Path) -> Contents:
         raise UserError(f"{path} has no frames; write it again from the reconstruction")
     apart = top.get("test_frames")
     apart = [item for item in apart if isinstance(item, dict)] if isinstance(apart, list) else []
-    sound = [item for item in [*listed, *apart] if item.get("is_bad") is not True]
-    bad = len(listed) + len(apart) - len(sound) if sound else 0
-    listed = sound or [*listed, *apart]
+    all_listed = [*listed, *apart]
+    listed = [item for item in all_listed if item.get("is_bad") is not True] or all_listed
     frames = [_frame(item, top, f"frame {i} of {path}") for i, item in enumerate(listed)]
     signs = np.array([np.linalg.det(frame.camtoworld[:3, :3]) > 0 for frame in frames])
     if not signs.all():
@@ -87,7 +86,7 @@ def read_file(path: Path) -> Contents:
         points if isinstance(points, str) and points else None,
         frozenset(name for name in held if isinstance(name, str)) if isinstance(held, list) else frozenset(),
         any("depth_file_path" in item or "depth_path" in item for item in listed),
-        bad,
+        len(all_listed) - len(listed),
     )
 
 

@@ -93,6 +93,7 @@ def without_repeats(
 
 
 def as_written(root: Path, path: str) -> Path | None:
+    """The file at a path as it stands in a transforms.json, also without its ending; None where there is none."""
     file = Path(os.path.normpath(root / path.strip().replace("\\", "/")))
     for candidate in (file, *(file.with_name(file.name + ending) for ending in ENDINGS)):
         if is_file(candidate):

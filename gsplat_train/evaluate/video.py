@@ -82,9 +82,7 @@ class Video:
                 self._write()
         except BaseException as error:
             self.error = error
-            while (
-                not self.all_taken
-            ):  # whoever adds must not wait for ever, nor this thread for what came already
+            while not self.all_taken:  # whoever adds must not wait for ever, nor this thread for what came
                 self._next()
 
     def _next(self) -> np.ndarray | None:

@@ -29,8 +29,8 @@ DARK, MOST = (
 
 def ground_at(background: str, seed: int, number: int, horizon: int) -> Colour:
     """The colour in step `number` of a schedule of `horizon` steps."""
-    early = number <= FIRST_SHARE * horizon or number % AFTER == 0
-    drawn = background == "random" or (background == FIRST and early)
+    its_turn = number <= FIRST_SHARE * horizon or number % AFTER == 0
+    drawn = background == "random" or (background == FIRST and its_turn)
     if not drawn:
         return WHITE if background == "white" else BLACK
     red, green, blue = draws.uniforms(3, draws.Key(seed, number, draws.BACKGROUND))

@@ -18,13 +18,11 @@ from ...training import draws
 from .engine import Engine, at_least_eight, on_device
 from .kernels import COUNT_BLOCK, KERNELS
 
-FUNCTIONS = ("rows_of", "with_rows", "weigh", "drawn", "distinct", "positions")  # that draws.py looks for
-
 
 def module(engine: Engine) -> Any:
-    """mlx.core with FUNCTIONS beside; see those of their names in training.draws."""
-    own = {name: partial(globals()[name], engine) for name in FUNCTIONS}
-    return SimpleNamespace(**vars(mx) | own)
+    """mlx.core with what training.draws looks for beside; see the functions of these names there."""
+    own = (rows_of, with_rows, weigh, drawn, distinct, positions)
+    return SimpleNamespace(**vars(mx) | {function.__name__: partial(function, engine) for function in own})
 
 
 def rows_of(engine: Engine, array: mx.array, rows: mx.array) -> mx.array:

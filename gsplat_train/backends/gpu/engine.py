@@ -89,16 +89,16 @@ class Engine:
         """int32 [16], in device memory, made once."""
         key = (sizes, degree, antialiased)
         if key not in self._sizes:
-            check_sizes(sizes)
-            make_room(self._sizes, MOST_SIZES, sizes.n)
-            if len(self._sizes) >= MOST_SIZES:
-                self._sizes.clear()
             names = sizes.names
             values = [
                 sizes.n, sizes.width, sizes.height, names["tiles_x"], names["tiles_y"], sizes.rest, degree,
                 int(antialiased), sizes.capacity, names["buckets"], names["groups"], names["flags"], sizes.views,
                 sizes.parts, sizes.before, 0,
             ]  # fmt: skip
+            check_sizes(sizes)
+            make_room(self._sizes, MOST_SIZES, sizes.n)
+            if len(self._sizes) >= MOST_SIZES:
+                self._sizes.clear()
             self._sizes[key] = on_device(mx.array(values, dtype=mx.int32))
         return self._sizes[key]
 

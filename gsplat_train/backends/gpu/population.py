@@ -55,10 +55,10 @@ class GpuPopulation:
         """See Population.apply. All that is new is made beside the old, and takes its place when it is there."""
         params, *moments = self.trees
         n, source, new, columns = self.n, edit.source, edit.new, edit.columns
-        order = None if new is None else mx.argsort(new)
-        rising = None if new is None else self.xp.rows_of(new.astype(mx.int32), order)
-        if new is not None and source is None:
-            source = mx.arange(n)
+        if new is not None:
+            order = mx.argsort(new)
+            rising = self.xp.rows_of(new.astype(mx.int32), order)
+            source = mx.arange(n) if source is None else source
         if source is not None:
             n, source = source.shape[0], source.astype(mx.int32)
             params = self._moved(params, source, n)
