@@ -6,7 +6,7 @@ const uint tid = thread_position_in_threadgroup.x, i = thread_position_in_grid.x
 const uint n = uint(sizes[kN]), width = 3 * uint(sizes[kRest]);
 const int degree = sizes[kDegree], bands = (degree + 1) * (degree + 1) - 1;
 if (bands > 0) {
-    const uint base = width * group * 128, all = width * min(128u, n - group * 128);
+    const uint base = width * group * 128, all = width * rows_from(group * 128, n);
     for (uint e = 4 * tid; e < all; e += 512) {
         if (e + 4 <= all) {
             rows[e / 4] = ((const device float4*)shn)[(base + e) / 4];

@@ -4,7 +4,7 @@
 threadgroup float grads[128 * 45];
 threadgroup uint moves[128];
 const uint tid = thread_position_in_threadgroup.x, group = threadgroup_position_in_grid.x;
-const uint n = uint(sizes[kN]), count = min(128u, n - group * 128), width = 3 * uint(sizes[kRest]);
+const uint n = uint(sizes[kN]), count = rows_from(group * 128, n), width = 3 * uint(sizes[kRest]);
 if (tid < count) {
     const uint i = group * 128 + tid, stride = kViewHeader + uint(sizes[kParts]) * n;
     float g[45];

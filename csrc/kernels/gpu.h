@@ -54,6 +54,11 @@ GS_FN CameraParams unpack_camera(float4 a, float4 b, float4 c, float4 d, float4 
     return cam;
 }
 
+// How many of the group's Gaussians, from number `first` on, there are: 0 in a group behind the last, for arrays may have room for more.
+GS_FN uint rows_from(uint first, uint n) {
+    return first < n ? min(128u, n - first) : 0u;
+}
+
 // What the cut at 1/255 leaves of an ellipse: a dx^2 + 2 b dx dy + c dy^2 <= reach, a little wider for rounding.
 GS_FN float visible_reach(float opacity) {
     return max(2.0f * log(255.0f * opacity), 0.0f) * 1.0001f + 1e-3f;

@@ -31,7 +31,7 @@ if (valid) {
 (void)view_direction;  // `combine_shn` makes it again
 threadgroup_barrier(mem_flags::mem_threadgroup);
 // Each part is as long as its parameters, and neighbours lie side by side.
-const uint widths[5] = {3, 4, 3, 1, 3}, firsts[5] = {0, 3, 7, 10, 11}, rows = min(128u, n - 128 * group);
+const uint widths[5] = {3, 4, 3, 1, 3}, firsts[5] = {0, 3, 7, 10, 11}, rows = rows_from(128 * group, n);
 #pragma unroll
 for (uint part = 0; part < 5; ++part) {
     const uint width = widths[part], base = kViewHeader + firsts[part] * n + width * 128 * group;

@@ -3,7 +3,7 @@
 // of a Gaussian that is new). Threads write numbers that lie side by side.
 threadgroup int origin[128];
 const uint tid = thread_position_in_threadgroup.x, first = threadgroup_position_in_grid.x * 128;
-const uint n = uint(sizes[kN]), before = uint(sizes[kBefore]), count = min(128u, n - first);
+const uint n = uint(sizes[kN]), before = uint(sizes[kBefore]), count = rows_from(first, n);
 if (tid < count) origin[tid] = source[first + tid];
 threadgroup_barrier(mem_flags::mem_threadgroup);
 uint leaf = 0;

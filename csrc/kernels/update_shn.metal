@@ -5,7 +5,7 @@ threadgroup float basis[128 * 15];
 threadgroup float rgb[128 * 3];
 threadgroup uint moves[128];
 const uint tid = thread_position_in_threadgroup.x, group = threadgroup_position_in_grid.x;
-const uint count = min(128u, uint(sizes[kN]) - group * 128), width = 3 * uint(sizes[kRest]);
+const uint count = rows_from(group * 128, uint(sizes[kN])), width = 3 * uint(sizes[kRest]);
 if (tid < count) {
     const float4 view = ((const device float4*)colour)[2 * (group * 128 + tid)];
     const float4 v_rgb = ((const device float4*)colour)[2 * (group * 128 + tid) + 1];

@@ -6,7 +6,7 @@ if (lane == 0) bad_groups[simd] = trouble ? 1u : 0u;
 moves[tid] = move ? 1u : 0u;
 threadgroup_barrier(mem_flags::mem_threadgroup);
 // Adam, one group of parameters after the other: those of neighbours lie side by side, so do the threads that move them.
-const uint widths[5] = {3, 4, 3, 1, 3}, firsts[5] = {0, 3, 7, 10, 11}, rows = min(128u, n - 128 * group);
+const uint widths[5] = {3, 4, 3, 1, 3}, firsts[5] = {0, 3, 7, 10, 11}, rows = rows_from(128 * group, n);
 const float v_correction = settings[kVCorrection];
 #pragma unroll
 for (uint part = 0; part < 5; ++part) {

@@ -86,7 +86,7 @@ class Engine:
     # ---- sizes, as the kernels read them ----
 
     def sizes(self, sizes: Sizes, degree: int = 0, antialiased: bool = False) -> mx.array:
-        """int32 [16], in device memory, made once."""
+        """int32 [16], in device memory, made once. sizes: of what there is; arrays may have room for more."""
         key = (sizes, degree, antialiased)
         if key not in self._sizes:
             names = sizes.names
@@ -371,10 +371,15 @@ def on_device(array: mx.array) -> mx.array:
     return array
 
 
-def pack(gaussians: Gaussians) -> tuple[mx.array, mx.array]:
-    """The first five leaves behind each other, and shN, flat: what the kernels call `params` and `shn`."""
-    params = mx.concatenate([leaf.reshape(-1) for leaf in gaussians[:5]])
-    return params, at_least_eight(gaussians.shN.reshape(-1))
+def pack(gaussians: Gaussians, rows: int = 0) -> tuple[mx.array, mx.array]:
+    """The first five leaves behind each other, and shN, flat: what the kernels call `params` and `shn`. rows: Gaussians
+    that there shall be room for, behind those that there are.
+    """
+    params, shn = [leaf.reshape(-1) for leaf in gaussians[:5]], gaussians.shN.reshape(-1)
+    if (more := rows - gaussians.means.shape[0]) > 0:
+        params.append(mx.zeros(14 * more))
+        shn = mx.concatenate([shn, mx.zeros(3 * gaussians.shN.shape[1] * more)])
+    return mx.concatenate(params), at_least_eight(shn)
 
 
 def at_least_eight(array: mx.array) -> mx.array:

@@ -21,6 +21,7 @@ LEAST_WINDOW = 2  # ... but for this window
 PHOTO_SHARE = 4  # 1 / PHOTO_SHARE of it may hold photos
 HEADROOM, LITTLE_HEADROOM = 1.5, 1.25  # room for more intersections than there were: views differ
 ROOMY = 8  # the former where lists with it take less than 1 / ROOMY of the memory
+ROOMS = 3  # bits of the number of Gaussians that arrays have room for: four sizes from one power of two to the next
 AREA_ARRAYS, SLOT = 9, 12  # numbers of the longest array a pixel (`maps`) and an intersection (`slot_grads`)
 
 
@@ -89,6 +90,13 @@ class Budget:
         else:
             room = min(self.total // SHARE, max(UNDER_WAY, LEAST_WINDOW * step))
         return max(1, min(WINDOW, room // step))
+
+    def rows(self, n: int) -> int:
+        """How many Gaussians the arrays of `n` have room for: up to a quarter more, of few different numbers, and no
+        more than there will ever be. While splats grow, graphs and memory of one size serve for several refinements.
+        """
+        step = 1 << max(0, n.bit_length() - ROOMS)
+        return max(n, min(-(-n // step) * step, self.bounds.most_splats or n))
 
     def photos(self, sizes: Sizes) -> int:
         """Bytes for photos: of what a bound leaves beside the state and one step, half. The others are brought there

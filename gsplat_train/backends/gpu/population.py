@@ -6,13 +6,14 @@ brought to the host but counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import mlx.core as mx
 
 from ...model.gaussians import Gaussians
 from ...training.rows import Edit
 from . import arrays
-from .engine import Engine, unpack
+from .engine import Engine, pack, unpack
 from .kernels import Sizes
 
 Packed = tuple[mx.array, mx.array]  # the first five leaves behind each other, and shN: see engine.pack
@@ -81,7 +82,8 @@ class GpuPopulation:
     def _moved(self, tree: Packed, source: mx.array, n: int) -> Packed:
         """The tree with rows `source`; zeros where that is negative."""
         sizes = Sizes(n, self.rest, 16, 16, 8, before=self.n)
-        params, shn = self.engine.run("move", sizes, [*tree, source, self.engine.sizes(sizes)])
+        roomy = replace(sizes, n=self.engine.budget.rows(n))
+        params, shn = self.engine.run("move", roomy, [*tree, source, self.engine.sizes(sizes)])
         return params, (shn if self.rest else tree[1])
 
     def _replaced(self, tree: Packed, n: int, columns: Mapping[str, mx.array]) -> Packed:
@@ -91,8 +93,8 @@ class GpuPopulation:
         leaves = {name: _leaf(tree, name, n, self.rest) for name in (*WIDTHS, "shN")}
         for name, column in columns.items():
             leaves[name] = mx.broadcast_to(column, leaves[name].shape)
-        params = mx.concatenate([leaves[name].reshape(-1) for name in WIDTHS])
-        return params, (leaves["shN"].reshape(-1) if "shN" in columns and self.rest else tree[1])
+        params, shn = pack(Gaussians(**leaves), self.engine.budget.rows(n))
+        return params, (shn if "shN" in columns and self.rest else tree[1])
 
 
 def _leaf(tree: Packed, name: str, n: int, rest: int) -> mx.array:

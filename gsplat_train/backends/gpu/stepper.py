@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -59,7 +60,9 @@ class Ahead:
         self.crew = crew
         trees = (state.gaussians, state.m, state.v)
         self.n, self.rest = state.gaussians.means.shape[0], state.gaussians.shN.shape[1]
-        self.params, self.m, self.v = map(pack, trees)  # each a pair of flat arrays: all but shN, and shN
+        self.room = engine.budget.rows(self.n)  # Gaussians that the arrays have room for
+        # Each a pair of flat arrays: all but shN, and shN.
+        self.params, self.m, self.v = (pack(tree, self.room) for tree in trees)
         mx.eval(self.params, self.m, self.v)
         empty = [Gaussians(*(mx.zeros((0, *leaf.shape[1:])) for leaf in tree)) for tree in trees]
         del trees
@@ -79,15 +82,18 @@ class Ahead:
         self.launched = self.looked = 0  # of the journal
         self.launched_views = 0  # of these steps
         self.batch = 1  # grows to BATCH: after a wait the GPU shall have work soon
-        self.flags = no_flags(Sizes(self.n, self.rest, 16, 16, 8))
+        self.flags = no_flags(Sizes(self.room, self.rest, 16, 16, 8))
         self._divide_memory()
 
     def _divide_memory(self) -> None:
         """Anew where there are more splats or more intersections: photos make room for them."""
-        width, height = self.engine.budget.bounds.size
-        sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
+        sizes = self._sizes(*self.engine.budget.bounds.size)
         self.photos.shrink(self.engine.budget.photos(sizes))
         self.engine.budget.hold(sizes)
+
+    def _sizes(self, width: int, height: int, parts: int = 14) -> Sizes:
+        """Of the arrays of a view of this size."""
+        return Sizes(self.room, self.rest, width, height, self.engine.capacity(width, height), parts=parts)
 
     def step(self, views: tuple[View, ...], plan: StepPlan) -> StepResult:
         """Asks for one more step; the newest loss that the host has seen. What is decided here depends on nothing
@@ -110,11 +116,7 @@ class Ahead:
 
     def _window(self, views: tuple[View, ...]) -> int:
         """Steps between two looks, fewer where the arrays of many would fill the memory; 0: no two at a time."""
-        all_sizes = [
-            Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height))
-            for width, height in _sizes_of(views)
-        ]
-        window = min(self.engine.budget.window(sizes) for sizes in all_sizes)
+        window = min(self.engine.budget.window(self._sizes(*size)) for size in _sizes_of(views))
         return min(window, max(1, window // (self.crew.each if self.crew.size > 1 else len(views))))
 
     def _look(self, views: tuple[View, ...]) -> None:
@@ -207,9 +209,8 @@ class Ahead:
     ) -> tuple[Sizes, Any, Any]:
         """(sizes, what the kernels of a view read beside the state, whether its photo has a mask, and a matte)."""
         view, photo, mask, matte, _ = shot
-        width, height = view.camera.width, view.camera.height
-        sizes = Sizes(self.n, self.rest, width, height, self.engine.capacity(width, height), parts=parts)
-        size_array = self.engine.sizes(sizes, plan.sh_degree, plan.antialiased)
+        sizes = self._sizes(view.camera.width, view.camera.height, parts)
+        size_array = self.engine.sizes(replace(sizes, n=self.n), plan.sh_degree, plan.antialiased)
         if not any(plan.background):
             matte = None  # the photo is over black already
         hides = [photo if plane is None else plane for plane in (mask, matte)]  # what is not used is not read
@@ -226,14 +227,12 @@ class Ahead:
             sizes, inputs, planes = self._inputs(shot, plan, next(table), parts)
             graph = self.engine.compiled(_kernels_of_a_view, sizes, absgrad, wanted, planes)
             rows.append(graph(self.params, (self.status, self.flags), inputs))
+        row_length = 8 + parts * self.n
         if self.crew.size > 1:
-            row_length = 8 + parts * self.n
             rows += [(mx.zeros(row_length), self.status)] * (self.crew.each - len(rows))
-            flat = [row.reshape(1, -1)[:, :row_length] for row, _ in rows]
-            together = self.crew.gather(flat[0] if len(flat) == 1 else mx.concatenate(flat)).reshape(-1)
-        else:
-            together = mx.concatenate([row.reshape(-1) for row, _ in rows])
-        sizes = Sizes(self.n, self.rest, 16, 16, 8, len(views), parts)
+        flat = [row.reshape(1, -1)[:, :row_length] for row, _ in rows]
+        together = self.crew.gather(flat[0] if len(flat) == 1 else mx.concatenate(flat)).reshape(-1)
+        sizes = Sizes(self.room, self.rest, 16, 16, 8, len(views), parts)
         graph = self.engine.compiled(_kernels_of_an_update, sizes, wanted)
         trees, results = graph(
             (self.params, self.m, self.v),
@@ -242,7 +241,7 @@ class Ahead:
                 together,
                 mx.concatenate([self._camera(view) for view in views]),
                 next(table),
-                self.engine.sizes(sizes, plan.sh_degree, plan.antialiased),
+                self.engine.sizes(replace(sizes, n=self.n), plan.sh_degree, plan.antialiased),
             ),
         )
         (self.params, self.m, self.v), (self.status, self.flags, stats, self.loss) = trees, results
@@ -302,7 +301,7 @@ class Ahead:
 
     def _sums_so_far(self) -> mx.array:
         """The state's sums as the kernels add to them: three numbers a Gaussian."""
-        stats = np.zeros((max(3, self.n), 3), np.float32)
+        stats = np.zeros((max(3, self.room), 3), np.float32)
         for i, name in enumerate(SUMS):
             if name in self.state.sums:
                 stats[: self.n, i] = self.state.sums[name]
@@ -334,6 +333,7 @@ class Ahead:
             return change(population)
         finally:  # an edit that was made stays made, also where the next one found no room
             (self.params, self.m, self.v), self.n = population.trees, population.n
+            self.room = self.engine.budget.rows(self.n)
             if population.kept_sums is not sums:  # other rows: they begin with empty sums
                 self.state.sums, self.stats = zero_sums(self.n) if sums else {}, None
             self._restart()
