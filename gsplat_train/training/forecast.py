@@ -91,8 +91,8 @@ class Forecast:
         begin, end = np.searchsorted(self.dues, [after, last], side="right")
         return self.dues[begin:end]
 
-    def _work(self, steps: np.ndarray, n: np.ndarray, ratio: float) -> np.ndarray:
-        """What steps cost, in pixels."""
+    def _work(self, steps: np.ndarray, n: np.ndarray, ratio: float | np.ndarray) -> np.ndarray:
+        """What steps cost, in pixels; of ratios [R, 1] a row each."""
         level = np.maximum(self.config.downscales - steps // self.config.downscale_every, 0)
         return (
             self.pixels * 0.25**level + ratio * n * 0.5**level
@@ -120,10 +120,10 @@ class Forecast:
     def _ratio(self) -> float:
         """The ratio that explains the seconds best, in sixteen groups of the run so far."""
         first, count, seconds, n = self._parts()
-        groups = np.array_split(np.arange(len(first)), min(16, len(first)))
-        errors = []
-        for ratio in RATIOS:
-            work = self._work(first, n, ratio) * count
-            rates = np.log([max(float(seconds[g].sum()), 1e-9) / float(work[g].sum()) for g in groups])
-            errors.append(float(np.var(rates)) + DOUBT * math.log2(ratio / USUAL) ** 2)
+        groups = min(16, len(first))
+        begins = (np.arange(groups) * len(first)) // groups
+        ratios = np.array(RATIOS)[:, None]
+        work = np.add.reduceat(self._work(first, n, ratios) * count, begins, axis=1)
+        rates = np.log(np.maximum(np.add.reduceat(seconds, begins), 1e-9) / work)
+        errors = rates.var(axis=1) + DOUBT * np.log2(ratios[:, 0] / USUAL) ** 2
         return RATIOS[int(np.argmin(errors))]

@@ -42,20 +42,22 @@ class ViewSampler:
         self.views, self.seed, self.batch = views, seed, batch
         self.downscales, self.downscale_every = downscales, downscale_every
         self.level, self.reduced = 0, views  # the photos of the level in use
-        self.orders: dict[int, tuple[int, np.ndarray]] = {}  # of each place: its epoch and the order in that
+        self.orders: dict[int, tuple[int, list[int]]] = {}  # of each place: its epoch and the order in that
 
     def at(self, step: int) -> View:
         """The view for the step after `step` steps."""
         turn, place = divmod(step, self.batch)
-        dealt = len(range(place, len(self.views), self.batch))
+        dealt = -((place - len(self.views)) // self.batch)  # of the views, to this place
         epoch, position = divmod(turn, dealt)
-        if place not in self.orders or self.orders[place][0] != epoch:
+        of_epoch, order = self.orders.get(place, (-1, []))
+        if of_epoch != epoch:
             seed = (self.seed, epoch) if self.batch == 1 else (self.seed, epoch, place)
-            self.orders[place] = epoch, np.random.default_rng(seed).permutation(dealt)
+            order = np.random.default_rng(seed).permutation(dealt).tolist()
+            self.orders[place] = epoch, order
         level = halvings_at(step, self.downscales, self.downscale_every)
         if level != self.level:
             self.level, self.reduced = level, [reduce(view, level) for view in self.views]
-        return self.reduced[place + self.batch * self.orders[place][1][position]]
+        return self.reduced[place + self.batch * order[position]]
 
 
 def reduce(view: View, halvings: int) -> View:

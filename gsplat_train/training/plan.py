@@ -68,12 +68,14 @@ class Schedule:
     def at(self, number: int, views: int = 1) -> StepPlan:
         """The plan of the step over `views` views whose last is number `number` (from 1)."""
         config, strategy, before = self.config, self.strategy, number - views
-        faster = math.sqrt(views)
-        rates = {name: faster * rate for name, rate in learning_rates(config, before).items()}
+        faster, rates = 1.0, learning_rates(config, before)
+        if views > 1:
+            faster = math.sqrt(views)
+            rates = {name: faster * rate for name, rate in rates.items()}
         opacity_weight, scale_weight = strategy.weights(number)
         return StepPlan(
             number=number,
-            rates=tuple(rates[name] for name in NAMES),
+            rates=tuple(map(rates.__getitem__, NAMES)),
             sh_degree=sh_degree_at(config, before),
             ssim_lambda=config.ssim_lambda,
             opacity_weight=opacity_weight,

@@ -291,8 +291,8 @@ class Trainer:
         self.beside.check()
         config, before, source = self.config, self.step, self.ahead or self.sampler
         number = min(before + views_at(config, before), config.steps)
-        first, *more = (source.at(step) for step in range(before, number))
-        newest = self.stepper.take(first, self.schedule.at(number, 1 + len(more)), *more)
+        views = [source.at(step) for step in range(before, number)]
+        newest = self.stepper.take(views[0], self.schedule.at(number, len(views)), *views[1:])
         due = [n for n in range(before + 1, number + 1) if self.strategy.due(n)]
         looked = bool(due) or self._looked_at(before, number)
         if looked:
@@ -631,7 +631,7 @@ class Trainer:
         """Whether something after this step looks at the state, the sums or the loss."""
         config = self.config
         every = (config.log_every, config.eval_every, config.checkpoint_every)
-        return number == config.steps or any(passed(before, number, n) for n in every)
+        return number == config.steps or passed(before, number, *every)
 
 
 def bytes_of(state: TrainState) -> bytes:
@@ -639,6 +639,6 @@ def bytes_of(state: TrainState) -> bytes:
     return b"".join(leaf.tobytes() for leaf in rows(state.gaussians).values())
 
 
-def passed(before: int, number: int, every: int) -> bool:
-    """Whether a step that went from `before` to `number` views came to a multiple of `every`."""
-    return number // every > before // every
+def passed(before: int, number: int, *every: int) -> bool:
+    """Whether a step that went from `before` to `number` views came to a multiple of any of `every`."""
+    return any(number // period > before // period for period in every)

@@ -412,8 +412,13 @@ def loss_settings(ssim_lambda: float, width: int, height: int, counting: int | N
     """The entries of `settings` that the loss needs, in float32 [32]. counting: pixels of the mask."""
     settings = np.zeros(32, np.float32)
     count = 3 * (width * height if counting is None else max(counting, 1))
-    settings[15:19] = (1 - ssim_lambda) / count, -ssim_lambda / count, ssim_lambda, count
+    settings[15:19] = loss_numbers(ssim_lambda, count)
     return settings
+
+
+def loss_numbers(ssim_lambda: float, count: int) -> tuple[float, float, float, float]:
+    """What a loss of `count` numbers has in the settings: weights of L1 and SSIM, lambda, count."""
+    return (1 - ssim_lambda) / count, -ssim_lambda / count, ssim_lambda, count
 
 
 def _records(means2d: Any, conics: Any, depths: Any, opacities: Any) -> mx.array:

@@ -32,7 +32,7 @@ from .engine import (
     Engine,
     at_least_eight,
     camera_array,
-    loss_settings,
+    loss_numbers,
     no_flags,
     on_device,
     pack,
@@ -47,6 +47,7 @@ CAMERA_BYTES = 16 << 20
 CAMERA = 128  # bytes of a camera
 HALF_TAKEN = 2  # a flag of `update`: a gradient was not finite, and other Gaussians have moved
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-15  # csrc/constants.h
+REST = (0.0,) * 9  # of a step's settings
 NAN = StepResult(math.nan, math.nan, math.nan)
 
 
@@ -87,6 +88,8 @@ class Ahead:
 
     def _divide_memory(self) -> None:
         """Anew where there are more splats or more intersections: photos make room for them."""
+        self._frames: dict[Any, tuple[Sizes, mx.array]] = {}
+        self._windows: dict[tuple[int, int], int] = {}
         sizes = self._sizes(*self.engine.budget.bounds.size)
         self.photos.shrink(self.engine.budget.photos(sizes))
         self.engine.budget.hold(sizes)
@@ -116,8 +119,14 @@ class Ahead:
 
     def _window(self, views: tuple[View, ...]) -> int:
         """Steps between two looks, fewer where the arrays of many would fill the memory; 0: no two at a time."""
-        window = min(self.engine.budget.window(self._sizes(*size)) for size in _sizes_of(views))
+        window = min(map(self._window_of, _sizes_of(views)))
         return min(window, max(1, window // (self.crew.each if self.crew.size > 1 else len(views))))
+
+    def _window_of(self, size: tuple[int, int]) -> int:
+        window = self._windows.get(size)
+        if window is None:
+            window = self._windows[size] = self.engine.budget.window(self._sizes(*size))
+        return window
 
     def _look(self, views: tuple[View, ...]) -> None:
         """At the status of WINDOW steps ago, for which nothing waits; after the first step at its own."""
@@ -148,17 +157,22 @@ class Ahead:
             alone, before = self._window(self.journal[self.launched][0]) == 0, self.flags
             steps = self.journal[self.launched : self.launched + (1 if alone else BATCH)]
             number = self.first_step + self.launched_views
-            shots, rows = [], []
+            shots, rows, counters = [], [], []
             for views, plan in steps:
                 number += len(views)
                 # Of a run's last step there may be no view left for this process: it takes one that nobody counts,
                 # for the status of the step before.
                 own = self.crew.own(views) or views[:1]
                 shots.append([(view, *self.photos.get(view.key, partial(_photo, view))) for view in own])
-                rows += [self._settings(plan, shot[-1], number) for shot in shots[-1]]
-                if not self._is_fused(views):
-                    rows.append(self._settings(plan, 1, number))
-            table = iter(mx.array(np.stack(rows)))
+                counted = [
+                    shot[-1] for shot in shots[-1]
+                ]  # pixels of each view, and one row for the update of all
+                counted += [] if self._is_fused(views) else [1]
+                rows += [self._settings(plan, counting, number) for counting in counted]
+                counters += [(plan.seed & 0xFFFFFFFF, number)] * len(counted)
+            numbers = np.array(rows, np.float32)
+            numbers.view(np.uint32)[:, 10:12] = counters
+            table = iter(mx.array(numbers))
             for (views, plan), shot_of in zip(steps, shots, strict=True):
                 if self._is_fused(views):
                     self._launch(shot_of[0], plan, next(table))
@@ -209,8 +223,13 @@ class Ahead:
     ) -> tuple[Sizes, Any, Any]:
         """(sizes, what the kernels of a view read beside the state, whether its photo has a mask, and a matte)."""
         view, photo, mask, matte, _ = shot
-        sizes = self._sizes(view.camera.width, view.camera.height, parts)
-        size_array = self.engine.sizes(replace(sizes, n=self.n), plan.sh_degree, plan.antialiased)
+        key = view.camera.width, view.camera.height, parts, plan.sh_degree, plan.antialiased
+        frame = self._frames.get(key)
+        if frame is None:
+            sizes = self._sizes(*key[:3])
+            frame = sizes, self.engine.sizes(replace(sizes, n=self.n), *key[3:])
+            self._frames[key] = frame
+        sizes, size_array = frame
         if not any(plan.background):
             matte = None  # the photo is over black already
         hides = [photo if plane is None else plane for plane in (mask, matte)]  # what is not used is not read
@@ -248,19 +267,17 @@ class Ahead:
         if wanted:
             self.stats = stats
 
-    def _settings(self, plan: StepPlan, counting: int, number: int) -> np.ndarray:
-        """float32 [32] of step `number` (from 1), in the order of csrc/kernels/gpu.h; `counting` pixels count."""
-        out = loss_settings(plan.ssim_lambda, counting, 1, counting)
-        views = plan.views
-        unbias = 1 / (1 - BETA1**number)
-        out[:6] = [rate * unbias for rate in plan.rates]
-        out[6] = 1 / (1 - BETA2**number)
-        out[7], out[8] = plan.opacity_weight / self.n, plan.scale_weight / (3 * self.n)
-        out[9] = plan.noise
-        out[10:12].view(np.uint32)[:] = plan.seed & 0xFFFFFFFF, number
-        out[12:15] = plan.background
-        out[19:23] = BETA1**views, BETA2**views, EPS / math.sqrt(views), 1 / views
-        return out
+    def _settings(self, plan: StepPlan, counting: int, number: int) -> list[float]:
+        """[32] numbers of step `number` (from 1), in the order of csrc/kernels/gpu.h, but for seed and step, which are
+        whole; `counting` pixels count.
+        """
+        views, unbias = plan.views, 1 / (1 - BETA1**number)
+        return [
+            *(rate * unbias for rate in plan.rates), 1 / (1 - BETA2**number), plan.opacity_weight / self.n,
+            plan.scale_weight / (3 * self.n), plan.noise, 0.0, 0.0, *plan.background,
+            *loss_numbers(plan.ssim_lambda, 3 * max(counting, 1)), BETA1**views, BETA2**views,
+            EPS / math.sqrt(views), 1 / views, *REST,
+        ]  # fmt: skip
 
     def _settle(self) -> None:
         """Waits; repeats what found too little room; notes the newest loss, or that it is not finite."""
@@ -439,6 +456,9 @@ def _kernels_of_an_update(
 
 def _sizes_of(views: Iterable[View]) -> list[tuple[int, int]]:
     """The sizes of their photos, each once, in a fixed order."""
+    views = tuple(views)
+    if len(views) == 1:
+        return [(views[0].camera.width, views[0].camera.height)]
     return sorted({(view.camera.width, view.camera.height) for view in views})
 
 

@@ -59,8 +59,9 @@ def in_window(settings: Any, config: Config, step: int) -> bool:
     """Whether a refinement follows step `step`: every `refine_every`, after `refine_start`, before
     `refine_stop` of the horizon. `settings` has these three.
     """
-    inside = settings.refine_start < step < settings.refine_stop * config.horizon
-    return inside and step % settings.refine_every == 0
+    if step % settings.refine_every:
+        return False
+    return bool(settings.refine_start < step < settings.refine_stop * config.horizon)
 
 
 def in_parts(population: Any, parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
