@@ -66,6 +66,25 @@ def test_machine_code_is_kept(compiler, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert nvrtc._compile(spec, ())[:4] == b"\x7fELF" and not list(tmp_path.glob("*.code"))
 
 
+def test_modules_lie_where_mlx_looks_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By its name and the hash of no code; what is damaged is written again, and the cache knows of it."""
+    monkeypatch.setenv("GS_CACHE", str(tmp_path))
+    monkeypatch.setenv(nvrtc.FOLDER, str(cache.modules()))
+    name, code = nvrtc.module("gs_take", b"code")
+    other = nvrtc.module("gs_take", b"other code")[0]
+    assert name.startswith("gs_take_") and code == b"" and other != name
+    file = tmp_path / "mlx" / f"{name}_553e93901e462a6e.ptx"
+    assert file.read_bytes() == b"code" and file.with_suffix(".txt").read_text() == f"{name}\tgs_take\n"
+    file.write_bytes(b"damaged")
+    assert nvrtc.module("gs_take", b"code") == (name, b"") and file.read_bytes() == b"code"
+    assert len(cache.entries()) == 4 == cache.clear()[0] and not file.exists()
+    monkeypatch.setenv("GS_CACHE_SIZE", "0")
+    assert nvrtc.module("gs_take", b"code") == ("gs_take", b"code"), "without a cache it goes along"
+    monkeypatch.setenv("GS_CACHE_SIZE", "")
+    monkeypatch.setenv(nvrtc.FOLDER, "/dev/null/mlx")
+    assert nvrtc.module("gs_take", b"code") == ("gs_take", b"code")
+
+
 @pytest.mark.parametrize("size", ["", "much"])
 def test_machine_code_needs_no_cache(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor a home, which the users of some containers do not have."""

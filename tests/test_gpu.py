@@ -16,6 +16,7 @@ from test_score import compare
 from tiny import settings
 
 from gsplat_train.backends.gpu import kernels as _kernels
+from gsplat_train.backends.gpu import nvrtc
 from gsplat_train.backends.gpu import text as _kernel_text
 from gsplat_train.datasets.decode import dim
 from gsplat_train.model.gaussians import Gaussians
@@ -63,6 +64,28 @@ def test_score_is_the_definition(gpu, shape, masked):
     image, photo = pictures(*shape)
     compare(gpu, image, photo, masks(*shape)["scattered"] if masked else None)
     compare(gpu, image, None)
+
+
+@pytest.mark.parametrize("shape", [(37, 45), (600, 801)])
+def test_a_view_is_shown_as_by_the_stages(gpu, shape):
+    height, width = shape
+    gaussians, view = scene(3000, width, height)
+    see, mask = view.camera, masks(*shape)["scattered"]
+    show, image = gpu.show(gaussians, (0.0, 0.5, 0.0), False), None
+    gpu.engine.forget()  # too little room at first
+    for beside in ((view.pixels.image, None), (view.pixels.image, mask), (None, None)):
+        found = show(see.viewmat, see.K, width, height, *beside)
+        if image is None:
+            image = render(gaussians, see, gpu, background=(0.0, 0.5, 0.0)).image
+        expected = gpu.score(image, *beside)
+        np.testing.assert_array_equal(found[:2], expected[:2])
+        np.testing.assert_array_equal(found.picture, expected.picture)
+
+
+def test_no_code_goes_along_with_launches():
+    """MLX hashes what goes along; should a version of it no more read what is put into its cache, this says so."""
+    cuda = load_backend("cuda")
+    assert nvrtc.reads_files() or not cuda.OURS
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (37, 45)])

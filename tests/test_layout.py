@@ -37,7 +37,7 @@ ORDER = """
     backends backends.costs backends.kept backends.python_rasterize backends.python backends.cpp_planes
     backends.cpp_stepper backends.cpp
     backends.gpu backends.gpu.text backends.gpu.kernels backends.gpu.limits backends.gpu.engine
-    backends.gpu.arrays backends.gpu.population backends.gpu.stepper backends.gpu.nvrtc
+    backends.gpu.scoring backends.gpu.arrays backends.gpu.population backends.gpu.stepper backends.gpu.nvrtc
     backends.metal backends.cuda backends.verdict backends.probe
     renderer
     evaluate.pictures evaluate.floaters evaluate.measure evaluate.exported evaluate.frames evaluate.depth

@@ -252,7 +252,7 @@ def run_every_kernel(backend):
     gaussians, view = crowd(3000)
     image = render(to_mlx(gaussians), view, backend).image
     mx.eval(image)
-    backend.engine.score(image, photo(16, 16), np.eye(16))
+    backend.score(image, photo(16, 16), np.eye(16))
     xp, key = arrays.module(backend.engine), draws.Key(0, 10, draws.GROWTH)
     weights = draws.weights(xp, mx.linspace(-9, 3, 9_000), 0.01)  # three groups that sum
     found = draws.distinct(xp, weights, 40, key)

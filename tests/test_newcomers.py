@@ -154,6 +154,7 @@ def test_a_backend(add: Callable[..., None], monkeypatch: pytest.MonkeyPatch) ->
         "rasterize",
         "photometric_loss",
         "score",
+        "show",
         "adam",
         "deterministic",
         "FUSED_GROUPS",

@@ -145,7 +145,10 @@ def test_the_stages_ask_mlx_for_no_kernel_of_indexing() -> None:
     stepper.take(views[0], plan(5, views=2), views[1])
     assert np.isfinite(stepper.result().loss)
     picture = render(stepper.look().gaussians, views[0].camera, backend).image
-    backend.engine.score(picture, views[0].pixels.image)
+    backend.score(picture, views[0].pixels.image)
+    seen = views[0].camera
+    show = backend.show(stepper.look().gaussians, (0.0, 0.0, 0.0), False)
+    show(seen.viewmat, seen.K, seen.width, seen.height, views[0].pixels.image)
 
 
 @pytest.mark.parametrize(

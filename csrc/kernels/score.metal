@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // For evaluation, a group a channel of 32x16 pixels: the render in 8 bits, and beside a photo (not with ALONE) its squared error,
-// in integers, and its SSIM, of the 8 bits. With MASK, a pixel that does not count is in neither sum; SSIM's windows see it as it
+// in integers, and its SSIM, as the bits of a float, of the 8 bits; behind these sums how the view went. With MASK, a pixel that does not count is in neither sum; SSIM's windows see it as it
 // is.
 // In the sum u and the difference v of picture and photo SSIM needs four blurred maps: with U = G*u, P = U^2 / 2,
 // p = G*u^2 / 2 - P and Q, q the same of v, SSIM = (P - Q + C1) (p - q + C2) / ((P + Q + C1) (p + q + C2)). What rounding does
@@ -16,6 +16,8 @@ const int width = sizes[kWidth], height = sizes[kHeight], columns = (width + 31)
 const int left = int(group / 3) % columns * 32, top = int(group / 3) / columns * 16;
 const float tap[11] = {kTap5, kTap4, kTap3, kTap2, kTap1, kTap0, kTap1, kTap2, kTap3, kTap4, kTap5};
 uint error = 0;
+const uint groups = uint(3 * columns * ((height + 15) / 16));
+if (group == 0 && tid < 8) sums_and_status[2 * groups + tid] = status[tid];
 for (uint i = tid; i < 26 * 42; i += 128) {
     const uint row = i / 42, col = i % 42;
     const int px = left + int(col) - 5, py = top + int(row) - 5;
@@ -80,7 +82,7 @@ if (!ALONE) {
     if (lane == 0) errors[simd] = error, sums[simd] = ssim;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (tid == 0) {
-        squares[group] = errors[0] + errors[1] + errors[2] + errors[3];
-        ssims[group] = sums[0] + sums[1] + sums[2] + sums[3];
+        sums_and_status[group] = errors[0] + errors[1] + errors[2] + errors[3];
+        sums_and_status[groups + group] = as_type<uint>(sums[0] + sums[1] + sums[2] + sums[3]);
     }
 }

@@ -8,7 +8,7 @@ Notation: N Gaussians, M intersections of a splat with a tile, tiles of 16x16 pi
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata, util
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -108,6 +108,14 @@ class Backend(Protocol):
         """PSNR and SSIM of a render beside its uint8 photo, and the render in 8 bits: evaluate.metrics.score.
 
         PSNR is the same number, SSIM in float32. No gradient passes.
+        """
+        ...
+
+    def show(
+        self, gaussians: Gaussians, background: Sequence[float], antialiased: bool
+    ) -> Callable[..., Score] | None:
+        """A function of (viewmat, K, width, height, photo, mask), which renders these Gaussians at all SH degrees over
+        a colour and gives the score: what the stages and `score` would, sooner. None where the backend has none.
         """
         ...
 

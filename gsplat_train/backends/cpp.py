@@ -208,6 +208,11 @@ def score(image: mx.array, photo: np.ndarray | None, mask: np.ndarray | None = N
     return score_of_sums(squares, ssim, counting, picture)
 
 
+def show(gaussians: Any, background: Any, antialiased: bool) -> None:
+    """See Backend.show: the stages do it."""
+    return None
+
+
 def adam(
     params: Gaussians, grads: Gaussians, m: Gaussians, v: Gaussians, lrs: dict[str, float], step: int
 ) -> tuple[Gaussians, Gaussians, Gaussians]:

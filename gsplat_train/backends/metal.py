@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
 
 from . import unavailable
+from .gpu import scoring
 from .gpu.engine import Engine
 from .gpu.kernels import KernelSpec
 from .gpu.stepper import GpuStepper
@@ -17,7 +19,7 @@ from .python import adam
 
 __all__ = [
     "FUSED_GROUPS", "adam", "deterministic", "isect_tiles", "photometric_loss", "project", "rasterize", "score",
-    "stepper",
+    "show", "stepper",
 ]  # fmt: skip
 
 if not mx.metal.is_available():
@@ -40,7 +42,8 @@ def make(spec: KernelSpec) -> Callable[..., Any]:
 
 engine = Engine(make, mx.compile)
 project, isect_tiles, rasterize = engine.project, engine.isect_tiles, engine.rasterize
-photometric_loss, score = engine.photometric_loss, engine.score
+photometric_loss = engine.photometric_loss
+score, show = partial(scoring.score, engine), partial(scoring.show, engine)
 deterministic = True
 FUSED_GROUPS: frozenset[str] = frozenset()
 

@@ -29,6 +29,7 @@ __all__ = [
     "project",
     "rasterize",
     "score",
+    "show",
     "stepper",
 ]
 
@@ -244,4 +245,9 @@ def adam(
 
 def stepper(state: Any, bounds: Any = None) -> None:
     """See Backend.stepper: nothing is fused here."""
+    return None
+
+
+def show(gaussians: Any, background: Any, antialiased: bool) -> None:
+    """See Backend.show: the stages do it."""
     return None

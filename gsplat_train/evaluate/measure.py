@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model.gaussians import Gaussians
-from ..model.sky import BLACK, WHITE, Ground, colour_of
+from ..model.sky import BLACK, WHITE, Ground, Sky, colour_of
 from ..renderer import render
 from ..scene import Camera, View
 from .corrected import corrected, half_fitted
@@ -58,12 +58,17 @@ def measure(
     """
     scores, more = {}, {}
     ground = BACKGROUNDS[background] if isinstance(background, str) else background
+    show = None if isinstance(ground, Sky) else backend.show(gaussians, ground, antialiased)
     with nullcontext(writers) if writers else Writers() as beside:
         for view in views:
-            out = render(gaussians, place(view.camera), backend, background=ground, antialiased=antialiased)
+            camera = place(view.camera)
             photo = None if view.photo is None else view.photo.decode()
             pixels, mask = (None, None) if photo is None else (photo.shown(colour_of(ground)), photo.mask)
-            score = backend.score(out.image, pixels, mask)
+            if show is None:
+                out = render(gaussians, camera, backend, background=ground, antialiased=antialiased)
+                score = backend.score(out.image, pixels, mask)
+            else:
+                score = show(camera.viewmat, camera.K, camera.width, camera.height, pixels, mask)
             if not np.isnan(score.psnr):
                 scores[view.name] = {"psnr": score.psnr, "ssim": score.ssim}
                 if fully and pixels is not None:

@@ -11,8 +11,7 @@ import numpy as np
 from ..backends import Backend
 from ..config import Config
 from ..model.gaussians import Gaussians
-from ..renderer import render
-from ..scene import View
+from ..scene import Camera, View
 from .rows import TrainState, rows
 
 LOOKED_AT = 8  # views
@@ -31,9 +30,15 @@ def is_seen(gaussians: Gaussians, views: Sequence[View], backend: Backend) -> bo
     """Whether any view shows any splat, a few that are evenly chosen first; gaussians and views are in one frame."""
     few = np.linspace(0, len(views) - 1, min(LOOKED_AT, len(views))).round().astype(int).tolist()
     return any(
-        (np.asarray(render(gaussians, views[i].camera, backend).projected.radii) > 0).all(axis=1).any()
-        for i in dict.fromkeys([*few, *range(len(views))])
+        _shows_any(gaussians, views[i].camera, backend) for i in dict.fromkeys([*few, *range(len(views))])
     )
+
+
+def _shows_any(gaussians: Gaussians, camera: Camera, backend: Backend) -> bool:
+    seen = backend.project(
+        gaussians, camera.viewmat, camera.K, camera.width, camera.height, sh_degree=0, antialiased=False
+    )
+    return bool((np.asarray(seen.radii) > 0).all(axis=1).any())
 
 
 def not_finite(state: TrainState) -> list[str]:

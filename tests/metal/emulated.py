@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 
 from gsplat_train.backends import python
+from gsplat_train.backends.gpu import scoring
 from gsplat_train.backends.gpu.engine import Engine
 from gsplat_train.backends.gpu.kernels import KernelSpec
 from gsplat_train.backends.gpu.stepper import GpuStepper
@@ -39,6 +40,8 @@ def backend(order: str = ORDERS[0], change: Callable[[Kernel], Kernel] | None = 
         isect_tiles=engine.isect_tiles,
         rasterize=engine.rasterize,
         photometric_loss=engine.photometric_loss,
+        score=partial(scoring.score, engine),
+        show=partial(scoring.show, engine),
         adam=python.adam,
         stepper=partial(GpuStepper, engine),
     )

@@ -16,7 +16,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ...evaluate.metrics import Score, check, score_of_sums
 from ...losses import check_mask
 from ...losses import photometric_loss as _reference_loss
 from ...model.gaussians import Gaussians
@@ -311,30 +310,6 @@ class Engine:
         values, _ = function(image)
         passive = mx.stop_gradient(values)
         return number(values, 0), number(passive, 1), number(passive, 2)
-
-    def score(self, image: mx.array, photo: np.ndarray | None, mask: np.ndarray | None = None) -> Score:
-        """See Backend.score."""
-        height, width, _ = image.shape
-        area, counting = height * width, 0
-        target = counts = mx.zeros(8, mx.uint8)  # read by nobody
-        if photo is not None:
-            check(image, photo, mask)
-            target, counting = mx.array(np.ascontiguousarray(photo).reshape(-1)), area
-            if mask is not None:
-                kept = np.asarray(mask) > 0
-                counts, counting = mx.array(kept.view(np.uint8).reshape(-1)), int(np.count_nonzero(kept))
-        sizes = Sizes(1, 0, width, height, 8)
-        inputs = [image.reshape(-1), target, counts, self.sizes(sizes)]
-        picture, squares, ssims = self.run("score", sizes, inputs, (photo is None, mask is not None))
-        pixels = np.array(picture)[: 3 * area].reshape(height, width, 3)
-        if photo is None:
-            return score_of_sums(0, 0.0, 0, pixels)
-        blocks = 3 * sizes.names["blocks"]
-        sums = [
-            array[:blocks].sum(dtype=t)
-            for array, t in ((np.asarray(squares), np.uint64), (np.asarray(ssims), np.float64))
-        ]
-        return score_of_sums(int(sums[0]), float(sums[1]), counting, pixels)
 
 
 def number(values: mx.array, i: int) -> mx.array:

@@ -214,8 +214,8 @@ KERNELS = {
         ),
         KernelSpec(
             "score",
-            _arrays(_PICTURES + _SIZES),
-            _arrays("picture uint8 3 * area; squares uint32 3 * blocks; ssims float32 3 * blocks"),
+            _arrays(_PICTURES + "status uint32 8;" + _SIZES),
+            _arrays("picture uint8 3 * area; sums_and_status uint32 6 * blocks + 8"),
             128,
             "3 * blocks",
             template=("ALONE", "MASK"),
