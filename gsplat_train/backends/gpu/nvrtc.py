@@ -181,6 +181,7 @@ def _launched(name: str, variant: tuple[bool, ...]) -> tuple[str, bytes]:
     return module(called, code) if reads_files() else (called, code)
 
 
+@functools.cache
 def _version() -> str:
     """Of the compiler."""
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -189,6 +190,7 @@ def _version() -> str:
     return f"NVRTC {major.value}.{minor.value}"
 
 
+@functools.cache
 def _library() -> str:
     """The path of the NVRTC that is in this process already."""
     maps = Path("/proc/self/maps")
@@ -198,6 +200,7 @@ def _library() -> str:
     return found[0]
 
 
+@functools.cache
 def _capability() -> int:
     """Of the first GPU: 90 for 9.0."""
     driver = ctypes.CDLL("libcuda.so.1")
