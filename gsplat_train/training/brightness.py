@@ -68,19 +68,22 @@ def _fit(seen: np.ndarray, with_gains: bool) -> tuple[np.ndarray, float]:
     """(gains [V, 3], share of what is explained) of log colours [V, P, 3], NaN where not seen: reweighted least
     squares in which ever less counts as near. Without gains the points alone shall explain.
     """
+    seen = np.ascontiguousarray(np.moveaxis(seen, 2, 0))  # [3, V, P]: sums run over what lies side by side
     there = np.isfinite(seen)
-    own, shown = np.zeros(seen.shape[1:], seen.dtype), there.any(axis=0)
+    own, shown = np.zeros((3, seen.shape[2]), seen.dtype), there.any(axis=(0, 1))
     if shown.any():  # of points that no photo shows NumPy would warn
-        own[shown] = np.nan_to_num(np.nanmedian(seen[:, shown], axis=0))
-    gains = np.zeros((len(seen), 3), np.float32)
-    values = np.where(there, seen, 0)
+        own[:, shown] = np.nan_to_num(np.nanmedian(seen[:, :, shown], axis=1))
+    gains = np.zeros(seen.shape[:2], np.float32)
+    values, counted = np.where(there, seen, 0), there.astype(np.float32)
     for near in np.geomspace(*NEAR, ROUNDS, dtype=np.float32):
-        for axis, part in ((1, gains), (0, own)) if with_gains else ((0, own),):
-            rest = values - gains[:, None] - own
-            weight = np.where(there, 1 / (1 + (rest / near) ** 2) ** 2, 0)
-            part += (weight * rest).sum(axis=axis) / np.maximum(weight.sum(axis=axis), 1e-6)
-        gains -= gains.mean(axis=0)
-    return gains, float((np.abs(values - gains[:, None] - own)[there] < EXPLAINED).mean())
+        for axis, part in ((2, gains), (1, own)) if with_gains else ((1, own),):
+            rest = values - gains[:, :, None] - own[:, None]
+            weight = np.square(rest * (1 / near)) + 1
+            weight = np.divide(counted, np.square(weight, out=weight), out=weight)
+            rest *= weight
+            part += rest.sum(axis=axis) / np.maximum(weight.sum(axis=axis), 1e-6)
+        gains -= gains.mean(axis=1, keepdims=True)
+    return gains.T, float((np.abs(values - gains[:, :, None] - own[:, None])[there] < EXPLAINED).mean())
 
 
 def some(views: Sequence[View]) -> list[View]:

@@ -184,10 +184,7 @@ class _Trial:
 
     def end(self) -> None:
         """Ends its threads."""
-        if self.trainer.ahead is not None:
-            self.trainer.ahead.close()
-        self.trainer.beside.pool.shutdown()
-        self.trainer.saver.shutdown()
+        self.trainer.close()
 
     def measured(self, run: RunFolder | None, left: float) -> tuple[Costs, int, float, int]:
         """(costs, splats at the start, pixels of a photo, bytes of a splat in a checkpoint)."""

@@ -92,7 +92,7 @@ class Evaluation:
         return measure(
             gaussians, views, self.trainer.backend, background=self.trainer.ground, place=place,
             antialiased=config.antialiased, fully=fully, each=each or (lambda view, picture: None),
-            writers=self.trainer.beside,
+            writers=self.trainer.judges,
         )  # fmt: skip
 
     def _worst(self, gaussians: Gaussians, measured: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -157,8 +157,11 @@ class Trainer:
         self.saving: Future[object] | None = None  # a checkpoint that is being written
         self.beside = Writers(threads=1, waiting=PICTURES_WAITING)  # what is written while steps go on
         self.saver = ThreadPoolExecutor(1, "saver")  # of the last checkpoint, while others write pictures
+        self.judges = Writers(
+            threads=1
+        )  # of what an evaluation waits for: it shall not stand behind pictures
         self.early: Future[dict[str, int]] | None = None
-        for pool in (self.beside.pool, self.saver):
+        for pool in self._pools():
             pool.submit(int).result()  # starts the thread: where memory is short Python waits for it for ever
         self.copies = Buffers(COPIES)  # memory of what is written beside
         self.saved = -1 if resume is None else state.step
@@ -278,13 +281,20 @@ class Trainer:
             self._rescue(error)
             raise
         finally:
-            self.beside.pool.shutdown()
-            self.saver.shutdown()
-            if self.ahead is not None:
-                self.ahead.close()
+            self.close()
             for callback in self.callbacks:
                 callback.end(self)
         return self.metrics
+
+    def close(self) -> None:
+        """Ends its threads; waits for what they have begun."""
+        for pool in self._pools():
+            pool.shutdown()
+        if self.ahead is not None:
+            self.ahead.close()
+
+    def _pools(self) -> tuple[ThreadPoolExecutor, ...]:
+        return self.beside.pool, self.saver, self.judges.pool
 
     def _one_step(self) -> None:
         """A step and all that follows it."""

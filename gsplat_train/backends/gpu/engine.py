@@ -373,14 +373,14 @@ def unpack(params: mx.array, shn: mx.array, n: int, rest: int) -> Gaussians:
     return Gaussians(*leaves)
 
 
-def camera_array(viewmat: np.ndarray, K: np.ndarray) -> mx.array:
-    """float32 [32]: rotation, translation, position, fx, fy, cx, cy."""
+def camera_array(viewmat: np.ndarray, K: np.ndarray, once: bool = False) -> mx.array:
+    """float32 [32]: rotation, translation, position, fx, fy, cx, cy. once: not for the device's own memory."""
     rotation, translation = np.asarray(viewmat, np.float64)[:3, :3], np.asarray(viewmat, np.float64)[:3, 3]
     values = np.zeros(32, np.float32)
     values[:9], values[9:12] = rotation.reshape(-1), translation
     values[12:15] = -np.linalg.solve(rotation, translation)
     values[15:19] = K[0][0], K[1][1], K[0][2], K[1][2]
-    return on_device(mx.array(values))
+    return mx.array(values) if once else on_device(mx.array(values))
 
 
 def loss_settings(ssim_lambda: float, width: int, height: int, counting: int | None = None) -> np.ndarray:

@@ -67,9 +67,12 @@ def program(name: str, variant: tuple[bool, ...]) -> bytes:
 
 
 def compile_ahead() -> None:
-    """Begins to compile, each kernel by a thread of its own, those of a step first; does not wait."""
+    """Begins to compile, each kernel by a thread of its own, those of a step first; does not wait. The last is the one
+    by which a run looks for floaters when it has ended.
+    """
     for name in (*STEP, *KERNELS):
         _compiling(name, (False,) * len(KERNELS[name].template))
+    _compiling("backward", (True, False))
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def _shown(
     mask: np.ndarray | None = None,
 ) -> Score:
     """One view, once more with more room where its intersections had too little."""
-    run, camera = engine.run, camera_array(viewmat, K)
+    run, camera = engine.run, camera_array(viewmat, K, once=True)
     n, rest, size = gaussians.means.shape[0], gaussians.shN.shape[1], (width, height)
     while True:
         sizes = Sizes(n, rest, width, height, engine.capacity(width, height))
