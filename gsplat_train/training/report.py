@@ -60,6 +60,7 @@ class Report(Callback):
         ] = {}  # photo and render by view, of the newest evaluation
         self.photos: dict[str, bytes] = {}
         self.written = -1  # records that the page on disk shows
+        self.world: dict[str, Any] | None = None  # the maps: a scene stays as it is
 
     def start(self, trainer: Trainer) -> None:
         """Takes up the log of a run that goes on."""
@@ -125,11 +126,16 @@ class Report(Callback):
                 **((metrics.get("test") or {}).get("views") or {}),
             },
             "views_title": f"{what}, the worst first",
-            "world": world(trainer.scene, {view.name for view in trainer.test_views}),
+            "world": self._world(trainer),
             "command": command(config),
             "settings": [[key, _text(value), _text(usual)] for key, value, usual in differences(config)],
             "machine": machine(metrics),
         }
+
+    def _world(self, trainer: Trainer) -> dict[str, Any]:
+        if self.world is None:
+            self.world = world(trainer.scene, {view.name for view in trainer.test_views})
+        return self.world
 
     def _views(self, scores: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         """The views that fit, the worst first, and a word on those that do not."""
