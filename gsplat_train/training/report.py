@@ -43,9 +43,8 @@ POINTS_OF_A_CURVE = 500
 POINTS = 6000  # of the scene, on the maps
 WIDTH = 560  # pixels of a photo at most
 QUALITY = 82
-PICTURE_BYTES = (
-    1_900_000  # of all photos and renders: base64 makes them a third larger, and 3 MB are the limit
-)
+# Of all photos and renders: base64 makes them a third larger, and 3 MB are the limit.
+PICTURE_BYTES = 1_900_000
 SHOWN = (2, 98)  # percentiles of the points that the maps show, at the least
 
 
@@ -55,15 +54,15 @@ class Report(Callback):
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
         self.metrics: dict[str, Any] = {}
-        self.pictures: dict[
-            str, tuple[bytes, bytes]
-        ] = {}  # photo and render by view, of the newest evaluation
+        # Photo and render by view, of the newest evaluation.
+        self.pictures: dict[str, tuple[bytes, bytes]] = {}
         self.photos: dict[str, bytes] = {}
         self.written = -1  # records that the page on disk shows
-        self.world: dict[str, Any] | None = None  # the maps: a scene stays as it is
+        self.world: dict[str, Any] = {}  # the maps
 
     def start(self, trainer: Trainer) -> None:
-        """Takes up the log of a run that goes on."""
+        """Takes up the log of a run that goes on; makes the maps, for a scene stays as it is."""
+        self.world = world(trainer.scene, {view.name for view in trainer.test_views})
         if trainer.run is not None and trainer.run.log.is_file():
             lines = trainer.run.log.read_text("utf-8", errors="replace").splitlines()
             self.records = [parsed(line) for line in lines]
@@ -126,16 +125,11 @@ class Report(Callback):
                 **((metrics.get("test") or {}).get("views") or {}),
             },
             "views_title": f"{what}, the worst first",
-            "world": self._world(trainer),
+            "world": self.world,
             "command": command(config),
             "settings": [[key, _text(value), _text(usual)] for key, value, usual in differences(config)],
             "machine": machine(metrics),
         }
-
-    def _world(self, trainer: Trainer) -> dict[str, Any]:
-        if self.world is None:
-            self.world = world(trainer.scene, {view.name for view in trainer.test_views})
-        return self.world
 
     def _views(self, scores: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         """The views that fit, the worst first, and a word on those that do not."""
