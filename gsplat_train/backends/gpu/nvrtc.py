@@ -98,7 +98,7 @@ def _code(text: str, registers: int = 0) -> bytes:
 def module(symbol: str, code: bytes) -> tuple[str, bytes]:
     """What to call a module at each launch and the code to give: none, if it is in a file of MLX's."""
     name = f"{symbol}_{cache.key(code)[:16]}"
-    file = Path(os.environ[FOLDER]) / f"{name}_{NONE}"
+    file = Path(os.environ.get(FOLDER) or cache.modules()) / f"{name}_{NONE}"
     placed = cache.place(file.with_suffix(".txt"), f"{name}\t{symbol}\n".encode())
     placed = placed and cache.place(file.with_suffix(".ptx"), code)
     return (name, b"") if placed else (symbol, code)
@@ -107,11 +107,11 @@ def module(symbol: str, code: bytes) -> tuple[str, bytes]:
 @functools.cache
 def reads_files() -> bool:
     """Whether MLX finds modules in files that are put there. A version that does not gets the code with each launch."""
-    os.environ.setdefault(FOLDER, str(cache.modules()))
     try:
         name, code = module("gs_check", _code(INTEGERS + CHECK))
-        if code:
+        if code:  # no file can be put there
             return False
+        os.environ.setdefault(FOLDER, str(cache.modules()))  # MLX asks once, at its first module
         numbers = mx.array(np.arange(8, dtype=np.uint32))
         (found,) = mx.fast.precompiled_cuda_kernel(
             name=name, compiled_source=code, inputs=[numbers], output_shapes=[(8,)], output_dtypes=[mx.uint32],
