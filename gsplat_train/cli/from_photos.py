@@ -13,7 +13,6 @@ from ..datasets import MADE_OF_PHOTOS as SCENE
 from ..datasets import holds_photos_only
 from ..datasets.advice import foreign_cameras
 from ..errors import UserError
-from ..prepare.steps import read_json
 from ..prepare.video import is_video
 from ..storage import home_expanded
 
@@ -64,6 +63,8 @@ def make_scene(source: Path, run: RunFolder, report: Progress) -> str:
 
 def made_scene(source: Path, out: Path | None, runs: Path, log: Callable[[str], None]) -> Path:
     """The run that `--resume` goes on with: `out`, or the newest whose scene was made of `source`."""
+    from ..prepare.steps import read_json
+
     choices = [home_expanded(out)] if out is not None else sorted(runs.glob("*"), reverse=True)
     for run in choices:
         prepared = read_json(run / SCENE / "prepare.json")

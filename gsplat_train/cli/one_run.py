@@ -22,7 +22,6 @@ from ..training.crew import ALONE, Crew
 from ..training.report import Report
 from ..training.run_folder import RunFolder
 from ..training.trainer import Trainer
-from ..viewer.live import Live
 from .devices import lead
 from .progress import Progress, tell_result
 from .signals import stopping
@@ -55,6 +54,8 @@ def train_in(
     callbacks: list[Callback] = [report, Report()]
     settings = lead(crew, settings, folder, found, callbacks)
     if viewer is not None:
+        from ..viewer.live import Live  # a server, which few ask for: 50 to 100 ms of start-up
+
         callbacks.append(Live(viewer))
     began = time.monotonic()
     scene = scene or read_scene(settings, report.message, report.at)
