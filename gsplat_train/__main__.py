@@ -32,6 +32,10 @@ def main() -> None:
         print(f"gsplat_train {__version__}: photographs in, a 3D scene of Gaussian splats out\n")
         print("usage: python -m gsplat_train COMMAND ...\n")
         print("\n".join(f"  {command:10}{line} (gs-{command})" for command, line in available.items()))
+    elif name == "--version" and len(sys.argv) > 2:
+        why = "has no effect beside --version, which ends the program; leave one of them out"
+        print(f"gsplat_train: {sys.argv[2]} {why}", file=sys.stderr)
+        sys.exit(2)
     elif name == "--version":
         print(f"gsplat_train {__version__}")
     else:

@@ -42,6 +42,16 @@ IDLE: list[tuple[str, list[str], str]] = [
     ("train", [".", "--data-root", "/"], "it needs a built-in scene that has data, as fern; give that, or leave"),
     ("train", ["demo", "--data-root", "/"], "data_root=/ has no effect with scene=demo"),
     ("train", ["demo", "--check", "--fov", "60"], "fov=60 has no effect with reader=demo"),
+    ("train", ["--list", "--steps", "5"], "--steps 5 has no effect beside --list, which ends the program; leave one"),
+    ("train", ["--no-eval", "--settings"], "--no-eval has no effect beside --settings, which ends the program"),
+    ("train", ["demo", "--backends"], "demo has no effect beside --backends"),
+    ("train", ["--settings", "--set", "strategy=adc", "--set", "steps=few"], "--set strategy=adc --set steps=few has"),
+    ("train", ["--cache", "--clear-cache"], "--clear-cache has no effect beside --cache"),  # nothing is removed
+    ("train", ["--steps", "few", "--version"], "--steps few has no effect beside --version"),
+    ("train", ["--invert-masks", "--show-completion"], "--invert-masks has no effect beside --show-completion"),
+    ("render", ["m", "--version"], "m has no effect beside --version"),
+    ("doctor", ["a", "--version"], "a has no effect beside --version"),  # which no argument is for
+    ("merge", ["a", "b", "--version"], "a b has no effect beside --version"),
     ("render", ["m", *WAY, "--split", "train"], "--split train has no effect with --path orbit, which is no split's"),
     ("render", ["m", *FILE, "--split", "all"], "--split all has no effect with --path way.json"),
     ("render", ["m", "--fps", "5"], "--fps 5.0 has no effect without --path: it is for free cameras; add"),
@@ -100,6 +110,34 @@ def test_what_is_harmless_may_stand(
     monkeypatch.chdir(tmp_path)
     begin(program, *arguments)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_stands_beside_what_ends_a_command(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever prints something and ends is known to, of every command; help may be asked of any line."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a completion would be installed
+    app = make_app(getattr(import_module(f"gsplat_train.cli.{program}"), program))
+    command = typer.main.get_command(app)
+    context = command.make_context(program, [], resilient_parsing=True)
+    with_callbacks = [each for each in command.get_params(context) if each.callback]
+    ending = [each for each in with_callbacks if not {"--help", "--backend"} & {*each.opts}]
+    assert {"--version", "--show-completion"} <= {name for each in ending for name in each.opts}
+    for each in ending:
+        words = [each.opts[0], *([] if each.is_flag else ["bash"])]
+        with pytest.raises(
+            UserError, match=f"^x has no effect beside {each.opts[0]}, which ends the program"
+        ):
+            begin(program, "x", *words)
+
+
+def test_help_and_what_is_harmless_may_stand_beside_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in (["--list", "--help"], ["--steps", "few", "-h"], ["--help", "--version", "demo"]):
+        begin("train", *line)
+        assert "--clear-cache" in capsys.readouterr().out
+    begin("train", "--list", "--quiet", "--progress", "plain", "--devices", "1")
+    assert capsys.readouterr().out.startswith("Scenes, for gs-train SCENE:")
 
 
 @pytest.mark.parametrize(

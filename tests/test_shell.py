@@ -66,6 +66,8 @@ def test_the_package_runs_the_commands() -> None:
     assert alone.returncode == 0 and all(f"gs-{name}" in alone.stdout for name in PROGRAMS)
     assert package("export", "--version").stdout.strip() == f"gsplat_train {__version__}"
     assert package("--version").stdout.strip() == f"gsplat_train {__version__}"
+    beside = package("--version", "train")
+    assert beside.returncode == 2 and "train has no effect beside --version" in beside.stderr
     wrong = package("paint")
     assert wrong.returncode == 2 and "'paint'" in wrong.stderr and "train" in wrong.stderr
 

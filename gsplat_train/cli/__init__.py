@@ -83,6 +83,7 @@ def shows(what: str) -> Callable[[bool], None]:
 
 def make_app(command: Callable[..., None]) -> typer.Typer:
     """A program of one command, which also knows --version."""
+    from .idle import Refusing
 
     @functools.wraps(command)
     def versioned(*arguments: Any, version: bool = False, **options: Any) -> None:
@@ -95,7 +96,7 @@ def make_app(command: Callable[..., None]) -> typer.Typer:
         parameters=[*signature.parameters.values(), last]
     )
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(versioned)
+    app.command(cls=Refusing, context_settings={"help_option_names": ["-h", "--help"]})(versioned)
     return app
 
 

@@ -3,6 +3,9 @@
 effects.py refuses settings. Each command declares its own where it declares its options.
 
 Of a value that is the default nothing is said, nor of what is harmless by nature: --quiet, --progress.
+
+Beside an option that prints something and ends the program nothing has an effect, no argument either. --help is none of
+them: it may be asked of any line, half-written ones too.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from typer.core import TyperCommand
 from typer.models import ArgumentInfo, OptionInfo
 
 from ..errors import UserError
 
 Command = Callable[..., None]
+HARMLESS = ("quiet", "progress")
 
 
 class Idle(NamedTuple):
@@ -93,3 +98,44 @@ def _info(parameter: inspect.Parameter) -> ArgumentInfo | OptionInfo | None:
     """What the annotation of a parameter says of it."""
     about = getattr(parameter.annotation, "__metadata__", ())
     return next((each for each in about if isinstance(each, ArgumentInfo | OptionInfo)), None)
+
+
+class Refusing(TyperCommand):
+    """A command that is refused where something stands beside an option that ends the program."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values, rest, order = self.make_parser(ctx).parse_args(args=list(args))
+        asked = [
+            each for each in dict.fromkeys(order) if _ends(each) or _holds(values[each.name], each.default)
+        ]
+        if any(set(ctx.help_option_names) & set(each.opts) for each in asked):
+            return super().parse_args(ctx, ctx.help_option_names[:1])
+        ending = [each for each in asked if _ends(each)]
+        if ending and not ctx.resilient_parsing:  # as for a shell that completes a line
+            others = [each for each in asked if each is not ending[0] and each.name not in HARMLESS]
+            others.sort(key=_ends)
+            idle = [*(_as_written(each, values[each.name]) for each in others), *rest]
+            if idle:
+                raise UserError(
+                    f"{idle[0]} has no effect beside {ending[0].opts[0]}, which ends the program; leave one of them out"
+                )
+        return super().parse_args(ctx, args)
+
+
+def _ends(parameter: Any) -> bool:
+    """Whether an option prints something and ends the program: typer calls it eager, except its own two."""
+    return bool(parameter.is_eager) or parameter.name in ("install_completion", "show_completion")
+
+
+def _holds(value: Any, default: Any) -> bool:
+    """Whether the parser found that on the command line, and it is not the default."""
+    text = isinstance(value, str | list | tuple | bool)  # otherwise the parser's word for nothing
+    return text and value not in ([], ()) and str(value) != str(default)
+
+
+def _as_written(parameter: Any, value: Any) -> str:
+    values = value if isinstance(value, list | tuple) else [value]
+    if parameter.param_type_name == "argument":
+        return " ".join(map(str, values))
+    name = (parameter.secondary_opts or parameter.opts if value is False else parameter.opts)[0]
+    return name if isinstance(value, bool) else " ".join(f"{name} {each}" for each in values)
