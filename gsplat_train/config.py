@@ -154,6 +154,8 @@ FREE_ON_RESUME = frozenset(
         "stop_when_converged",
     }
 )
+OF_SCENE = ("reader", "source", "images", "data_root", "init")  # they belong to one scene, and to no other
+PLACES = ("data_root", "init")  # paths; relative ones are from the working directory, as SCENE is
 FILE_URL = "file://"
 GENERAL = [name for name in names(Config) if name != "sections"]
 
@@ -186,7 +188,7 @@ def load(
 def read(path: Path) -> dict[str, Any]:
     """The checked settings in a TOML file."""
     try:
-        return _with_paths(check(tomllib.loads(text_of(path.read_bytes())), str(path)))
+        return check(_with_paths(tomllib.loads(text_of(path.read_bytes()))), str(path))
     except OSError as error:
         raise UserError(f"cannot read the settings in {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -206,8 +208,8 @@ def _with_paths(settings: dict[str, Any]) -> dict[str, Any]:
 def check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`settings` flat, with every value of its field's type and in range; strings are parsed.
 
-    Keys are those of Config, `owner.key`, or `key` alone for a strategy's. UserError otherwise, which calls a value
-    of the options of a command by its option.
+    Keys are those of Config, `owner.key`, or `key` alone for a strategy's. Paths are made absolute: a run may go on
+    elsewhere. UserError otherwise, which calls a value of the options of a command by its option.
     """
     result = {}
     for key, value in _flat(settings):
@@ -215,6 +217,8 @@ def check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         owner, _, name = key.rpartition(".")
         if not owner and name in GENERAL:
             result[key] = checked(Config, name, value, called)
+            if name in PLACES and value:
+                result[key] = str(home_expanded(value).absolute())
             continue
         homes = [owner] if owner else _strategies_with(name)
         if not homes or homes[0] not in _all_owners() or name not in names(_settings_of(homes[0])):
@@ -309,11 +313,15 @@ def _is_meant(folder: Path, layer: Path, explicit: Mapping[str, Any]) -> bool:
 def configure(scene: str, explicit: Mapping[str, Any], more_files: Sequence[Path] = ()) -> Config:
     """The settings for a scene, a built-in's name or a folder: defaults, then its own, then those of the
     files given, then those given by name. A scene given here always wins over a file's. What nobody gave
-    follows the number of steps.
+    follows the number of steps; so does a file's horizon that is its own steps, where others are given by name.
     """
     chosen: list[Path] = []
     layer = find(scene) if is_builtin(scene) else None
-    if layer is not None and not _is_meant(Path(scene), layer, explicit):
+    more = [read(path) for path in more_files]
+    together = {
+        key: value for each in more if each.get("scene", scene) == scene for key, value in each.items()
+    }
+    if layer is not None and not _is_meant(Path(scene), layer, together | dict(explicit)):
         chosen = [layer]
     else:
         folder = home_expanded(scene)
@@ -322,15 +330,40 @@ def configure(scene: str, explicit: Mapping[str, Any], more_files: Sequence[Path
                 f"scene {scene} is not there; give a folder or one of {', '.join(builtin_scenes())}"
             )
         scene = str(folder.resolve())
-    config = load([*chosen, *more_files, {"scene": scene}], explicit)
+    layers = [settings_for(scene, each) for each in more]
+    for each in layers if "steps" in explicit else ():
+        if each.get("schedule_steps") == each.get("steps") or is_record(each):
+            each.pop("schedule_steps", None)
+    config = load([*chosen, *layers, {"scene": scene}], explicit)
     brought: dict[str, Any] = {}
     fixed = set(explicit)
-    for path in (*chosen, *more_files):
+    for path, settings in zip((*chosen, *more_files), (*map(read, chosen), *layers), strict=True):
         if path in files():
-            brought |= read(path)
+            brought |= settings
         else:
-            fixed |= read(path).keys()
+            fixed |= settings.keys()
     return fitted(config, fixed, brought)
+
+
+def is_record(settings: Mapping[str, Any]) -> bool:
+    """Whether these are all settings of a run, as its config.toml has them: nobody chose each of them."""
+    return 2 * len(settings.keys() & set(GENERAL)) > len(GENERAL)
+
+
+def settings_for(scene: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of a file that are for a scene, a built-in's name or an absolute path: where the file names another one,
+    what belongs to that one stays out.
+    """
+    named = settings.get("scene")
+    if not named or named == scene:
+        return dict(settings)
+    if not is_builtin(scene) and "\0" not in named:
+        path = os.path.realpath(home_expanded(named))
+        if scene == (
+            os.path.dirname(path) if os.path.isfile(path) else path
+        ):  # that of a video is where it lies
+            return dict(settings)
+    return {key: value for key, value in settings.items() if key not in ("scene", *OF_SCENE)}
 
 
 def fitted(config: Config, explicit: Collection[str], brought: Mapping[str, Any] | None = None) -> Config:

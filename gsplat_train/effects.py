@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import registry
-from .config import FREE_ON_RESUME, GENERAL, Config, configure, files, has_data, read, value_of
+from .config import FREE_ON_RESUME, GENERAL, Config, configure, files, has_data, is_record, read, value_of
 from .errors import UserError
 
 # Settings that say how a scene is loaded; one that is in memory already has had its own.
@@ -145,7 +145,7 @@ def check_files(scene: str, paths: Sequence[Path]) -> None:
     """
     for path in paths:
         settings = read(path)
-        if path not in files() and not _is_record(settings):
+        if path not in files() and not is_record(settings):
             alone = configure(scene, {}, [path])
             check(alone, {key: value for key, value in settings.items() if _is_in_use(alone, key)})
 
@@ -172,11 +172,6 @@ def check_loading(requested: Mapping[str, Any], program: str, *more: str) -> Non
         raise UserError(
             f"--set {training[0]} has no effect on {program}, which does not train; it takes {', '.join(sorted(takes))}"
         )
-
-
-def _is_record(settings: Mapping[str, Any]) -> bool:
-    """Whether these are all settings of a run, as its config.toml has them: nobody chose each of them."""
-    return 2 * len(settings.keys() & set(GENERAL)) > len(GENERAL)
 
 
 def _is_in_use(config: Config, key: str) -> bool:

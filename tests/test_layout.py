@@ -57,8 +57,8 @@ ORDER = """
     prepare prepare.reporter prepare.metadata prepare.photos prepare.video prepare.pairs prepare.matching prepare.motion
     prepare.placing prepare.models prepare.worker
     prepare.process prepare.orient prepare.dense prepare.picture prepare.finish prepare.steps prepare.make
-    cli cli.idle cli.info cli.signals cli.progress cli.runs cli.devices cli.one_run cli.seeds cli.from_photos
-    cli.write_demo
+    cli cli.idle cli.which_scene cli.info cli.signals cli.progress cli.runs cli.devices cli.one_run cli.seeds
+    cli.from_photos cli.write_demo
     cli.check cli.train cli.render_views
     cli.render_path cli.render
     cli.view

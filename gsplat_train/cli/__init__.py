@@ -24,6 +24,7 @@ import typer
 
 from .. import __version__, registry
 from .. import config as config_module
+from ..config import Config
 from ..errors import DevicesLost, OutOfMemory, UserError, is_out_of_memory
 from ..machine import in_words
 from ..storage import home_expanded
@@ -257,11 +258,15 @@ class Requested(NamedTuple):
     files: tuple[Path, ...]  # of --config
     options: dict[str, Any]  # named options and --set
 
-    @property
-    def all(self) -> dict[str, Any]:
-        """The later winning."""
-        layers = (*map(config_module.read, self.files), self.options)
-        return {key: value for layer in layers for key, value in layer.items()}
+    def all(self, scene: str, config: Config) -> dict[str, Any]:
+        """The later winning, as far as `config` has them (a file may hold those of several strategies), but the
+        scene, which is one of a command's arguments.
+        """
+        files = (config_module.settings_for(scene, config_module.read(path)) for path in self.files)
+        in_use = {
+            k: v for each in files for k, v in each.items() if config_module.value_of(config, k) is not None
+        }
+        return {key: value for key, value in (in_use | self.options).items() if key != "scene"}
 
 
 def requested_settings(
@@ -270,7 +275,7 @@ def requested_settings(
     """What the command line asks for: --config, then named options (None: not given), then --set. UserError where the
     last two give one setting two values.
     """
-    files = () if name is None else (_find_config(scene, name),)
+    files = () if name is None else (find_config(scene, name),)
     named = config_module.check({k: v for k, v in options.items() if v is not None}, config_module.OPTIONS)
     by_name = config_module.check(parse_settings(assignments), "--set")
     for key in named.keys() & by_name.keys():
@@ -281,10 +286,13 @@ def requested_settings(
     return Requested(files, named | by_name)
 
 
-def _find_config(scene: str, name: str) -> Path:
-    candidates = (config_module.find(f"{scene}_{name}"), config_module.find(name), home_expanded(name))
-    for path in candidates:
-        if path is not None and path.is_file():
-            return path
+def find_config(scene: str, name: str) -> Path:
+    """The file that --config names; UserError where there is none."""
+    path = home_expanded(name)
+    for found in (config_module.find(f"{scene}_{name}"), config_module.find(name), path):
+        if found is not None and found.is_file():
+            return found
+    if (path / "config.toml").is_file():
+        raise UserError(f"--config takes a file, and {name} is a folder; give {Path(name) / 'config.toml'}")
     configurations = ", ".join(path.stem for path in config_module.files())
     raise UserError(f"no configuration {name}: neither a file nor one of {configurations}")

@@ -88,7 +88,7 @@ def resumed_run(
     changes = {key: value for key, value in explicit.items() if value != config_module.value_of(stored, key)}
     if changes.get("steps", stored.steps) < stored.steps:
         raise UserError(
-            f"a resumed run can only be prolonged: --steps {changes['steps']} is below its {stored.steps}"
+            f"a resumed run can only be prolonged: {changes['steps']} steps are less than its {stored.steps}"
         )
     if fixed := sorted(changes.keys() - FREE_ON_RESUME - {"steps"}):
         key = fixed[0]

@@ -47,7 +47,9 @@ def train(
         typer.Argument(metavar="SCENE", help="A folder with photos and cameras, or a built-in: demo, fern."),
     ] = None,
     backend: BackendName = None,
-    config: Annotated[str | None, typer.Option(help="A configuration, as fast, or a TOML file.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="A configuration, as fast, or a TOML file, which may name SCENE.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,
     time_budget: Annotated[
@@ -104,7 +106,7 @@ def train(
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --check: print it as JSON.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, or the newest.")
+        bool, typer.Option("--resume", help="Go on with the run in --out, or SCENE's newest.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     eval_: Annotated[
@@ -156,13 +158,14 @@ def train(
 ) -> None:
     """Train Gaussian splats from a scene, or from photos or a video whose cameras are found first."""
     started = time.monotonic() - before_now
-    if scene is None:
-        if len(sys.argv) > 1:
-            raise UserError("which scene? give a folder or a built-in's name, as in: gs-train demo")
+    if scene is None and len(sys.argv) == 1:
         from .info import BEGIN
 
         print(BEGIN)
         return
+    from .which_scene import difference, scene_of
+
+    scene = scene_of(scene, config, out, resume)
     options: dict[str, Any] = {
         "backend": backend,
         "steps": steps,
@@ -213,12 +216,16 @@ def train(
         settings = replace(configure(place, requested.options, requested.files), scene=named(source))
     from .. import effects
 
+    at = settings.scene if source is None else place
+    differs = difference(at, requested.files)
     if not resume:
         effects.check(settings, requested.options)
         effects.check_files(place, requested.files)
     if check:
         from .check import check as check_scene
 
+        if differs and not quiet:
+            print(differs, file=sys.stderr)
         if not check_scene(settings, out, json_, quiet):
             raise SystemExit(UserError.exit_code)
         return
@@ -240,12 +247,15 @@ def train(
     from .runs import ROOT, new_run, resumed_run
 
     report = _progress(progress, quiet)
+    if differs:
+        report.message(differs)
     shared: dict[str, Any] = {
         "report": report,
         "viewer": (viewer_at or "") if viewed else None,
         "of_steps": of_steps,
         "crew": crew,
     }
+    every = requested.all(at, settings)
     if seeds is not None:
         from .seeds import train_seeds
 
@@ -254,14 +264,14 @@ def train(
                 f"--seeds needs a scene with cameras; first: gs-prepare {scene} OUT, then train OUT"
             )
         how = "resume" if resume else "overwrite" if overwrite else "new"
-        train_seeds(settings.begun(), seeds, out, requested.all, how, report, partial(train_in, **shared))
+        train_seeds(settings.begun(), seeds, out, every, how, report, partial(train_in, **shared))
         return
     if resume and source is not None:
         out = made_scene(source, out, ROOT / Path(settings.scene).name, report.message)
         settings = replace(settings, scene=str((out / "scene").resolve()))
         source = None
     if resume:
-        folder, settings = resumed_run(settings, out, requested.all, report.message, moved=out is not None)
+        folder, settings = resumed_run(settings, out, every, report.message, moved=out is not None)
         effects.check_resumed(settings, requested.options)
     else:
         folder = new_run(settings, out, overwrite)
