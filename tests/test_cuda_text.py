@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from gsplat_train.backends.gpu import nvrtc
@@ -67,22 +68,44 @@ def test_machine_code_is_kept(compiler, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_modules_lie_where_mlx_looks_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By its name and the hash of no code; what is damaged is written again, and the cache knows of it."""
-    monkeypatch.setenv("GS_CACHE", str(tmp_path))
-    monkeypatch.delenv(nvrtc.FOLDER, raising=False)
+    """By its name and the hash of no code; what is damaged is written again."""
+    monkeypatch.delenv("MLX_PTX_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     name, code = nvrtc.module("gs_take", b"code")
     other = nvrtc.module("gs_take", b"other code")[0]
     assert name.startswith("gs_take_") and code == b"" and other != name
-    file = tmp_path / "mlx" / f"{name}_553e93901e462a6e.ptx"
+    file = tmp_path / "mlx" / mx.__version__ / "ptx" / f"{name}_553e93901e462a6e.ptx"
     assert file.read_bytes() == b"code" and file.with_suffix(".txt").read_text() == f"{name}\tgs_take\n"
     file.write_bytes(b"damaged")
+    file.with_suffix(".txt").unlink()
     assert nvrtc.module("gs_take", b"code") == (name, b"") and file.read_bytes() == b"code"
-    assert len(cache.entries()) == 4 == cache.clear()[0] and not file.exists()
-    monkeypatch.setenv("GS_CACHE_SIZE", "0")
-    assert nvrtc.module("gs_take", b"code") == ("gs_take", b"code"), "without a cache it goes along"
-    monkeypatch.setenv("GS_CACHE_SIZE", "")
-    monkeypatch.setenv(nvrtc.FOLDER, "/dev/null/mlx")
+    assert file.with_suffix(".txt").exists()
+    monkeypatch.setenv("MLX_PTX_CACHE_DIR", str(tmp_path / "given"))
+    assert nvrtc.module("gs_take", b"code") == (name, b"") and len(list((tmp_path / "given").iterdir())) == 2
+
+
+def test_where_no_module_can_lie_the_code_goes_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLX_PTX_CACHE_DIR", "/dev/null/mlx")
     assert nvrtc.module("gs_take", b"code") == ("gs_take", b"code")
+    monkeypatch.setenv("MLX_PTX_CACHE_DIR", str(tmp_path))
+    own = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    assert nvrtc.module("gs_take", b"code") == ("gs_take", b"code"), "a folder of somebody else"
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError, ValueError])
+def test_another_mlx_is_no_end(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that does not look for files, or takes other arguments, gets the code with each launch."""
+
+    def fails(**_: object) -> None:
+        raise error("[precompiled] Failed")
+
+    monkeypatch.setenv("MLX_PTX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(nvrtc, "_code", lambda *_: b"code")
+    monkeypatch.setattr(mx.fast, "precompiled_cuda_kernel", fails)
+    assert nvrtc.reads_files.__wrapped__() is False
 
 
 @pytest.mark.parametrize("size", ["", "much"])

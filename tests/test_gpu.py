@@ -67,12 +67,13 @@ def test_score_is_the_definition(gpu, shape, masked):
 
 
 @pytest.mark.parametrize("shape", [(37, 45), (600, 801)])
-def test_a_view_is_shown_as_by_the_stages(gpu, shape):
+def test_a_view_is_shown_as_by_the_stages(gpu, shape, monkeypatch):
     height, width = shape
     gaussians, view = scene(3000, width, height)
     see, mask = view.camera, masks(*shape)["scattered"]
     show, image = gpu.show(gaussians, (0.0, 0.5, 0.0), False), None
-    gpu.engine.forget()  # too little room at first
+    monkeypatch.setattr(gpu.engine, "first_capacity", 64)  # too little room at first
+    gpu.engine.forget()
     for beside in ((view.pixels.image, None), (view.pixels.image, mask), (None, None)):
         found = show(see.viewmat, see.K, width, height, *beside)
         if image is None:
@@ -80,6 +81,7 @@ def test_a_view_is_shown_as_by_the_stages(gpu, shape):
         expected = gpu.score(image, *beside)
         np.testing.assert_array_equal(found[:2], expected[:2])
         np.testing.assert_array_equal(found.picture, expected.picture)
+    assert gpu.engine.capacity(width, height) > 64
 
 
 def test_no_code_goes_along_with_launches():

@@ -312,3 +312,13 @@ def test_many_threads_read_what_is_theirs(good):
 def test_a_photo_in_memory_is_itself():
     photo = Photo(np.zeros((2, 2, 3), np.uint8))
     assert photo.decode() is photo
+
+
+def test_where_nothing_helps_nothing_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A disk so full that an empty cache would not be enough."""
+    monkeypatch.setenv("GS_CACHE", str(tmp_path))
+    cache.write_code("kept", b"x" * 1000)
+    monkeypatch.setattr(cache, "_free", lambda: cache.SPARE - 2000)
+    assert "are free" in str(cache.make_room(500)) and len(cache.entries()) == 1
+    monkeypatch.setattr(cache, "_free", lambda: cache.SPARE + 500 - 1000 * len(cache.entries()))
+    assert cache.make_room(500) is None and cache.entries() == [], "where it does, what was used least goes"

@@ -76,7 +76,7 @@ def backends() -> str:
 
 
 def cached() -> str:
-    """What the cache of photos holds, what goes first last, and how much it may take."""
+    """What the cache of photos and kernels holds, what goes first last, and how much it may take."""
     from ..datasets import cache
 
     found = cache.entries()[::-1]
@@ -85,11 +85,9 @@ def cached() -> str:
         for entry in found
         if entry.path.suffix == ".photos"
     ]
-    pictures = [entry for entry in found if entry.path.suffix != ".photos"]
-    if pictures:
-        lines.append(
-            f"  {in_words(sum(entry.bytes for entry in pictures)):>8}  {len(pictures)} undistorted photos"
-        )
+    for ending, what in ((".png", "undistorted photos"), (cache.CODE, "kernels' machine code")):
+        if sizes := [entry.bytes for entry in found if entry.path.suffix == ending]:
+            lines.append(f"  {in_words(sum(sizes)):>8}  {len(sizes)} {what}")
     total = in_words(sum(entry.bytes for entry in found))
     bound = f"{total} of {in_words(cache.limit())} (GS_CACHE_SIZE)"
     return "\n".join([f"{cache.cache_folder()}: {bound}; gs-train --clear-cache empties it", *lines])

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures that took long to make, kept on disk under a key of everything they were made from; a GPU's kernels too.
 
-A file of the cache is a PNG, the photos of a whole scene as they are in memory (photo_store.py), a kernel's machine
-code, or one of those that MLX keeps of its kernels, in a folder of their own. It appears complete or not at all, is
-checked when read, and may be deleted. All of them together take no more than `limit`: what was not used for the longest
-time goes first. Another run that reads what goes still has it open.
+A file of the cache is a PNG, the photos of a whole scene as they are in memory (photo_store.py), or a kernel's machine
+code. It appears complete or not at all, is checked when read, and may be deleted. All of them together take no more
+than `limit`: what was not used for the longest time goes first. Another run that reads what goes still has it open.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from ..storage import atomic_write, cache_folder
 
 CODE = ".code"
 ENDINGS = (".png", ".photos", CODE)
-MODULES = (".ptx", ".txt", ".cu")  # MLX's: code, names, source
 LEFT = ".tmp"  # ends what a writer has not finished
 LIMIT = 40_000_000_000  # bytes; GS_CACHE_SIZE is another
 SPARE = 2_000_000_000  # bytes of the disk that the cache never takes: checkpoints need them
@@ -73,19 +71,13 @@ def limit() -> int:
 def entries() -> list[Entry]:
     """What is there, in the order in which it will go."""
     found = []
-    for folder, endings in ((cache_folder(), ENDINGS), (modules(), MODULES)):
-        with suppress(OSError):
-            for path in folder.iterdir():
-                if path.suffix in endings:
-                    with suppress(OSError):  # another process took it away
-                        status = path.stat()
-                        found.append(Entry(path, status.st_size, status.st_mtime))
+    with suppress(OSError):
+        for path in cache_folder().iterdir():
+            if path.suffix in ENDINGS:
+                with suppress(OSError):  # another process took it away
+                    status = path.stat()
+                    found.append(Entry(path, status.st_size, status.st_mtime))
     return sorted(found, key=lambda entry: (entry.used, entry.path.name))
-
-
-def modules() -> Path:
-    """Where MLX shall keep the modules of kernels."""
-    return cache_folder() / "mlx"
 
 
 def used(path: Path) -> None:
@@ -101,7 +93,9 @@ def make_room(count: int) -> str | None:
         return f"the cache may take {most / 1e9:.1f} GB (GS_CACHE_SIZE)"
     remove_leftovers()
     there = entries()
-    total = sum(entry.bytes for entry in there)
+    total, free = sum(entry.bytes for entry in there), _free()
+    if free + total < count + SPARE:  # all of them would go, and for nothing
+        return f"{max(free, 0) / 1e9:.1f} GB of disk are free in {cache_folder()}"
     while there and (total + count > most or _free() < count + SPARE):
         total -= there[0].bytes
         with suppress(OSError):
@@ -220,20 +214,10 @@ def read_code(name: str) -> bytes | None:
 
 def write_code(name: str, code: bytes) -> None:
     """Keeps machine code, behind its digest, where the disk and the limit allow it."""
-    place(cache_folder() / f"{name}{CODE}", hashlib.sha256(code).digest() + code)
-
-
-def place(path: Path, data: bytes) -> bool:
-    """Whether a file of the cache has this content: now, if the disk and the limit allow it."""
     try:
-        if path.is_file() and path.read_bytes() == data:
-            used(path)
-            return True
-        if not _has_room(len(data)):
-            return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(data)
+        if _has_room(len(code) + DIGEST):
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            with atomic_write(cache_folder() / f"{name}{CODE}") as file:
+                file.write(hashlib.sha256(code).digest() + code)
     except (OSError, UserError):  # a GS_CACHE_SIZE that is no size is told elsewhere: no GPU is at fault
-        return False
-    return True
+        return

@@ -6,7 +6,7 @@ fifth of that; mx.fast.precompiled_cuda_kernel runs the result. `compile_ahead` 
 photos are read. Machine code is kept in the cache, by its text, the compiler and the GPU's architecture.
 
 MLX hashes the code that it is given at each launch, to know the module: 30 KB a kernel, 0.36 MB a step, a sixth of the
-host's time and more. Where a file of its own cache has the module it looks at no code, so each launch gives none.
+host's time and more. Where a file in its own folder has the module it looks at no code, so each launch gives none.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import mlx.core as mx
 import numpy as np
 
 from ...datasets import cache
+from ...errors import StorageError
+from ...storage import atomic_write
 from .kernels import KERNELS, KernelSpec
 from .limits import STEP
 from .text import body, header
@@ -31,7 +33,6 @@ from .text import body, header
 TYPES = {
     "float32": "float", "int32": "int32_t", "uint32": "uint32_t", "uint64": "uint64_t", "uint8": "uint8_t"
 }  # fmt: skip
-FOLDER = "MLX_PTX_CACHE_DIR"  # where MLX keeps modules
 NONE = "553e93901e462a6e"  # std::hash of no code: MLX calls the file of a module by its name and this
 CHECK = """
 extern "C" __global__ void gs_check(const uint32_t* x, uint32_t* y) { y[threadIdx.x] = x[threadIdx.x] + 1; }
@@ -96,12 +97,35 @@ def _code(text: str, registers: int = 0) -> bytes:
 
 
 def module(symbol: str, code: bytes) -> tuple[str, bytes]:
-    """What to call a module at each launch and the code to give: none, if it is in a file of MLX's."""
-    name = f"{symbol}_{cache.key(code)[:16]}"
-    file = Path(os.environ.get(FOLDER) or cache.modules()) / f"{name}_{NONE}"
-    placed = cache.place(file.with_suffix(".txt"), f"{name}\t{symbol}\n".encode())
-    placed = placed and cache.place(file.with_suffix(".ptx"), code)
+    """What to call a module at each launch and the code to give: none, if it is in a file of MLX's folder now."""
+    name = f"{symbol}_{cache.key(code)[:16]}"  # a file of another version, or of another GPU, is another
+    file = mlx_folder() / f"{name}_{NONE}"
+    names = f"{name}\t{symbol}\n".encode()
+    placed = _placed(file.with_suffix(".txt"), names) and _placed(file.with_suffix(".ptx"), code)
     return (name, b"") if placed else (symbol, code)
+
+
+def mlx_folder() -> Path:
+    """Where MLX keeps the modules that it has compiled, and looks for others."""
+    if (wanted := os.environ.get("MLX_PTX_CACHE_DIR")) is not None:
+        return Path(wanted)
+    names = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # std::filesystem::temp_directory_path
+    place = next((os.environ[name] for name in names if name in os.environ), "/tmp")
+    return Path(place) / "mlx" / str(mx.__version__) / "ptx"  # type: ignore[attr-defined]
+
+
+def _placed(path: Path, data: bytes) -> bool:
+    """Whether a file has this content, now if it had not; not in a folder of somebody else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent.stat().st_uid != os.getuid():
+            return False
+        if not path.is_file() or path.read_bytes() != data:
+            with atomic_write(path) as file:
+                file.write(data)
+    except (OSError, StorageError):
+        return False
+    return True
 
 
 @functools.cache
@@ -111,14 +135,12 @@ def reads_files() -> bool:
         name, code = module("gs_check", _code(INTEGERS + CHECK))
         if code:  # no file can be put there
             return False
-        os.environ.setdefault(FOLDER, str(cache.modules()))  # MLX asks once, at its first module
-        numbers = mx.array(np.arange(8, dtype=np.uint32))
         (found,) = mx.fast.precompiled_cuda_kernel(
-            name=name, compiled_source=code, inputs=[numbers], output_shapes=[(8,)], output_dtypes=[mx.uint32],
-            scalars=[], grid=(8, 1, 1), threadgroup=(8, 1, 1), ensure_row_contiguous=True,
+            name=name, compiled_source=code, inputs=[mx.array(np.arange(8, dtype=np.uint32))], output_shapes=[(8,)],
+            output_dtypes=[mx.uint32], scalars=[], grid=(8, 1, 1), threadgroup=(8, 1, 1), ensure_row_contiguous=True,
         )  # fmt: skip
         return bool(found.tolist() == list(range(1, 9)))
-    except (AttributeError, OSError, RuntimeError):
+    except (AttributeError, OSError, RuntimeError, TypeError, ValueError):
         return False
 
 
