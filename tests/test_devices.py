@@ -86,13 +86,16 @@ def test_what_is_not_finite_on_one_device_stops_all_at_the_same_step(tmp_path: P
 
 @pytest.mark.usefixtures("clang")
 def test_too_little_room_on_one_device_changes_no_byte(tmp_path: Path) -> None:
-    """The GPU's kernels, emulated: one process's lists are too short for its views, so all repeat their steps."""
-    settings = {"backend": "cpp", "steps": 13, "max_splats": 80, "refine_start": 100}
+    """The GPU's kernels, emulated: one process's lists are too short for its views, so all repeat their steps; and the
+    arrays have room for splats that come.
+    """
+    settings = {"backend": "cpp", "steps": 13, "max_splats": 80, "refine_start": 3, "refine_every": 4}
+    settings["refine_stop"] = 0.9
     emulated: dict[str, Any] = {"settings": settings, "points": 60, "emulated": True}
     found = processes(2, tmp_path, small=1, **emulated)
     (alone,) = processes(1, tmp_path, **emulated | {"settings": settings | {"batch": 2}})
     assert found[0]["launched"] == found[1]["launched"] > alone["launched"]
-    assert {each["hash"] for each in found} == {alone["hash"]} and alone["step"] == 13
+    assert {each["hash"] for each in found} == {alone["hash"]} and alone["step"] == 13 and alone["n"] > 63
 
 
 # ---- the command ----
