@@ -3,12 +3,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from test_cli import SHORT, STEPS, call, folder, trained  # noqa: F401  # fixtures
+from test_cli import SHORT, STEPS, call, environment, folder, trained  # noqa: F401  # fixtures
 
 from gsplat_train import config, effects
 from gsplat_train.cli.which_scene import difference, scene_of
@@ -74,6 +76,7 @@ def test_the_run_of_photos_that_goes_on(tmp_path: Path) -> None:
         (["--config", "nothing"], "no configuration nothing: neither a file nor one of adc"),
         (["--config", "run"], "--config takes a file, and run is a folder; give run/config.toml"),
         (["demo", "--config", "run"], "give run/config.toml"),
+        (["demo", "--config", "a", "--config", "b"], "--config a --config b: one file is taken; put their settings"),
         (["none.toml"], "no scene; train on the one that it names: gs-train --config none.toml"),
         (["run"], "run is the folder of a run, no scene; go on with it: gs-train --resume --out run; or do it again"),
         (["run", "--resume"], "go on with it: gs-train --resume --out run"),
@@ -179,3 +182,13 @@ def test_a_file_with_settings_of_several_strategies_may_be_given_again(folder: P
     call("train", *words, "--resume")
     said = call("train", *words, "--resume", "--set", "grow_rate=0.3", code=2).stderr
     assert "a resumed run keeps its settings: grow_rate is 0.2" in said
+
+
+def test_what_finds_the_scene_loads_little() -> None:
+    """Each command line goes through it before anything is told."""
+    code = "import sys; import gsplat_train.cli.which_scene; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], env=environment(), text=True).split()
+    assert "gsplat_train.config" in loaded
+    assert not [
+        name for name in loaded if name.startswith(("gsplat_train.prepare", "mlx", "gsplat_train.viewer"))
+    ]

@@ -47,8 +47,11 @@ def train(
         typer.Argument(metavar="SCENE", help="A folder with photos and cameras, or a built-in: demo, fern."),
     ] = None,
     backend: BackendName = None,
-    config: Annotated[
-        str | None, typer.Option(help="A configuration, as fast, or a TOML file, which may name SCENE.")
+    config_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config", metavar="NAME", help="A configuration, as fast, or a TOML file, which may name SCENE."
+        ),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,
@@ -163,8 +166,9 @@ def train(
 
         print(BEGIN)
         return
-    from .which_scene import difference, scene_of
+    from .which_scene import difference, one_of, scene_of
 
+    config = one_of(config_)
     scene = scene_of(scene, config, out, resume)
     options: dict[str, Any] = {
         "backend": backend,

@@ -10,9 +10,18 @@ from .. import config as config_module
 from ..config import Config, builtin_scenes, is_builtin
 from ..datasets import MADE_OF_PHOTOS
 from ..errors import UserError
-from ..prepare.steps import read_json
 from ..storage import home_expanded
 from . import find_config
+
+
+def one_of(configurations: list[str] | None) -> str | None:
+    """The one that --config may name; UserError for several: the last alone would have an effect."""
+    if configurations and len(configurations) > 1:
+        several = " ".join(f"--config {each}" for each in configurations)
+        raise UserError(
+            f"{several}: one file is taken; put their settings into one, or give the rest by --set"
+        )
+    return configurations[0] if configurations else None
 
 
 def scene_of(scene: str | None, config: str | None, out: Path | None, resume: bool) -> str:
@@ -87,6 +96,8 @@ def _of_run(run: Path) -> tuple[str, Path]:
             named = str(config_module.read(file).get("scene", ""))
             moved = named and not Path(named).exists() and made.is_dir() and Path(named).name == made.name
             return (str(made) if moved else named), file
+    from ..prepare.steps import read_json
+
     prepared = read_json(made / "prepare.json")  # of photos, before the first step
     source = prepared.get("made_from", {}).get("input") if isinstance(prepared, dict) else None
     return str(source or ""), made / "prepare.json"
