@@ -187,6 +187,11 @@ class Agreement(NamedTuple):
         finite = self.own[~np.isnan(self.own)]
         return float(np.median(finite)) if len(finite) >= max(1, len(self.own) / 3) else float("nan")
 
+    @property
+    def without_colors(self) -> Agreement:
+        """The same where colours tell nothing."""
+        return self._replace(own=np.full(len(self.own), np.nan), others=float("nan"))
+
     def of(self, kept: Sequence[bool]) -> Agreement:
         """That of some of the views."""
         return self._replace(shares=self.shares[np.array(kept)], own=self.own[np.array(kept)])

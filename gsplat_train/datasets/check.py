@@ -18,17 +18,17 @@ import numpy as np
 from ..errors import UserError
 from ..scene import Scene
 from .agreement import Agreement, SmallView, agree, correlation, small_views_of, spread, with_others_photos
-from .conventions import POSES, tries
+from .conventions import tries
 from .files import shorten
-from .points import N_POINTS, company, draw_points, have_colors, sweep_agreement, with_dome, with_own_colors
+from .points import N_POINTS, company, draw_points, have_colors, with_dome, with_own_colors
+from .sweep import sweep, tell, without_mistake
 
 MAX_VIEWS = 96  # views whose photos are looked at
-FEW_POINTS, MANY_POINTS = (
-    4_000,
-    60_000,
-)  # that are projected; many where a view sees a small part of the scene
+FEW_POINTS = 4_000  # that are projected ...
+MANY_POINTS = 60_000  # ... where a view sees a small part of the scene
 ENOUGH = 150  # points in a view
 SOUND = 0.35  # correlation that no mistake was seen to reach; sound scenes: 0.42 to 0.97, mistakes: to 0.25
+CERTAIN = 0.7  # that only a better one can put in doubt, whatever other photos have
 SURE = 0.3  # above the correlation with other photos, where nothing is doubted; sound scenes: 0.33 and more
 MARGIN = 0.12  # above it, for a scene to be sound
 NO_MARGIN = 0.05
@@ -43,9 +43,7 @@ WORSE = 0.32  # than the usual correlation: the photo shows something else; soun
 TRIED_VIEWS, TRIED_POINTS = 24, 2_000  # with which mistakes are tried
 SWEPT_VIEWS = 48  # with which scenes without points are judged ...
 FEW_VIEWS = 6  # ... from this many on
-FEWEST_POINTS = (
-    250  # after 300 steps the built-in scene has 26.2 dB with drawn points, 16.7 with 120 of its own
-)
+FEWEST_POINTS = 250  # with 120 the built-in scene has 16.7 dB after 300 steps, 26.2 with drawn ones
 ALONE = 1.2  # cameras that see a drawn point; one is the camera that drew it
 TRUST = "--trust goes on all the same"
 
@@ -118,12 +116,20 @@ def judge(scene: Scene, *, trust: bool = False) -> Verdict:
         small_views = [small for small, keep in zip(small_views, kept, strict=True) if keep]
         agreement = agreement.of(kept)
     names = [view.name for view in scene.views]
-    sight = _together(small_views, points, colors if colored else None, agreement)
-    findings += sight or _single_photos(names, small_views, points, colors, agreement)
+
+    def found(agreement: Agreement) -> list[Finding]:
+        sight = _together(small_views, points, colors if colored else None, agreement)
+        return sight or _single_photos(names, small_views, points, colors, agreement)
+
+    more = found(agreement)
+    if more and not np.isnan(agreement.usual) and not tell(small_views, dim=True):
+        agreement = agreement.without_colors  # of sound plain things they correlate from -0.1 to 0.9
+        more = found(agreement)
+    findings += more
     if not any(finding.level == "error" for finding in findings):
         if agreement.shares.max() < UNSEEN:
-            scene, more = _drawn(scene, "no photo shows the scene's own", "warning")
-            findings += more
+            scene, drawn = _drawn(scene, "no photo shows the scene's own", "warning")
+            findings += drawn
         else:
             for mend in (with_own_colors, with_dome):
                 scene, what = mend(scene)
@@ -135,28 +141,23 @@ def _drawn(scene: Scene, why: str, level: str) -> tuple[Scene, list[Finding]]:
     """The scene with drawn points, and what drawing them tells about its cameras."""
     points, colors = draw_points(scene.views, N_POINTS)
     findings = [Finding(level, f"points: {len(points):,} drawn where the photos agree best, as {why}")]
+    scene = replace(scene, points=points, colors=colors)
     small_views = small_views_of(scene.views, SWEPT_VIEWS)
-    own = sweep_agreement(small_views)
-    other = sweep_agreement(with_others_photos(small_views, len(small_views) // 2))
-    if len(small_views) < FEW_VIEWS or _number(own) >= min(SOUND, _number(other) + MARGIN):
-        return replace(scene, points=points, colors=colors), findings
-    tried = []
-    for what, mend, change in POSES:
-        moved = [small.moved(change(small.viewmat)) for small in small_views]
-        tried.append((_number(sweep_agreement(moved)), what, mend))
-    best = max(tried, key=lambda item: item[0])
-    numbers = f"photos agree {max(0.0, _number(own)):.2f} where the cameras say they show the same"
-    if best[0] > max(LEAST, _number(own) + CLEARLY):
-        what = f"cameras: {numbers}; {best[1]} ({best[0]:.2f} without that mistake)"
-        findings.append(Finding("error", what, best[2]))
+    as_is, other = sweep(small_views), sweep(with_others_photos(small_views, len(small_views) // 2))
+    own = _number(as_is.agreement)
+    if len(small_views) < FEW_VIEWS or own >= min(SOUND, _number(other.agreement) + MARGIN):
+        return scene, findings
+    telling = tell(small_views)
+    best, what, mend = without_mistake(small_views, telling, as_is)
+    numbers = f"cameras: photos agree {max(0.0, own):.2f} where the cameras say they show the same"
+    if best > max(LEAST, own + CLEARLY):
+        findings.append(Finding("error", f"{numbers}; {what} ({best:.2f} without that mistake)", mend))
     elif company(small_views, points) < ALONE:
-        what = "cameras: they see nothing in common"
-        findings.append(
-            Finding("error", what, "look at the poses and at the focal length, which is in pixels")
-        )
-    elif _number(own) < _number(other) + NO_MARGIN:
-        findings.append(Finding("warning", f"cameras: they hardly fit the photos: {numbers}"))
-    return replace(scene, points=points, colors=colors), findings
+        mend = "look at the poses and at the focal length, which is in pixels"
+        findings.append(Finding("error", "cameras: they see nothing in common", mend))
+    elif telling and own < _number(other.agreement) + NO_MARGIN:
+        findings.append(Finding("warning", f"cameras: they hardly fit the photos: {numbers[9:]}"))
+    return scene, findings
 
 
 def _far_cameras(scene: Scene) -> np.ndarray:
@@ -236,7 +237,7 @@ def _is_better(as_is: Agreement, found: Agreement) -> bool:
         return bool(np.isnan(as_is.usual) and found.share > as_is.share + 2 * SHARE)
     if not found.usual > max(LEAST, found.others + MARGIN):
         return False
-    margin = found.usual - found.others - (as_is.usual - as_is.others)
+    margin = 0.0 if as_is.usual >= CERTAIN else found.usual - found.others - (as_is.usual - as_is.others)
     return not max(found.usual - as_is.usual, margin) <= CLEARLY  # so that NaN as it is counts
 
 

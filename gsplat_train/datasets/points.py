@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..scene import Scene, View
-from .agreement import SmallView, correlation, median_colors, small_views_of
+from .agreement import SmallView, median_colors, small_views_of
 
 N_POINTS = 20_000
 MAX_VIEWS = 128  # that are looked at
@@ -75,7 +75,7 @@ def draw(
     points, colors = [], []
     for k, small_view in enumerate(small_views):
         share = n * (k + 1) // len(small_views) - n * k // len(small_views)
-        uv = _counted_places(small_view, share, random)
+        uv = counted_places(small_view, share, random)
         near, far = ranges[k]
         steps = (np.arange(DEPTHS)[:, None] + random.uniform(size=(DEPTHS, share))) / DEPTHS
         depths = 1 / (1 / far + (1 / near - 1 / far) * steps)  # [DEPTHS, share], even in parallax
@@ -112,7 +112,7 @@ def depth_ranges(small_views: Sequence[SmallView]) -> np.ndarray:
     return np.tile([[AHEAD[0] * step, AHEAD[1] * step]], (len(small_views), 1))
 
 
-def _counted_places(small_view: SmallView, n: int, random: np.random.Generator) -> np.ndarray:
+def counted_places(small_view: SmallView, n: int, random: np.random.Generator) -> np.ndarray:
     """uv [n, 2] of random pixels, of those that count where there are any."""
     if small_view.counts is None or not small_view.counts.any():
         return random.uniform(size=(n, 2))
@@ -177,20 +177,6 @@ def wrongly_black(scene: Scene) -> np.ndarray:
     found, seen = median_colors(small_views_of(scene.views, MAX_VIEWS), scene.points[black])
     light = (found.max(axis=1) > LIGHT)[seen > 0]
     return black if len(light) and light.mean() > 0.5 else np.zeros(len(black), bool)
-
-
-def sweep_agreement(small_views: Sequence[SmallView], n: int = 2000) -> float:
-    """How well photos that no drawn point was chosen by agree with the points: the median correlation.
-
-    Every second view draws the points, the others judge them. Right cameras give more than wrong ones.
-    """
-    points, colors = draw(small_views[::2], n)
-    found = []
-    for small_view in small_views[1::2]:
-        index, uv = small_view.sees(points)
-        found.append(correlation(colors[index], small_view.pixels(uv)))
-    found = [value for value in found if not np.isnan(value)]
-    return float(np.median(found)) if found else float("nan")
 
 
 def company(small_views: Sequence[SmallView], points: np.ndarray) -> float:

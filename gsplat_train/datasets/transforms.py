@@ -26,7 +26,8 @@ from .images import PhotoFile, load_photos, with_masks
 from .names import as_name
 from .options import LoadOptions
 from .point_ply import read_points
-from .points import company, draw, looked_at, sweep_agreement
+from .points import company, draw, looked_at
+from .sweep import sweep
 from .transforms_file import Frame
 from .transforms_paths import TEST, TRAIN, VAL, WHOLE, as_written, find_files, without_repeats
 
@@ -94,7 +95,7 @@ def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
         return views
     small_views = small_views_of(views, TRIED)
     turned_views = [small_view.moved(FLIP @ small_view.viewmat) for small_view in small_views]
-    own, other = (np.nan_to_num(sweep_agreement(tried)) for tried in (small_views, turned_views))
+    own, other = (np.nan_to_num(sweep(tried).agreement) for tried in (small_views, turned_views))
     numbers = f"photos agree {other:.2f} so, {own:.2f} in OpenGL's"
     prove = other >= own + CLEARLY and (ahead < AWAY or other >= max(AGREED, own + 2 * CLEARLY))
     if ahead >= TOWARDS and not prove:
@@ -120,7 +121,7 @@ def _with_axes(views: list[View], log: Callable[[str], None]) -> list[View]:
 def _are_inverted(small_views: list[SmallView]) -> bool:
     """Whether the photos agree where the file's matrices are taken from world to camera."""
     inverted = [view.moved(FLIP @ np.linalg.inv(view.viewmat) @ FLIP) for view in small_views]
-    return bool(sweep_agreement(inverted) > UNKNOWN)
+    return bool(sweep(inverted).agreement > UNKNOWN)
 
 
 def _choose(root: Path, log: Callable[[str], None]) -> Chosen:
