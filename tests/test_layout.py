@@ -19,8 +19,8 @@ ORDER = """
     model model.formats model.splats model.formats.ply_elements
     datasets.options datasets.names datasets.files datasets.advice datasets.colmap_places
     datasets.cache datasets.lenses datasets.undistort datasets.decode datasets.masks datasets.panorama
-    datasets.file_photo datasets.photo_buffers datasets.photo_store datasets.images datasets.colmap_records
-    datasets.agreement datasets.point_ply datasets.points datasets.conventions datasets.sweep
+    datasets.file_photo datasets.blank datasets.photo_buffers datasets.photo_store datasets.images
+    datasets.colmap_records datasets.agreement datasets.point_ply datasets.points datasets.conventions datasets.sweep
     datasets.colmap_binary datasets.colmap_text datasets.held_out datasets.colmap datasets.llff
     datasets.transforms_file datasets.transforms_paths datasets.transforms datasets.metashape datasets.realitycapture
     datasets.check

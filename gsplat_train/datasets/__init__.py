@@ -159,10 +159,16 @@ def read_scene(
 @np.errstate(all="ignore")  # hostile numbers overflow, and are found out by what comes of them
 def examine_scene(config: Config, log: Callable[[str], None] = lambda line: None) -> Verdict:
     """The scene that `config` names with what the check says of it, refused or not."""
-    return judge(_read(config, log, lambda what, done, total: None), trust=config.trust)
+    silent = lambda what, done, total: None  # noqa: E731
+    return judge(_read(config, log, silent, blank=False), trust=config.trust)
 
 
-def _read(config: Config, log: Callable[[str], None], progress: Callable[[str, int, int], None]) -> Scene:
+def _read(
+    config: Config,
+    log: Callable[[str], None],
+    progress: Callable[[str, int, int], None],
+    blank: bool = True,
+) -> Scene:
     options = LoadOptions(
         images=config.images or None,
         max_size=config.max_size,
@@ -174,6 +180,7 @@ def _read(config: Config, log: Callable[[str], None], progress: Callable[[str, i
         trust=config.trust,
         init=config.init or None,
         memory=budget(config.memory_budget).bytes,
+        blank=blank,
         log=log,
         progress=progress,
     )

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import UserError
 from ..machine import budget, give_back, resident_bytes
 from ..scene import Camera, Photo, View
-from . import cache, masks, photo_store
+from . import blank, cache, masks, photo_store
 from .decode import decode, header
 from .file_photo import FilePhoto, same_shape
 from .files import shorten
@@ -266,8 +266,7 @@ def _report(
     """Say what was done to the photos, a line each kind."""
     log = options.log
     flat = [item for item in loaded if len(item.views) == 1]
-    reduced = [item for item in flat if item.plan.file_size != item.plan.sources[0].size]
-    if reduced:
+    if reduced := [item for item in flat if item.plan.file_size != item.plan.sources[0].size]:
         (width, height), small = reduced[0].plan.file_size, reduced[0].plan.sources[0].size
         sizes = f"from {width}x{height} to {small[0]}x{small[1]}"
         log(f"photos: {len(reduced)} of {len(loaded)} reduced {sizes} (--max-size)")
@@ -277,15 +276,16 @@ def _report(
         side = sides[0].views[0].camera.width
         log(f"photos: {len(sides)} panoramas, each cut into {len(SIDES)} views of {side}x{side}")
     if transparent := sum(item.transparent for item in loaded):
-        log(
-            f"photos: {transparent} are see-through: they are laid over the render's background (--alpha-mode)"
-        )
+        what = "are see-through: they are laid over the render's background (--alpha-mode)"
+        log(f"photos: {transparent} {what}")
     if (counted := float(np.mean([item.counted for item in loaded] or [1.0]))) < 1:
         log(f"photos: {100 * counted:.0f} % of their pixels count")
         if empty := [item.views[0].name for item in loaded if not item.counted]:
             log(f"warning: no pixel of {len(empty)} photos ({shorten(empty)}) counts; see --invert-masks")
-    zooms = [item.plan.zoom for item in loaded if item.plan.zoom is not None]
-    if zooms:
+    if options.blank:
+        found = [[place.blank for place in item.places] for item in loaded]
+        blank.tell([photo.name for photo in photos], found, log)
+    if zooms := [item.plan.zoom for item in loaded if item.plan.zoom is not None]:
         kept = sum(item.cached and item.plan.zoom is not None for item in loaded)
         low, high = f"{min(zooms):.5f}", f"{max(zooms):.5f}"
         grown = [s.out for s in (item.plan.sources[0] for item in flat) if s.out and s.out != s.size]

@@ -36,6 +36,7 @@ class LoadOptions:
     memory: int = 0  # bytes that the process may take in all; 0: a share of what is free
     trust: bool = False  # train on what the check of cameras, photos and points would refuse
     init: str | None = None  # a PLY of points or splats to start from, in place of the scene's points
+    blank: bool = True  # tell which photos show nothing
     log: Callable[[str], None] = _silent  # gets a line for each thing worth knowing; warnings begin so
     progress: Callable[[str, int, int], None] = (
         _unseen  # gets what is under way, how much is done, of how much

@@ -27,10 +27,11 @@ import numpy as np
 from ..scene import Photo, PhotoSource
 from ..storage import cache_folder, parsed
 from . import cache
+from .blank import blank
 from .file_photo import FilePhoto
 from .photo_buffers import Buffers
 
-MAGIC = b"photos 1"
+MAGIC = b"photos 2"
 FOOTER = struct.Struct("<QII8s")
 BUFFERS = 16  # photos that may lie in memory: those ahead of training, and a few more
 STALLED = 60.0  # seconds without a byte after which another run's writing is no longer waited for
@@ -46,6 +47,7 @@ class Place(NamedTuple):
     alpha: bool
     check: int  # CRC-32 of its bytes
     counted: float  # share of the pixels that count
+    blank: str  # as blank.blank says
 
     @property
     def bytes(self) -> int:
@@ -183,7 +185,8 @@ def unwritten(photo: Photo, offset: int = 0, check: int = 0) -> Place:
     """What is known of a photo that is in no store."""
     height, width = photo.image.shape[:2]
     counted = 1.0 if photo.mask is None else float((photo.mask > 0).mean())
-    return Place(offset, height, width, photo.mask is not None, photo.alpha is not None, check, counted)
+    planes = photo.mask is not None, photo.alpha is not None
+    return Place(offset, height, width, *planes, check, counted, blank(photo))
 
 
 def path_of(name: str) -> Path:

@@ -12,12 +12,13 @@ from PIL import Image
 
 from ..scene import Scene, View
 from .agreement import in_picture, small_views_of, spread
+from .blank import KINDS, blank
 from .check import Finding, Verdict, counted
 
 MAX_VIEWS = 500  # whose pictures are looked at
 THUMBNAIL = 32  # pixels, for finding the same picture twice
 SAME = 0.5  # of 255, mean difference of copies of one picture
-BLACK = 12.0  # of 255: nearly all of a picture that shows nothing is darker
+PLAIN = 12.0  # of 255, spread of a thumbnail in which a copy can be known
 SHARP_SIDE = 512  # pixels; blur is judged at one size
 BLURRED = 0.1  # of the usual contrast of neighbouring pixels, squared
 FEW_VIEWS = 3  # that must see a point for its depth to be known well
@@ -65,7 +66,7 @@ def coverage(scene: Scene) -> float:
 
 
 def pictures(views: Sequence[View]) -> list[Finding]:
-    """Pictures that are black, there twice, or blurred, each kind a finding."""
+    """Pictures that are black or of one colour, there twice, or blurred, each kind a finding."""
     small_views = small_views_of(views, MAX_VIEWS, side=SHARP_SIDE)
     names = [views[small_view.view].name for small_view in small_views]
     greys = [small_view.image.astype(np.float32).mean(axis=2) for small_view in small_views]
@@ -76,13 +77,15 @@ def pictures(views: Sequence[View]) -> list[Finding]:
     groups = [
         views[small_view.view].group or name for small_view, name in zip(small_views, names, strict=True)
     ]
-    light = _best([float(np.quantile(grey, 0.99)) for grey in greys], groups)
-    black = [name for name, value in zip(names, light, strict=True) if value < BLACK]
+    found = [blank(views[small_view.view].pixels) for small_view in small_views]
+    showing = {group for group, kind in zip(groups, found, strict=True) if not kind}
+    kinds_of = dict(zip(names, found, strict=True))
+    empty = [name for name, group in zip(names, groups, strict=True) if group not in showing]
     twice = sorted(
         {
             names[i]
             for i in range(len(small))
-            if small[i].std() > BLACK and names[i] not in black
+            if small[i].std() > PLAIN and names[i] not in empty
             for j in range(i)
             if np.abs(small[i] - small[j]).mean() < SAME and _same(small_views[i].image, small_views[j].image)
         }
@@ -92,10 +95,10 @@ def pictures(views: Sequence[View]) -> list[Finding]:
     blurred = [
         name
         for name, value in zip(names, contrast, strict=True)
-        if value < BLURRED * usual and name not in black
+        if value < BLURRED * usual and name not in empty
     ]
     kinds = (
-        (black, "black", "take them out"),
+        *(([name for name in empty if kinds_of[name] == kind], kind, "take them out") for kind in KINDS),
         (twice, "there twice", "take one of each out"),
         (blurred, "much less sharp than the others", "take them out if others show the same"),
     )
