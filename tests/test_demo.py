@@ -216,3 +216,21 @@ def test_a_folder_that_cannot_be_made(scene, tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "file.png")
     with pytest.raises(StorageError, match="cannot be written"):
         write_demo(tmp_path / "file.png" / "demo", scene)
+
+
+def test_photos_of_the_built_in_scene_are_kept(monkeypatch, tmp_path):
+    """The same pictures; others where the scene's text is another, or the file is damaged."""
+    monkeypatch.setenv("GS_CACHE", str(tmp_path))
+    camera = orbit_camera(0.1, 40, 30)
+    taken, own = [], demo.photograph
+    monkeypatch.setattr(demo, "photograph", lambda camera: taken.append(camera) or own(camera))
+    first = demo.kept(camera)
+    np.testing.assert_array_equal(demo.kept(camera), first)
+    np.testing.assert_array_equal(first, own(camera))
+    assert len(taken) == 1 == len(list(tmp_path.iterdir()))
+    next(tmp_path.iterdir()).write_bytes(b"damaged")
+    np.testing.assert_array_equal(demo.kept(camera), first)
+    monkeypatch.setattr(demo, "_text", lambda: b"another world")
+    demo.kept(camera)
+    demo.kept(orbit_camera(0.2, 40, 30))
+    assert len(taken) == 4

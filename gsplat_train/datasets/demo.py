@@ -6,6 +6,9 @@ It is made in seconds and needs no data; written as a COLMAP folder it goes the 
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,12 +17,13 @@ from PIL import Image
 
 from ..scene import Camera, Photo, Scene, View
 from ..storage import home_expanded, new_folder
-from . import demo_world
+from . import cache, demo_paints, demo_world
 from .colmap_binary import write_pinholes
 from .colmap_records import Points
 from .options import LoadOptions
 
 WIDTH, HEIGHT = 320, 240
+THREADS = 8  # at most: more wait for one another
 TILE = 100  # rays along the side of a bundle: narrow enough to pass most solids by
 POINT_NOISE = 0.002  # of the distance to the camera, as a reconstruction has
 POINT_TOLERANCE = 0.03  # of that distance: a point this far behind the surface is still the one seen
@@ -27,13 +31,21 @@ TARGET = np.array([0.0, 0.0, 0.5])
 
 
 def make_demo(
-    n_views: int = 32, width: int = WIDTH, height: int = HEIGHT, n_points: int = 6000, seed: int = 0
+    n_views: int = 32,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    n_points: int = 6000,
+    seed: int = 0,
+    take: Callable[[Camera], np.ndarray] | None = None,
 ) -> Scene:
-    """The scene in memory; every point is seen by at least two views. Three seconds on two cores."""
+    """The scene in memory; every point is seen by at least two views. Three seconds on two cores.
+
+    take: `photograph`, or what does the same.
+    """
     cameras = [orbit_camera(i / n_views, width, height) for i in range(n_views)]
     demo_world.floor_lighting()  # once, before the threads want it
-    with ThreadPoolExecutor(max_workers=2) as pool:  # NumPy releases the interpreter lock
-        images = list(pool.map(photograph, cameras))
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:  # NumPy releases the interpreter lock
+        images = list(pool.map(take or photograph, cameras))
     names = [f"view_{i:02d}.png" for i in range(n_views)]
     views = [
         View(name, camera, Photo(image)) for name, camera, image in zip(names, cameras, images, strict=True)
@@ -51,9 +63,26 @@ def recognise(root: Path) -> bool:
 
 
 def load(root: Path, options: LoadOptions) -> Scene:
-    """The scene in memory; smaller where options.max_size says so."""
+    """The scene in memory, its photos from the cache where they are there; smaller where options.max_size says so."""
     width = min(options.max_size or WIDTH, WIDTH)
-    return make_demo(width=width, height=max(round(HEIGHT * width / WIDTH), 1))
+    return make_demo(width=width, height=max(round(HEIGHT * width / WIDTH), 1), take=kept)
+
+
+def kept(camera: Camera) -> np.ndarray:
+    """What `photograph` gives, kept in the cache under the camera and all that the picture was made by."""
+    numbers = camera.viewmat.tobytes(), camera.K.tobytes(), f"{camera.width} {camera.height}"
+    name = cache.key(_text(), *numbers)
+    picture = cache.read(name, (camera.height, camera.width))
+    if picture is None:
+        picture = photograph(camera)
+        cache.write(name, picture)
+    return picture
+
+
+@functools.cache
+def _text() -> bytes:
+    """Of the modules that make the pictures."""
+    return b"".join(Path(name).read_bytes() for name in (__file__, demo_world.__file__, demo_paints.__file__))
 
 
 def orbit_camera(turn: float, width: int, height: int) -> Camera:
