@@ -2,6 +2,7 @@
 """How long a run shall be: a time budget, the best model of a run, stopping when converged, several seeds."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import tiny
 from test_cli import SHORT, call
 from test_trainer import Said, make
 
+from gsplat_train import config
 from gsplat_train.cli.seeds import in_words, summarised
 from gsplat_train.config import Config
 from gsplat_train.datasets.demo import write_demo
@@ -101,11 +103,11 @@ def test_a_run_takes_its_time_budget(
     config = config_module.changed(config, {"strategy": changes.get("strategy", "mcmc")})
     config = config_module.changed(config, few | changes)
     began, said = clock.now, Said()
-    found = settled(config, tiny.scene(), None, began, said.message)
+    found, until = settled(config, tiny.scene(), None, began, said.message)
     assert found.steps == found.schedule_steps > 500
     trial = clock.now - began
     assert trial < 0.3 * seconds
-    Trainer(found, tiny.scene(), None).train()
+    assert Trainer(found, tiny.scene(), None, until=until).train()["steps"] == found.steps
     assert clock.now - began == pytest.approx(seconds, rel=0.1), said.lines
     assert f"{found.steps:,} steps" in said.lines[-1]
 
@@ -114,19 +116,54 @@ def test_settled_steps_are_settled_for_ever(monkeypatch: pytest.MonkeyPatch, tmp
     """What is written is a run of so many steps: the same as one that was asked for with --steps, and on resuming."""
     Machine(monkeypatch, 5, 5)
     config = replace(tiny.settings(time_budget=3.0), schedule_steps=0)
-    found = settled(config, tiny.scene(), None, 1000.0, lambda line: None)
-    assert settled(found, tiny.scene(), None, 0.0, pytest.fail) is found
+    found = settled(config, tiny.scene(), None, 1000.0, lambda line: None)[0]
+    assert settled(found, tiny.scene(), None, 0.0, pytest.fail) == (found, math.inf)
     make(found, tmp_path / "a").train()
     make(tiny.settings(steps=found.steps, schedule_steps=found.steps), tmp_path / "b").train()
     assert (tmp_path / "a/point_cloud.ply").read_bytes() == (tmp_path / "b/point_cloud.ply").read_bytes()
-    assert settled(tiny.settings(), tiny.scene(), None, 0.0, pytest.fail) == tiny.settings()
+    assert settled(tiny.settings(), tiny.scene(), None, 0.0, pytest.fail) == (tiny.settings(), math.inf)
+
+
+@pytest.mark.parametrize("slower", [1.05, 1.6, 5.0])
+def test_a_machine_that_becomes_slower_ends_the_run_in_time_and_resuming_finishes_it(
+    slower: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seconds, machine = 6.0, Machine(monkeypatch, 8, 4)
+    config = replace(tiny.settings(time_budget=seconds, eval_every=500), schedule_steps=0)
+    found, until = settled(config, tiny.scene(), None, 1000.0, lambda line: None)
+    machine.pixel, machine.splat = slower * machine.pixel, slower * machine.splat
+    work = make(found, tmp_path / "run", until=until)
+    metrics = work.train()
+    said = [line for line in work.callbacks[0].lines if "time budget" in line]  # type: ignore[attr-defined]
+    if slower == 1.05:  # a run that misses it by less goes on
+        assert metrics["steps"] == found.steps and not said and machine.now - 1000 < 1.1 * seconds
+        return
+    step = metrics["steps"]
+    assert machine.now - 1000 == pytest.approx(1.1 * seconds, rel=0.02)
+    assert 50 < step < found.steps and step == work.step
+    ended = (
+        f"ended at step {step:,} of {found.steps:,}, for the time budget of 6 s; --resume goes on to the last"
+    )
+    assert said == metrics["warnings"][-1:] == [f"warning: steps take longer than was measured: {ended}"]
+    assert (tmp_path / f"run/checkpoints/step_{step:07d}.json").is_file()
+    model = ply.read(tmp_path / "run/point_cloud.ply").arrays  # that of the step, as another run has it
+    other = make(replace(found, steps=step), tmp_path / "short")
+    other.train()
+    then = ply.read(tmp_path / "short/point_cloud.ply").arrays
+    assert all((model[name] == then[name]).all() for name in model)
+    assert make(found, tmp_path / "run", resume=True).train()["steps"] == found.steps
+    make(found, tmp_path / "whole").train()
+    assert (tmp_path / "run/point_cloud.ply").read_bytes() == (
+        tmp_path / "whole/point_cloud.ply"
+    ).read_bytes()
 
 
 def test_too_small_a_budget_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, 500, 500)
     said = Said()
     config = replace(tiny.settings(time_budget=2.0), schedule_steps=0)
-    assert settled(config, tiny.scene(), None, 990.0, said.message).steps == budget.LEAST_STEPS
+    found, until = settled(config, tiny.scene(), None, 990.0, said.message)
+    assert found.steps == budget.LEAST_STEPS and until == math.inf
     assert "too short here" in said.lines[-1] and said.lines[-1].startswith("warning")
 
 
@@ -147,9 +184,12 @@ def test_the_command_takes_a_time_budget_and_resumes(tmp_path: Path) -> None:
     done = call("train", scene, "--time-budget", "6s", *words)
     assert "time budget 6 s: " in done.stderr
     settings = (run / "config.toml").read_text()
-    steps = json.loads(done.stdout)["steps"]
-    assert f"\nsteps = {steps}\n" in settings and f"\nschedule_steps = {steps}\n" in settings
-    assert steps > 100
+    steps = config.load([run / "config.toml"]).steps
+    assert f"\nschedule_steps = {steps}\n" in settings and 100 < json.loads(done.stdout)["steps"] <= steps
+    done = call(
+        "train", scene, "--resume", "--out", run
+    )  # a machine that others use may have ended it before
+    assert json.loads(done.stdout)["steps"] == steps
     model = (run / "point_cloud.ply").read_bytes()
     newest = sorted((run / "checkpoints").glob("*.json"))[-1]
     for path in (newest, newest.with_suffix(".safetensors"), run / "point_cloud.ply"):

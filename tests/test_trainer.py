@@ -41,13 +41,15 @@ class Said(Callback):
         self.lines.append(line)
 
 
-def make(config: Config, root: Path, resume: bool = False, scene: Scene | None = None) -> Trainer:
+def make(
+    config: Config, root: Path, resume: bool = False, scene: Scene | None = None, **more: Any
+) -> Trainer:
     run = RunFolder(root)
     run.root.mkdir(exist_ok=True)
     run.write_config(config)
     found = checkpoint.newest(run.checkpoints, pytest.fail) if resume else None
     run.truncate_log(found.state.step if found else 0)
-    return Trainer(config, scene or tiny.scene(), run, [Said()], found)
+    return Trainer(config, scene or tiny.scene(), run, [Said()], found, **more)
 
 
 def log_of(root: Path) -> list[dict[str, Any]]:

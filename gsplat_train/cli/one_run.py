@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Callable
@@ -39,9 +40,10 @@ def train_in(
     started: float | None = None,
     spent: dict[str, float] | None = None,
     crew: Crew = ALONE,
+    whole: bool = False,
 ) -> Trainer:
     """Trains in a folder that is claimed. scene: where it is loaded already. of_steps: see budget.settled. started,
-    spent: see Trainer.
+    spent: see Trainer. whole: to the last step, whatever becomes of a time budget.
     """
     started, spent = time.monotonic() if started is None else started, spent or {}
     chosen = backends.choose(settings.backend, report.message)
@@ -60,11 +62,13 @@ def train_in(
     began = time.monotonic()
     scene = scene or read_scene(settings, report.message, report.at)
     spent["loading"] = time.monotonic() - began
+    until = math.inf
     if found is None:
-        settings = settled(
+        settings, until = settled(
             settings, scene, folder, started + spent.get("cameras", 0.0), report.message, report.at, of_steps
         )
-    trainer = Trainer(settings, scene, folder, callbacks, found, started, spent, crew)
+    until = math.inf if whole else until
+    trainer = Trainer(settings, scene, folder, callbacks, found, started, spent, crew, until)
     how = "new run" if not resume else f"resuming at step {trainer.step}"
     train, test = len(trainer.train_views), len(trainer.test_views)
     report.message(f"{train} views to train on, {test} held out, {trainer.n_splats:,} splats")

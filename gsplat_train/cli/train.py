@@ -268,7 +268,7 @@ def train(
                 f"--seeds needs a scene with cameras; first: gs-prepare {scene} OUT, then train OUT"
             )
         how = "resume" if resume else "overwrite" if overwrite else "new"
-        train_seeds(settings.begun(), seeds, out, every, how, report, partial(train_in, **shared))
+        train_seeds(settings.begun(), seeds, out, every, how, report, partial(train_in, **shared, whole=True))
         return
     if resume and source is not None:
         out = made_scene(source, out, ROOT / Path(settings.scene).name, report.message)

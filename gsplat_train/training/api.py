@@ -80,14 +80,15 @@ def train(
         spent["loading"] = time.monotonic() - began
     chosen = replace(chosen, backend=backends.choose(chosen.backend)).begun()
     if out is None:
-        chosen = settled(chosen, scene, None, started, say, tell, of_steps)
-        return run_training(Trainer(chosen, scene, None, callbacks, None, started, spent))
+        chosen, until = settled(chosen, scene, None, started, say, tell, of_steps)
+        return run_training(Trainer(chosen, scene, None, callbacks, None, started, spent, until=until))
     run = RunFolder(Path(out))
     if run.holds_run():
         raise UserError(f"{out} holds a run; give another folder")
     with run.claimed():
-        chosen = settled(chosen, scene, run, started, say, tell, of_steps)
-        return run_training(Trainer(chosen, scene, run, [*callbacks, Report()], None, started, spent))
+        chosen, until = settled(chosen, scene, run, started, say, tell, of_steps)
+        reported = [*callbacks, Report()]
+        return run_training(Trainer(chosen, scene, run, reported, None, started, spent, until=until))
 
 
 def run_training(trainer: Trainer, resumed: Checkpoint | None = None) -> TrainResult:

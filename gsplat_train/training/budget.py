@@ -3,7 +3,7 @@
 
 The speed is measured on a trial that is thrown away: some steps with the splats of the start, some with as many as
 the end will have, an evaluation, a file written. The steps are those whose cost, with the growth that the settings
-foretell, fills what is left of the budget.
+foretell, fills what is left of the budget. A run that its machine slows down ends before them; resumed, it takes all.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ VIEWS = 16  # looked at, again and again
 LEAST_STEPS = 100  # a run of fewer is none; the budget is then broken, and that is said
 MOST_STEPS = 100_000_000
 DOUBLE = 1.0  # growth of the trial, a refinement
+END = 4 / 3  # of a checkpoint's bytes: what the end of a run writes, the last one and the model
 WRITTEN = 32 << 20  # bytes, to time the disk
-MISSED = 0.1  # of the budget: a run that misses it by more says so
+MISSED = 0.1  # of the budget: a run that would miss it by more ends before its last step, and says so
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def total(config: Config, costs: Costs, steps: int, n: int, pixels: float, row_b
     each = costs.steps(pixels, counts, halvings)
     evaluations = math.ceil(steps / config.eval_every) if config.eval else 1
     saved = counts[np.searchsorted(ahead, np.arange(config.checkpoint_every, steps, config.checkpoint_every))]
-    written = costs.byte * row_bytes * (float(saved.sum()) + 4 / 3 * float(counts[-1]))  # and the model
+    written = costs.byte * row_bytes * (float(saved.sum()) + END * float(counts[-1]))
     going = float(np.sum((each[1:] + each[:-1]) / 2 * np.diff(ahead))) if steps > 1 else float(each[0])
     return costs.start + costs.touch + going + evaluations * costs.evaluation + written
 
@@ -116,16 +117,16 @@ def settled(
     say: Callable[[str], None],
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
     of_steps: Callable[[int], Config] | None = None,
-) -> Config:
-    """`config` with the steps, and the horizon of the schedules, that fit config.time_budget; itself where there
-    is none, or where they are settled.
+) -> tuple[Config, float]:
+    """(`config` with the steps, and the horizon of the schedules, that fit config.time_budget, by when the steps are to
+    be done, on time.monotonic()); (itself, infinity) where there is no budget, or where they are settled.
 
     started: time.monotonic() when the time began to count. of_steps: the settings of a run of so many steps, where
     some follow their number (lengths.NAMES). config.backend names a backend.
     """
     budget = config.time_budget
     if not budget or config.schedule_steps:
-        return config
+        return config, math.inf
 
     def fitting(steps: int) -> Config:
         made = config if of_steps is None else changed(config, follows(of_steps(steps)))
@@ -148,9 +149,11 @@ def settled(
             f"warning: a time budget of {budget:g} s is too short here ({fast}; loading and measuring took "
             f"{spent:.1f} s): {steps} steps are taken, in about {more:.0f} s"
         )
-    else:
-        say(f"time budget {budget:g} s: {fast}; {steps:,} steps")
-    return fitting(steps)
+        return fitting(steps), math.inf
+    say(f"time budget {budget:g} s: {fast}; {steps:,} steps")
+    last = float(growth(config, steps, n, pixels)[1][-1])
+    end = costs.evaluation + costs.byte * row_bytes * END * last  # after the last step
+    return fitting(steps), started + (1 + MISSED) * budget - end
 
 
 def follows(config: Config) -> dict[str, Any]:

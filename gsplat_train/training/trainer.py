@@ -81,7 +81,8 @@ class Trainer:
     """Trains `scene` by `config`, from the start or from a checkpoint; `train` does it all.
 
     config.backend names a backend, not auto. run: where files go; None: nowhere. started: time.monotonic() when
-    the command began; spent: seconds since then by stage (clock.STAGES), where they were no start-up.
+    the command began; spent: seconds since then by stage (clock.STAGES), where they were no start-up. until: when the
+    run ends after the step under way, as after its last (see budget.py).
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Trainer:
         started: float | None = None,
         spent: Mapping[str, float] | None = None,
         crew: Crew = ALONE,
+        until: float = math.inf,
     ) -> None:
         began = time.monotonic() if started is None else started
         self.config, self.scene, self.run, self.callbacks, self.crew = config, scene, run, callbacks, crew
@@ -165,6 +167,7 @@ class Trainer:
             pool.submit(int).result()  # starts the thread: where memory is short Python waits for it for ever
         self.copies = Buffers(COPIES)  # memory of what is written beside
         self.saved = -1 if resume is None else state.step
+        self.until, self.late = until, False  # late: it is over, and the last step is not done
         self.stopping = self.torn = False  # torn: an edit of the rows was cut short
         self.metrics: dict[str, Any] = {}
         self.began = began - self.counts["wall_seconds"]
@@ -211,9 +214,11 @@ class Trainer:
 
     @property
     def ended(self) -> bool:
-        """Whether the last step is done: that of the settings, or the one after which the run had converged."""
+        """Whether the last step is done: that of the settings, or the one after which the run had converged, or its
+        time was over.
+        """
         converged = self.config.stop_when_converged and self.counts.get("converged")
-        return self.step >= self.config.steps or bool(converged)
+        return self.step >= self.config.steps or self.late or bool(converged)
 
     def is_grown(self) -> bool:
         """Whether neither splats nor the size of photos will grow any more."""
@@ -304,13 +309,15 @@ class Trainer:
         views = [source.at(step) for step in range(before, number)]
         newest = self.stepper.take(views[0], self.schedule.at(number, len(views)), *views[1:])
         due = [n for n in range(before + 1, number + 1) if self.strategy.due(n)]
-        looked = bool(due) or self._looked_at(before, number)
+        if number < config.steps and time.monotonic() > self.until:
+            self._end_late(number)
+        looked = bool(due) or self.late or self._looked_at(before, number)
         if looked:
             newest = self.stepper.result()
         if not newest.is_finite:
             self._end_diverged(newest)
         self.counts["refinements_due"] = due
-        last = number == config.steps
+        last = number == config.steps or self.late
         if last:
             self.crew.first_does(self._save_early, self.stepper.look)
         measured = last or (passed(before, number, config.eval_every) and config.eval)
@@ -601,6 +608,15 @@ class Trainer:
             sh_degree=config.sh_degree,
             init_opacity=config.init_opacity,
             init_scale=config.init_scale,
+        )
+
+    def _end_late(self, number: int) -> None:
+        """Makes step `number` the last one of this process, and says so."""
+        config, self.late = self.config, True
+        onward = "; --resume goes on to the last" if self.run is not None else ""
+        self.message(
+            f"warning: steps take longer than was measured: ended at step {number:,} of {config.steps:,}, for the time "
+            f"budget of {config.time_budget:g} s{onward}"
         )
 
     def _end_diverged(self, result: StepResult) -> None:
