@@ -85,7 +85,10 @@ def cached() -> str:
         for entry in found
         if entry.path.suffix == ".photos"
     ]
-    for ending, what in ((".png", "photos, undistorted or of the built-in scene"), (cache.CODE, "kernels' machine code")):
+    for ending, what in (
+        (".png", "photos, undistorted or of the built-in scene"),
+        (cache.CODE, "kernels' machine code"),
+    ):
         if sizes := [entry.bytes for entry in found if entry.path.suffix == ending]:
             lines.append(f"  {in_words(sum(sizes)):>8}  {len(sizes)} {what}")
     total = in_words(sum(entry.bytes for entry in found))
