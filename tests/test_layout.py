@@ -50,7 +50,7 @@ ORDER = """
     training.checkpoint training.identity training.photos training.rehearsal training.read_ahead training.clock
     training.run_folder training.callbacks training.company training.memory_plan training.forecast training.alive
     training.evaluation
-    training.trainer training.report training.budget training.api
+    training.trainer training.report training.run_costs training.trial training.budget training.api
     viewer viewer.studio viewer.server viewer.live
     doctor doctor.golden doctor.trials doctor.machine_facts doctor.examine
     partition partition.ownership partition.cut partition.write partition.merge
