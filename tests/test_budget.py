@@ -63,7 +63,7 @@ class Machine:
 
             def slow(view: Any, plan: Any) -> Any:
                 trained[0] += 1
-                late = 0.6 + 0.4 * min(trained[0] / 100, 1) + 0.15 * min(max(trained[0] / 300 - 1, 0), 1)
+                late = 0.6 + 0.4 * min(trained[0] / 100, 1) + 0.25 * min(max(trained[0] / 300 - 1, 0), 1)
                 pixels = view.camera.width * view.camera.height
                 self.now += 1e-3 * (self.pixel * pixels / 1728 + late * self.splat * stepper.n_splats / 300)
                 return take(view, plan)

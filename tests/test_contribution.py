@@ -47,8 +47,8 @@ def test_what_carries_least_is_laid_down_and_moves_onto_others() -> None:
 def test_many_photos_are_looked_at_less_often(views: int, found: list[int]) -> None:
     config = settings(steps=40, weigh_every=0.25, weigh_cost=10.0, refine_every=5)
     strategy: Any = strategies.load(config)
-    assert [step for step in range(0, 40, 5) if strategy._weighs(step, views)] == found
-    assert not strategies.load(settings(least_share=0.0))._weighs(20, 1)  # type: ignore[attr-defined]
+    assert [step for step in range(0, 40, 5) if strategy.weighs(step, views)] == found
+    assert not strategies.load(settings(least_share=0.0)).weighs(20, 1)  # type: ignore[attr-defined]
 
 
 def test_what_carries_most_stays_to_an_exact_count() -> None:

@@ -12,7 +12,8 @@ from ..config import Config
 from . import strategies
 from .forecast import USUAL, Forecast
 
-LATER = 0.15  # splats that grew in a run cost more than those of the trial: 0.1 to 0.2 on the built-in scene and Fern
+# Splats that grew in a run cost more than those of the trial: 0.1 to 0.2 on the built-in scene and Fern, 0.4 on plush.
+LATER = 0.25
 MOST_STEPS = 100_000_000
 END = 4 / 3  # of a checkpoint's bytes: what the end of a run writes, the last one and the model
 
@@ -28,6 +29,8 @@ class Costs:
     byte: float = 0.0  # written
     start: float = 0.0  # from the photos to the first step
     refinement: float = 0.0
+    weighing: float = 0.0  # a refinement before which photos are looked at
+    views: int = 0  # to train on
 
     def steps(self, pixels: float, n: np.ndarray, halvings: np.ndarray) -> np.ndarray:
         """Steps with `n` splats at photos halved so often: what pixels cost, and what splats cost."""
@@ -58,20 +61,28 @@ def steps_within(config: Config, costs: Costs, n: int, pixels: float, row_bytes:
 
 def total(config: Config, costs: Costs, steps: int, n: int, pixels: float, row_bytes: int) -> float:
     """Seconds that a run of so many steps takes, from `n` splats, after its photos are loaded."""
-    ahead, counts, refinements = growth(config, steps, n, pixels)
+    ahead, counts, dues = growth(config, steps, n, pixels)
+    refinements = refining(replace(config, steps=steps, schedule_steps=steps), costs, dues)
     halvings = np.maximum(config.downscales - ahead // config.downscale_every, 0)
     each = costs.steps(pixels, counts, halvings)
     evaluations = math.ceil(steps / config.eval_every) if config.eval else 1
     saved = counts[np.searchsorted(ahead, np.arange(config.checkpoint_every, steps, config.checkpoint_every))]
     written = costs.byte * row_bytes * (float(saved.sum()) + END * float(counts[-1]))
     going = float(np.sum((each[1:] + each[:-1]) / 2 * np.diff(ahead))) if steps > 1 else float(each[0])
-    between = evaluations * costs.evaluation + refinements * costs.refinement + written
+    between = evaluations * costs.evaluation + refinements + written
     return costs.start + costs.touch + going + between
 
 
-def growth(config: Config, steps: int, n: int, pixels: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """(steps, splats after each, refinements) along a run of so many steps. A strategy whose growth its settings do not
-    tell is taken to reach the cap when it ends refining: the run ends early rather than late.
+def refining(config: Config, costs: Costs, dues: np.ndarray) -> float:
+    """Seconds of the refinements after these steps."""
+    weighs = getattr(strategies.load(config), "weighs", None)
+    weighings = sum(weighs(int(step), costs.views) for step in dues) if weighs is not None else 0
+    return (len(dues) - weighings) * costs.refinement + weighings * costs.weighing
+
+
+def growth(config: Config, steps: int, n: int, pixels: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(steps, splats after each, steps before refinements) along a run of so many steps. A strategy whose growth its
+    settings do not tell is taken to reach the cap when it ends refining: the run ends early rather than late.
     """
     config = replace(config, steps=steps, schedule_steps=steps)
     forecast = Forecast(config, strategies.load(config), pixels)
@@ -84,4 +95,4 @@ def growth(config: Config, steps: int, n: int, pixels: float) -> tuple[np.ndarra
     else:
         done = np.minimum(ahead / max(config.own.refine_stop * steps, 1), 1)
         counts = n + done * max(config.max_splats - n, 0)
-    return ahead, counts, len(forecast.dues)
+    return ahead, counts, forecast.dues

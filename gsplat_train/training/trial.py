@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from .. import lengths
 from ..config import Config, value_of
 from ..errors import TrainingDiverged
@@ -32,6 +30,7 @@ SHARE = 0.03  # of the budget, for the trial at the first of its two sizes; twic
 TRAINED = 300  # steps after which splats have about the size that they keep, and steps their cost
 CHUNK = 48  # steps between two looks at the clock: each costs a GPU its lead
 VIEWS = 16  # looked at, again and again
+REFINED = 2  # refinements of a kind that are timed
 DOUBLE = 1.0  # growth of the trial, a refinement
 WRITTEN = 32 << 20  # bytes, to time the disk
 
@@ -135,8 +134,8 @@ class Trial:
             last = (float(n), first)
         self.tell("measuring speed", 2, 3)
         byte = 0.0 if run is None else _byte(run)
-        between = {"evaluation": self._evaluation(), "refinement": self._refinement()}
-        costs = Costs((float(n), first), last, touch, byte=byte, start=self.start, **between)
+        evaluation, refinements = self._evaluation(), self._refinements()
+        costs = Costs((float(n), first), last, touch, evaluation, byte, self.start, **refinements)
         self.tell("measuring speed", 3, 3)
         return costs, n, self.pixels, self._row_bytes()
 
@@ -193,15 +192,28 @@ class Trial:
         trainer.evaluation.run()
         return (time.monotonic() - began) * whole / max(part, 1)
 
-    def _refinement(self) -> float:
-        """Seconds of a refinement, the mean of a few that lie evenly; the first compiles."""
-        trainer, took = self.trainer, []
-        for number in self.dues[np.linspace(0, len(self.dues) - 1, min(len(self.dues), 4)).astype(int)]:
-            trainer.counts["refinements_due"] = [int(number)]
-            began = time.monotonic()
+    def _refinements(self) -> dict[str, Any]:
+        """Seconds of a refinement, and of one that looks at photos before: the mean of a few each, that lie evenly; the
+        first compiles.
+        """
+        views = len(self.trainer.views)
+        weighs = getattr(self.trainer.strategy, "weighs", lambda step, views: False)
+        kinds: dict[bool, list[int]] = {False: [], True: []}
+        for due in map(int, self.dues):
+            kinds[bool(weighs(due, views))].append(due)
+        self._refined(kinds[False][:1])
+        plain, weighing = (
+            self._refined(dues[:: max(len(dues) // REFINED, 1)][:REFINED]) for dues in kinds.values()
+        )
+        return {"refinement": plain, "weighing": weighing or plain, "views": views}
+
+    def _refined(self, dues: list[int]) -> float:
+        """Seconds of a refinement, the mean over those that are due after these steps."""
+        trainer, began = self.trainer, time.monotonic()
+        for number in dues:
+            trainer.counts["refinements_due"] = [number]
             trainer._refine_due()
-            took.append(time.monotonic() - began)
-        return sum(took[1:]) / max(len(took) - 1, 1)
+        return (time.monotonic() - began) / max(len(dues), 1)
 
     def _row_bytes(self) -> int:
         """Of a splat: parameters, and both moments."""

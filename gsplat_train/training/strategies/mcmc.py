@@ -92,7 +92,7 @@ class Strategy:
     def due(self, step: int) -> bool:
         return in_window(self.own, self.config, step) or self._selects(step) > 0
 
-    def _weighs(self, step: int, views: int) -> bool:
+    def weighs(self, step: int, views: int) -> bool:
         """Whether what carries least of so many photos is looked for after `step`: the first refinement of a period."""
         own = self.own
         period = max(own.weigh_every * self.config.horizon, views / own.weigh_cost, own.refine_every)
@@ -117,7 +117,7 @@ class Strategy:
             return {"pruned": contribution.keep_most(population, step, math.ceil(left))}
         left = 1 - min(step / self.config.horizon, 1.0)
         parts: dict[str, Callable[[], Any]] = {}
-        if own.least_share and self._weighs(step, population.view_count):
+        if own.least_share and self.weighs(step, population.view_count):
             parts["weighed"] = lambda: contribution.lay_down(population, step, own.least_share)
         if own.opacity_decay or own.scale_decay:
             parts["decayed"] = lambda: decay(population, left * own.opacity_decay, left * own.scale_decay)
