@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+from conftest import load_backend
 
 import gsplat_train
 from gsplat_train import config, machine, train
@@ -324,3 +326,14 @@ def test_the_budget_that_is_named_is_enough_for_measuring_large_photos(tmp_path)
     done = measured(enough)
     assert done.returncode == 0, done.stderr
     assert 1024 * int(done.stdout.splitlines()[-1]) <= 1.05 * bytes_of(enough), done.stderr
+
+
+def test_no_room_is_made_for_splats_that_a_run_cannot_reach() -> None:
+    """The arrays of five million would be zeroed once, however few come."""
+    load_backend("cpp")
+    work = Trainer(tiny.settings(backend="cpp", max_splats=5_000_000), tiny.scene())
+    room: Any = work.stepper.room  # type: ignore[attr-defined]
+    assert work.n_splats <= work.memory.reached == room.most < 10_000
+    work.stepper.look()
+    work._one_step()
+    assert all(len(buffer) <= room.most for buffer in room._buffers.values()) and room._buffers

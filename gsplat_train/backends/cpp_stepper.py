@@ -46,7 +46,7 @@ class CppStepper:
         self.pipeline, self.state = pipeline, state
         self.exposure, self.poses = groups.get("exposure"), groups.get("poses")
         self.kept = Kept(PHOTO_BYTES if bounds is None or bounds.photos is None else bounds.photos)
-        most = bounds.most_splats if bounds else 0
+        most = bounds.reached or bounds.most_splats if bounds else 0
         per_splat = 12 * (14 + 3 * state.gaussians.shN.shape[1])  # bytes of the state
         whole = 0 < most * per_splat < memory().limit // WHOLE_SHARE
         self.room = Room(SPARE, most or MOST, _csrc, whole)

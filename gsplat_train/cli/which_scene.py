@@ -65,7 +65,9 @@ def difference(scene: str, files: tuple[Path, ...]) -> str:
         if "scene" in all_of_it.keys() - config_module.settings_for(scene, all_of_it).keys():
             named = all_of_it["scene"]
             kept_out = [
-                key for key in config_module.OF_SCENE if all_of_it.get(key, "") != getattr(Config, key)
+                key
+                for key in config_module.OF_SCENE
+                if all_of_it.get(key, getattr(Config, key)) != getattr(Config, key)
             ]
             without = f", without the file's {' and '.join(kept_out)}" if kept_out else ""
             return f"{path} names the scene {named}; {scene} was given, and is taken{without}"

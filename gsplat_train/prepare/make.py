@@ -99,7 +99,9 @@ def _begin(source: Path, out: Path, made_from: dict[str, Any], reporter: Reporte
     if out.is_dir() and not work.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} holds other files; give a new or an empty folder")
     if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
-        raise UserError(f"{out} lies in {source}, where the photos are; give a folder elsewhere")
+        raise UserError(
+            f"{out} lies in {source}, where the photos are; give a folder elsewhere (gs-train: --out)"
+        )
     stored = read_json(work / "made_from.json")
     if work.is_dir() and stored != made_from:
         reporter.message(f"{out} holds the beginning of other work, which is dropped")

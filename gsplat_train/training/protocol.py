@@ -41,6 +41,7 @@ class Bounds(NamedTuple):
     photos: int | None = (
         None  # bytes of the host's memory for photos in a form of the stepper's own; None: as it likes
     )
+    reached: int = 0  # splats that the run can have at its end; 0: unknown
 
 
 class Stepper(Protocol):

@@ -148,7 +148,7 @@ class Trainer:
         self.schedule = Schedule(config, self.strategy)
         sizes = [(view.camera.width, view.camera.height) for view in self.views]
         largest = max(sizes, key=math.prod)
-        bounds = Bounds(config.gpu_memory, config.max_splats, largest, self.memory.kept)
+        bounds = Bounds(config.gpu_memory, config.max_splats, largest, self.memory.kept, self.memory.reached)
         self.scores = Scores(self.views, self.backend, config)
         self.stepper = make_stepper(self.backend, state, self.objective, bounds)
         self.stepper.crew = Crew(config.batch) if crew.size == 1 else crew
