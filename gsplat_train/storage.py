@@ -25,6 +25,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+PROGRAM = "gsplat_train"  # stands in each PNG that is written, as its Software
 NAME_BYTES = 235  # of a file's name: file systems take 255, `atomic_write` adds up to 20 while it writes
 
 

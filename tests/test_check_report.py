@@ -92,11 +92,26 @@ def test_the_commands_exit_code(tmp_path):
 def test_points_to_start_from(tmp_path):
     demo = foreign.small_demo()
     root = folder(tmp_path / "scene", wrong=True)
-    foreign.write_ascii_ply(tmp_path / "mine.ply", demo.points[::2], demo.colors[::2])
+    foreign.write_ascii_ply(tmp_path / "users_own.ply", demo.points[::2], demo.colors[::2])
     with pytest.raises(UserError, match="mirrored"):
         open_scene(root)
-    scene = open_scene(root, init=str(tmp_path / "mine.ply"))
+    scene = open_scene(root, init=str(tmp_path / "users_own.ply"))
     np.testing.assert_allclose(scene.points, demo.points[::2], atol=1e-6)
-    assert len(open_scene("demo", init=str(tmp_path / "mine.ply")).points) == 450
+    assert len(open_scene("demo", init=str(tmp_path / "users_own.ply")).points) == 450
     with pytest.raises(UserError, match=r"cannot read .*none.ply"):
         open_scene(root, init=str(tmp_path / "none.ply"))
+
+
+def test_the_picture_is_written_over_no_other_and_among_no_photos(tmp_path, capsys):
+    scene = folder(tmp_path / "scene")
+    config, users_own = Config(scene=str(scene)), tmp_path / "check.png"
+    Image.new("RGB", (3, 3)).save(users_own)
+    before = users_own.read_bytes()
+    (photos,) = {path.parent for path in scene.rglob("*.png")}
+    for out, why in ((tmp_path, "is there, and not of this program"), (photos, "holds the scene's photos")):
+        assert check(config, out, True)
+        assert why in capsys.readouterr().err
+    assert users_own.read_bytes() == before and not (photos / "check.png").exists()
+    for _ in range(2):  # its own it may write over
+        assert check(config, tmp_path / "out", True) and (tmp_path / "out" / "check.png").exists()
+        assert "no picture" not in capsys.readouterr().err

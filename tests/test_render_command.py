@@ -176,14 +176,14 @@ def test_photos_are_kept_whatever_else_lies_among_them(folder: Path, tmp_path: P
     assert "holds the scene's photos" in call("render", tmp_path / "run", "--out", images, code=2).stderr
     (images / "log.jsonl").unlink()
     assert (
-        "does not say that gs-render wrote it"
+        "does not say that this program wrote it"
         in call("render", tmp_path / "run", "--out", images, code=2).stderr
     )
     outside = tmp_path / "outside"
     images.rename(outside)
     images.symlink_to(outside)
     assert (
-        "does not say that gs-render wrote it"
+        "does not say that this program wrote it"
         in call("render", tmp_path / "run", "--out", outside, code=2).stderr
     )
     shutil.copy(outside / "view_00.png", tmp_path / "00001.png")  # as somebody numbers the pictures of a film

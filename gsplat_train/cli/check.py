@@ -10,10 +10,24 @@ from pathlib import Path
 from ..config import Config
 from ..datasets import check_picture, examine_scene, survey
 from ..datasets.check import Finding
+from ..datasets.files import list_pictures
 from ..errors import UserError
+from ..evaluate.pictures import keep_others_pictures
 from ..storage import home_expanded
 
 PICTURE = "check.png"
+
+
+def _kept_from(path: Path, scene: Path) -> str:
+    """Why the picture is not written there: over somebody's, or among the scene's photos, of which it would be one."""
+    try:
+        keep_others_pictures([path])
+    except UserError:
+        return f"{path} is there, and not of this program"
+    folder = path.parent.resolve()
+    inside = scene.exists() and folder.is_relative_to(scene.resolve())
+    photos = set(list_pictures(folder)) - {PICTURE} if inside and folder.is_dir() else set()
+    return f"{folder} holds the scene's photos" if photos else ""
 
 
 def check(config: Config, out: Path | None, as_json: bool, quiet: bool = False) -> bool:
@@ -41,6 +55,9 @@ def check(config: Config, out: Path | None, as_json: bool, quiet: bool = False) 
     )
     sys.stdout.flush()
     path = home_expanded(out or Path()) / PICTURE
-    check_picture.write(path, verdict.scene)
-    log(f"cameras, points and photos: {path}")
+    if why := _kept_from(path, home_expanded(config.scene)):
+        log(f"warning: no picture of cameras, points and photos: {why}; name another folder (--out)")
+    else:
+        check_picture.write(path, verdict.scene)
+        log(f"cameras, points and photos: {path}")
     return config.trust or not any(finding.level == "error" for finding in findings)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from ..scene import Scene, View
-from ..storage import atomic_write
+from ..storage import PROGRAM, atomic_write
 from .agreement import in_picture, spread
 
 SIDE = 480  # pixels of a plan
@@ -31,8 +32,9 @@ def write(path: Path, scene: Scene) -> None:
     picture.paste(_plan(scene, above, "from above"), (0, 0))
     picture.paste(_plan(scene, side, "from the side"), (SIDE, 0))
     picture.paste(sheet, (0, SIDE))
-    data = io.BytesIO()
-    picture.save(data, "PNG")
+    data, text = io.BytesIO(), PngInfo()
+    text.add_text("Software", PROGRAM)
+    picture.save(data, "PNG", pnginfo=text)
     with atomic_write(path) as file:
         file.write(data.getvalue())
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import UserError
-from ..storage import atomic_write
+from ..storage import PROGRAM, atomic_write
 
 ERROR_GAIN = 4.0  # the preview shows errors brighter by this
 THREADS = min(4, os.cpu_count() or 1)
@@ -24,7 +24,6 @@ WAITING = 2  # pictures a thread that wait for it before the renderer does
 CELL = 480  # pixels, the width of a picture on a sheet
 SHEET_ROWS = 12  # views on one sheet
 CAPTION = 18  # pixels
-PROGRAM = "gsplat_train"  # stands in each PNG that is written here, as its Software
 HEAD = 200  # bytes of a PNG that hold this
 
 
@@ -57,7 +56,8 @@ def keep_others_pictures(targets: Iterable[Path]) -> None:
             continue
         if PROGRAM.encode() not in head:
             raise UserError(
-                f"{path} is there, and does not say that gs-render wrote it: it is kept; name another --out, or move it"
+                f"{path} is there, and does not say that this program wrote it: it is kept; name another --out, or "
+                "move it"
             )
 
 

@@ -196,7 +196,9 @@ def _of_run(path: Path, log: Callable[[str], None]) -> Model:
             log(f"warning: {error}; taking the one before")
     if (path / "point_cloud.ply").is_file():
         return open_model(path / "point_cloud.ply")
-    raise failure or UserError(f"{path} is no run: it holds neither checkpoints nor point_cloud.ply")
+    below = sorted(file.parent for file in path.glob("*/config.toml"))  # runs are named by the time
+    newest = f"; it holds runs, the newest is {below[-1]}" if below else ""
+    raise failure or UserError(f"{path} is no run: it holds neither checkpoints nor point_cloud.ply{newest}")
 
 
 def _of_checkpoint(path: Path, run: Path | None) -> Model:
