@@ -319,7 +319,7 @@ def test_single_faults_are_mended_with_a_word(tmp_path, case):
     lines = []
     root = write_scene(tmp_path / "scene", damage(binary_files(CAMERAS, IMAGES, POINTS)))
     check_good(load_scene(root, log=lines.append))
-    warnings = [line for line in lines if line.startswith("warning")]
+    warnings = [line for line in lines if line.startswith("warning") and "show nothing" not in line]
     assert len(warnings) == bool(word) and all(word in line for line in warnings)
 
 
@@ -355,7 +355,7 @@ def test_2d_points_in_text_are_no_images(tmp_path, points):
     files["images.txt"] = files["images.txt"].replace(b"1.5 2.5 1\n", points.encode() + b"\n")
     lines = []
     check_good(load_scene(write_scene(tmp_path / "scene", files), log=lines.append))
-    assert not any("warning" in line for line in lines)
+    assert not any("warning" in line and "show nothing" not in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])

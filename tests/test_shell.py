@@ -95,7 +95,7 @@ def test_the_cache_is_listed_and_emptied(tmp_path: Path) -> None:
     head, photos, pictures = call("train", "--cache", **place).stdout.splitlines()
     assert head.startswith(f"{tmp_path}: 9 MB of 3.0 GB")
     assert photos.split()[:2] == ["7", "MB"] and photos.endswith("b.photos")
-    assert pictures.split() == ["2", "MB", "1", "undistorted", "photos"]
+    assert pictures.split()[:4] == ["2", "MB", "1", "photos,"]
     assert call("train", "--clear-cache", **place).stdout == f"{tmp_path}: 2 files removed, 9 MB\n"
     assert [path.name for path in tmp_path.iterdir()] == ["verdicts.json"]
     assert "got 'lots'" in call("train", "--cache", GS_CACHE_SIZE="lots", code=2).stderr

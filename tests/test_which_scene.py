@@ -92,6 +92,7 @@ def test_which_scene_is_one_line(
     from test_idle import begin
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gs-train", *arguments])  # none at all: how to begin is told
     for name, text in (("none", "steps = 5"), ("empty", 'scene = ""'), ("gone", 'scene = "gone"')):
         Path(f"{name}.toml").write_text(f"{text}\n")
     Path("sub/room").mkdir(parents=True)
