@@ -54,7 +54,7 @@ GS_FN CameraParams unpack_camera(float4 a, float4 b, float4 c, float4 d, float4 
     return cam;
 }
 
-// How many of the group's Gaussians, from number `first` on, there are: 0 in a group behind the last, for arrays may have room for more.
+// How many of the group's Gaussians, from number `first` on, there are: 0 behind the last, for arrays may have room for more.
 GS_FN uint rows_from(uint first, uint n) {
     return first < n ? min(128u, n - first) : 0u;
 }
