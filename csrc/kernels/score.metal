@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // For evaluation, a group a channel of 32x16 pixels: the render in 8 bits, and beside a photo (not with ALONE) its squared error,
-// in integers, and its SSIM, as the bits of a float, of the 8 bits; behind these sums how the view went. With MASK, a pixel that does not count is in neither sum; SSIM's windows see it as it
-// is.
+// in integers, and its SSIM, as the bits of a float, of the 8 bits; behind these sums how the view went. With MASK, a pixel that
+// does not count is in neither sum; SSIM's windows see it as it is.
 // In the sum u and the difference v of picture and photo SSIM needs four blurred maps: with U = G*u, P = U^2 / 2,
 // p = G*u^2 / 2 - P and Q, q the same of v, SSIM = (P - Q + C1) (p - q + C2) / ((P + Q + C1) (p + q + C2)). What rounding does
 // to p is in numerator and denominator alike.

@@ -93,16 +93,15 @@ def make_room(count: int) -> str | None:
         return f"the cache may take {most / 1e9:.1f} GB (GS_CACHE_SIZE)"
     remove_leftovers()
     there = entries()
-    total, free = sum(entry.bytes for entry in there), _free()
-    if free + total < count + SPARE:  # all of them would go, and for nothing
-        return f"{max(free, 0) / 1e9:.1f} GB of disk are free in {cache_folder()}"
-    while there and (total + count > most or _free() < count + SPARE):
+    total = sum(entry.bytes for entry in there)
+    helps = _free() + total >= count + SPARE  # otherwise all of them would go, and for nothing
+    while helps and there and (total + count > most or _free() < count + SPARE):
         total -= there[0].bytes
         with suppress(OSError):
             there[0].path.unlink()
         there.pop(0)
     free = _free()
-    if total + count > most:
+    if helps and total + count > most:
         return "the cache's files cannot be removed"
     if free < count + SPARE:
         return f"{max(free, 0) / 1e9:.1f} GB of disk are free in {cache_folder()}"
